@@ -1,0 +1,48 @@
+"""The program `lastax`."""
+
+import sys
+
+import click
+
+from lastax import RunError, TrainingDivergedError
+from lastax.cmd._console import fail
+from lastax.cmd.evaluate import evaluate
+from lastax.cmd.prune import prune
+from lastax.cmd.score import score
+from lastax.cmd.sweep import sweep
+from lastax.cmd.train import train
+from lastax.data import DataError
+
+
+@click.group(context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(package_name="lastax")
+def cli() -> None:
+    """Train diagonal state-space models, score their states, remove the unneeded ones."""
+
+
+for command in (train, evaluate, score, prune, sweep):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the program: exit status 0, 1 (a failure, told in one line) or 2 (wrong usage)."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        status = 2
+    except click.ClickException as error:
+        status = fail(error.format_message(), error.exit_code)
+    except (RunError, DataError, TrainingDivergedError, ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        status = fail(str(error) or type(error).__name__, 1)
+    except (click.Abort, KeyboardInterrupt):
+        status = fail("interrupted; lastax train --resume goes on with an unfinished run", 130)
+    else:
+        status = 0
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

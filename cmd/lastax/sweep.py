@@ -1,0 +1,167 @@
+"""`lastax sweep`."""
+
+import csv
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import numpy as np
+from rich.table import Table
+
+import lastax
+from lastax.cmd._console import (
+    EVALUATION_BATCH,
+    debug_option,
+    emit,
+    json_option,
+    open_data,
+    out,
+    progress_bar,
+    resolve_run,
+)
+from lastax.cmd.score import seed_option
+from lastax.data import evaluation_batches
+
+SPLITS = ("validation", "test")
+
+
+class NumberList(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[float]:
+        """From text to the list, each in [0, 1)."""
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers like 0.1,0.3,0.5", param, ctx)
+        for number in numbers:
+            if not 0 <= number < 1:
+                self.fail(f"{number} must be at least 0 and below 1", param, ctx)
+        return numbers
+
+
+class MethodList(click.ParamType):
+    """Names of methods with commas between them."""
+
+    name = "methods"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        """From text to the list of names, each known."""
+        if isinstance(value, list):
+            return value
+        names = value.split(",")
+        for name in names:
+            if name not in lastax.METHODS:
+                known = ", ".join(lastax.METHODS)
+                self.fail(f"no method {name!r}; there are {known}", param, ctx)
+        return names
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--methods", type=MethodList(), default=",".join(lastax.METHODS), help="Which to compare."
+)
+@click.option(
+    "--ratios", type=NumberList(), default="0.1,0.3,0.5,0.7,0.9", help="Shares of states to remove."
+)
+@seed_option
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder for sweep.csv and sweep.png.  [default: sweep in the first RUN]",
+)
+@json_option
+@debug_option
+def sweep(
+    runs: tuple[Path, ...],
+    methods: list[str],
+    ratios: list[float],
+    seed: int,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Accuracy of RUNS (default: the newest trained run) pruned by each method at each ratio.
+
+    Several runs of one task, as with different seeds, give means and ranges.
+    """
+    runs = runs or (resolve_run(None),)
+    loaded = [(run, *lastax.load_run(run)) for run in runs]
+    rows: list[dict[str, Any]] = []
+    cells = len(loaded) * (1 + len(methods) * len(ratios))
+    with progress_bar("sweep") as bar:
+        shown = bar.add_task("", total=cells, note="")
+        for run, config, model in loaded:
+            sources = {split: open_data(config).source(split) for split in SPLITS}
+            for method, ratio in [("unpruned", 0.0), *((m, r) for m in methods for r in ratios)]:
+                bar.update(shown, note=f"{run.name} {method} {ratio:g}")
+                small = model
+                if method != "unpruned":
+                    small = lastax.prune(
+                        model,
+                        ratio=ratio,
+                        method=method,
+                        length=config.length,
+                        key=jax.random.key(seed),
+                    )
+                row = {
+                    "run": str(run),
+                    "method": method,
+                    "ratio": ratio,
+                    "states": sum(lastax.state_counts(small)),
+                }
+                for split in SPLITS:
+                    batches = evaluation_batches(sources[split], batch_size=EVALUATION_BATCH)
+                    row[f"{split}_accuracy"] = lastax.evaluate(small, batches).accuracy
+                rows.append(row)
+                bar.advance(shown)
+    folder = folder or runs[0] / "sweep"
+    _write(folder, rows, title=", ".join(run.name for run in runs))
+    if as_json:
+        emit({"csv": str(folder / "sweep.csv"), "rows": rows})
+        return
+    out.print(_table(rows, ratios))
+    out.print(f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}", soft_wrap=True)
+
+
+def _test_accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[float, list[float]]]:
+    curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        curves[row["method"]][row["ratio"]].append(row["test_accuracy"])
+    return {method: dict(points) for method, points in curves.items()}
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], title: str) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    curves = _test_accuracies(rows)
+    unpruned = float(np.mean(curves.pop("unpruned")[0.0]))
+    picture = io.BytesIO()
+    lastax.draw_sweep(curves, unpruned=unpruned, title=f"{title}: test accuracy").savefig(
+        picture, format="png", dpi=110
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    lastax.write_atomically(folder / "sweep.csv", text.getvalue().encode())
+    lastax.write_atomically(folder / "sweep.png", picture.getvalue())
+
+
+def _table(rows: list[dict[str, Any]], ratios: list[float]) -> Table:
+    curves = _test_accuracies(rows)
+    unpruned = 100 * np.mean(curves.pop("unpruned")[0.0])
+    table = Table(title=f"test accuracy, %; unpruned {unpruned:.2f}")
+    table.add_column("method")
+    for ratio in ratios:
+        table.add_column(f"{100 * ratio:g} %", justify="right")
+    for method, points in curves.items():
+        table.add_row(method, *(f"{100 * np.mean(points[ratio]):.2f}" for ratio in ratios))
+    return table

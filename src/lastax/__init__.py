@@ -1,0 +1,240 @@
+"""lastax: train diagonal state-space models, score their states, remove the unneeded ones.
+
+Floors, each importing only from itself and those before it:
+
+1. mathematics: arrays and systems in, arrays out
+2. networks and surgery: layers, blocks, models; prune
+3. training: tasks, optimizer, steps, runs on disk, pictures
+
+`lastax.data` (Grain pipelines) and `lastax.cmd` (the command line) stand on top and are not
+imported from here.
+"""
+
+from lastax._blocks import Block as Block
+from lastax._blocks import Gate as Gate
+from lastax._blocks import Linear as Linear
+from lastax._blocks import drop_channels as drop_channels
+from lastax._certificates import error_bound as error_bound
+from lastax._certificates import error_h2 as error_h2
+from lastax._certificates import error_hinf as error_hinf
+from lastax._certificates import h2_norm as h2_norm
+from lastax._certificates import hinf_norm as hinf_norm
+from lastax._checkpoints import Checkpoints as Checkpoints
+from lastax._discretize import discretize_bilinear as discretize_bilinear
+from lastax._discretize import discretize_zoh as discretize_zoh
+from lastax._discretize import invert_bilinear as invert_bilinear
+from lastax._discretize import invert_zoh as invert_zoh
+from lastax._errors import RunError as RunError
+from lastax._errors import TrainingDivergedError as TrainingDivergedError
+from lastax._files import folder_written_at_once as folder_written_at_once
+from lastax._files import write_atomically as write_atomically
+from lastax._fit import Batches as Batches
+from lastax._fit import FitResult as FitResult
+from lastax._fit import fit as fit
+from lastax._hippo import BlockBasis as BlockBasis
+from lastax._hippo import NormalPart as NormalPart
+from lastax._hippo import hippo_block_basis as hippo_block_basis
+from lastax._hippo import hippo_legs as hippo_legs
+from lastax._hippo import hippo_low_rank as hippo_low_rank
+from lastax._hippo import hippo_normal_part as hippo_normal_part
+from lastax._initialize import as_complex as as_complex
+from lastax._initialize import as_pair as as_pair
+from lastax._initialize import complex_normal_C as complex_normal_C
+from lastax._initialize import initialize_B as initialize_B
+from lastax._initialize import initialize_log_step as initialize_log_step
+from lastax._initialize import lecun_normal_C as lecun_normal_C
+from lastax._initialize import truncated_standard_normal_C as truncated_standard_normal_C
+from lastax._networks import Classifier as Classifier
+from lastax._networks import Encoder as Encoder
+from lastax._networks import Network as Network
+from lastax._networks import Retrieval as Retrieval
+from lastax._normalize import BatchNorm as BatchNorm
+from lastax._normalize import LayerNorm as LayerNorm
+from lastax._normalize import RunningStatistics as RunningStatistics
+from lastax._norms import finite_horizon_hinf_norms as finite_horizon_hinf_norms
+from lastax._norms import hinf_norms as hinf_norms
+from lastax._norms import magnitudes as magnitudes
+from lastax._norms import published_squared_hinf_norms as published_squared_hinf_norms
+from lastax._norms import swept_hinf_norms as swept_hinf_norms
+from lastax._optimize import GROUPINGS as GROUPINGS
+from lastax._optimize import SCHEDULES as SCHEDULES
+from lastax._optimize import make_optimizer as make_optimizer
+from lastax._optimize import parameter_groups as parameter_groups
+from lastax._optimize import published_schedule as published_schedule
+from lastax._optimize import split_trainable as split_trainable
+from lastax._optimize import textbook_schedule as textbook_schedule
+from lastax._prune import METHODS as METHODS
+from lastax._prune import Circumstances as Circumstances
+from lastax._prune import Method as Method
+from lastax._prune import PruningPlan as PruningPlan
+from lastax._prune import UnstableStatesWarning as UnstableStatesWarning
+from lastax._prune import plan_pruning as plan_pruning
+from lastax._prune import prune as prune
+from lastax._prune import score_states as score_states
+from lastax._recurrence import diagonal_scan as diagonal_scan
+from lastax._recurrence import diagonal_step as diagonal_step
+from lastax._reports import draw_poles as draw_poles
+from lastax._reports import draw_states as draw_states
+from lastax._reports import draw_sweep as draw_sweep
+from lastax._runs import MODEL_FILE as MODEL_FILE
+from lastax._runs import RunConfig as RunConfig
+from lastax._runs import build_from_config as build_from_config
+from lastax._runs import find_runs as find_runs
+from lastax._runs import layer_sizes as layer_sizes
+from lastax._runs import load_config as load_config
+from lastax._runs import load_run as load_run
+from lastax._runs import save_config as save_config
+from lastax._runs import save_model as save_model
+from lastax._runs import save_results as save_results
+from lastax._s5 import S5 as S5
+from lastax._scores import finite_horizon_last_scores as finite_horizon_last_scores
+from lastax._scores import lamp_scores as lamp_scores
+from lastax._scores import last_scores as last_scores
+from lastax._scores import layer_adaptive as layer_adaptive
+from lastax._scores import published_last_scores as published_last_scores
+from lastax._scores import random_scores as random_scores
+from lastax._selection import keep_count as keep_count
+from lastax._selection import select_global as select_global
+from lastax._selection import select_top as select_top
+from lastax._selection import select_uniform as select_uniform
+from lastax._selection import uniform_counts as uniform_counts
+from lastax._surgery import Layer as Layer
+from lastax._surgery import find_layers as find_layers
+from lastax._surgery import keep_states as keep_states
+from lastax._surgery import state_counts as state_counts
+from lastax._surgery import systems as systems
+from lastax._system import System as System
+from lastax._system import frequency_response as frequency_response
+from lastax._system import impulse_response as impulse_response
+from lastax._system import real_system as real_system
+from lastax._system import transfer_function as transfer_function
+from lastax._tasks import TASKS as TASKS
+from lastax._tasks import ModelConfig as ModelConfig
+from lastax._tasks import Task as Task
+from lastax._tasks import TrainingConfig as TrainingConfig
+from lastax._tasks import build_network as build_network
+from lastax._tasks import check_settings as check_settings
+from lastax._train import Evaluation as Evaluation
+from lastax._train import StepMetrics as StepMetrics
+from lastax._train import TrainState as TrainState
+from lastax._train import cross_entropy as cross_entropy
+from lastax._train import evaluate as evaluate
+from lastax._train import predict as predict
+from lastax._train import train_step as train_step
+
+__all__ = [
+    # 1. mathematics
+    "BlockBasis",
+    "NormalPart",
+    "System",
+    "as_complex",
+    "as_pair",
+    "complex_normal_C",
+    "diagonal_scan",
+    "diagonal_step",
+    "discretize_bilinear",
+    "discretize_zoh",
+    "error_bound",
+    "error_h2",
+    "error_hinf",
+    "finite_horizon_hinf_norms",
+    "finite_horizon_last_scores",
+    "frequency_response",
+    "h2_norm",
+    "hinf_norm",
+    "hinf_norms",
+    "hippo_block_basis",
+    "hippo_legs",
+    "hippo_low_rank",
+    "hippo_normal_part",
+    "impulse_response",
+    "initialize_B",
+    "initialize_log_step",
+    "invert_bilinear",
+    "invert_zoh",
+    "keep_count",
+    "lamp_scores",
+    "last_scores",
+    "layer_adaptive",
+    "lecun_normal_C",
+    "magnitudes",
+    "published_last_scores",
+    "published_squared_hinf_norms",
+    "random_scores",
+    "real_system",
+    "select_global",
+    "select_top",
+    "select_uniform",
+    "swept_hinf_norms",
+    "transfer_function",
+    "truncated_standard_normal_C",
+    "uniform_counts",
+    # 2. networks and surgery
+    "METHODS",
+    "S5",
+    "BatchNorm",
+    "Block",
+    "Circumstances",
+    "Classifier",
+    "Encoder",
+    "Gate",
+    "Layer",
+    "LayerNorm",
+    "Linear",
+    "Method",
+    "Network",
+    "PruningPlan",
+    "Retrieval",
+    "RunningStatistics",
+    "UnstableStatesWarning",
+    "drop_channels",
+    "find_layers",
+    "keep_states",
+    "plan_pruning",
+    "prune",
+    "score_states",
+    "state_counts",
+    "systems",
+    # 3. training
+    "GROUPINGS",
+    "MODEL_FILE",
+    "SCHEDULES",
+    "TASKS",
+    "Batches",
+    "Checkpoints",
+    "Evaluation",
+    "FitResult",
+    "ModelConfig",
+    "RunConfig",
+    "RunError",
+    "StepMetrics",
+    "Task",
+    "TrainState",
+    "TrainingConfig",
+    "TrainingDivergedError",
+    "build_from_config",
+    "build_network",
+    "check_settings",
+    "cross_entropy",
+    "draw_poles",
+    "draw_states",
+    "draw_sweep",
+    "evaluate",
+    "find_runs",
+    "fit",
+    "folder_written_at_once",
+    "layer_sizes",
+    "load_config",
+    "load_run",
+    "make_optimizer",
+    "parameter_groups",
+    "predict",
+    "published_schedule",
+    "save_config",
+    "save_model",
+    "save_results",
+    "split_trainable",
+    "textbook_schedule",
+    "train_step",
+    "write_atomically",
+]

@@ -1,0 +1,85 @@
+"""How far a system moves when states are taken out: exact norms of the difference, and bounds.
+
+Host float64. The difference is the system of the removed states alone, so `D` plays no part. These
+numbers are about one layer's operator; they say nothing of what a network answers.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Complex
+
+from lastax._norms import hinf_norms
+from lastax._sweep import peak_gains
+from lastax._system import System, real_system, transfer_function
+from lastax._typing import Array
+
+
+def error_bound(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
+    """Upper bound of `error_hinf`: the sum of the removed states' norms, twice that for pairs."""
+    share = 2.0 if pairs and system.conj_sym else 1.0
+    removed = system.keep(~np.asarray(keep))
+    return share * float(np.sum(np.asarray(hinf_norms(removed))))
+
+
+def error_hinf(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
+    """H-infinity norm of what the removed states did: the largest error per unit of input."""
+    return hinf_norm(system.keep(~np.asarray(keep)), pairs=pairs)
+
+
+def error_h2(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
+    """H2 norm of what the removed states did: the root-mean-square error under white noise."""
+    return h2_norm(system.keep(~np.asarray(keep)), pairs=pairs)
+
+
+def hinf_norm(system: System, *, pairs: bool = True) -> float:
+    """Largest singular value over all frequencies, without `D`; infinity if unstable.
+
+    By a sweep that resolves every pole, refined: about 1e-12 of the value. With `pairs` the
+    operator on real signals that the layer applies; without, the literal complex map to `C x`.
+    """
+    literal = _literal(system, pairs)
+    if literal.states == 0:
+        return 0.0
+    if np.any(np.abs(literal.lam) >= 1):
+        return float("inf")
+
+    def gains(omega: Any) -> Any:
+        response = transfer_function(literal, omega.ravel())
+        return np.linalg.norm(response, ord=2, axis=(1, 2)).reshape(omega.shape)
+
+    return float(peak_gains(gains, np.asarray(literal.lam)[None, :])[0])
+
+
+def h2_norm(system: System, *, pairs: bool = True) -> float:
+    """Root of the impulse response's total energy, without `D`; infinity if unstable.
+
+    In closed form by the Gramian `X_ij = B_i B_j^H / (1 - lam_i conj(lam_j))`: `tr(C X C^H)`, for
+    each direction, and the cross term of the one step in which both directions answer.
+    """
+    literal = _literal(system, pairs)
+    if np.any(np.abs(literal.lam) >= 1):
+        return float("inf")
+    lam, B, C, C_reverse = literal.lam, literal.B, literal.C, literal.C_reverse
+    input_gram = B @ B.conj().T
+    gramian = input_gram / (1 - lam[:, None] * lam[None, :].conj())
+    energy = _trace_form(C, gramian, C)
+    if C_reverse is not None:
+        energy += _trace_form(C_reverse, gramian, C_reverse)
+        energy += 2 * _trace_form(C, input_gram, C_reverse)
+    return float(np.sqrt(max(energy, 0.0)))
+
+
+def _literal(system: System, pairs: bool) -> System:
+    def widen(array: Array) -> np.ndarray:
+        return np.asarray(array, complex if np.iscomplexobj(array) else float)
+
+    host = jax.tree.map(widen, system)
+    return real_system(host) if pairs else host
+
+
+def _trace_form(
+    left: Complex[Array, "H P"], gram: Complex[Array, "P P"], right: Complex[Array, "H P"]
+) -> float:
+    return float(((left @ gram) * right.conj()).sum().real)

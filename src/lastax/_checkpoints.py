@@ -1,0 +1,76 @@
+"""Checkpoints of a training that goes on, through Orbax: arrays, and progress as JSON."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orbax.checkpoint as orbax
+
+from lastax._errors import RunError
+from lastax._runs import named_arrays, with_named_arrays
+
+
+class Checkpoints:
+    """The newest two checkpoints of a run. A checkpoint is there as a whole or not at all.
+
+    A context manager: leaving it waits for what is being written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the checkpoints in `folder`, which need not be there yet."""
+        self.folder = folder
+        options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
+
+    def __enter__(self) -> Self:
+        """Nothing to do: it is open."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the manager's files."""
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any, progress: dict[str, Any]) -> None:
+        """Write the arrays of `tree` and what else is to be known, in one."""
+        self._manager.save(
+            step,
+            args=orbax.args.Composite(
+                arrays=orbax.args.StandardSave(named_arrays(tree)),
+                progress=orbax.args.JsonSave(progress),
+            ),
+        )
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The newest checkpoint's arrays in a tree like `like`, and its progress.
+
+        Raises:
+            RunError: if there is none, or it cannot be read or belongs to another model.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise RunError(f"no checkpoint in {self.folder}: start the run without --resume")
+        try:
+            restored = self._manager.restore(
+                step,
+                args=orbax.args.Composite(
+                    arrays=orbax.args.StandardRestore(named_arrays(like)),
+                    progress=orbax.args.JsonRestore(),
+                ),
+            )
+            return with_named_arrays(like, restored["arrays"]), restored["progress"]
+        # Orbax and what it stands on raise errors of a dozen kinds on damaged files.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(
+                f"checkpoint {self.folder / str(step)} cannot be read ({reason}): "
+                "remove that folder to go on from the one before it"
+            ) from error

@@ -1,0 +1,166 @@
+"""The optimizer: which parameters learn how fast, and how the rate moves over a run."""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float, Int
+
+from lastax._normalize import RunningStatistics
+from lastax._surgery import Model
+from lastax._typing import Array
+
+Group = Literal["ssm", "ssm_decay", "regular"]
+Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
+
+_DYNAMICS: Mapping[str, Group] = {"Lambda_re": "ssm", "Lambda_im": "ssm", "log_step": "ssm"}
+
+# The four rules of the published experiments, by their published names. Groups: `ssm` has the
+# layers' own rate and no decay, `ssm_decay` that rate with decay; what is not named here is
+# `regular`: the global rate, with decay, norms and biases included.
+GROUPINGS: Mapping[str, Mapping[str, Group]] = MappingProxyType(
+    {
+        "standard": {**_DYNAMICS, "B": "ssm"},
+        "BandCdecay": {**_DYNAMICS, "B": "ssm_decay"},
+        "BfastandCdecay": {**_DYNAMICS},
+        "noBCdecay": {**_DYNAMICS, "B": "ssm", "C": "ssm", "C_reverse": "ssm", "D": "ssm"},
+    }
+)
+
+
+def split_trainable(model: Model) -> tuple[Model, Model]:
+    """The parameters that gradients move, and the rest: running statistics, static leaves."""
+
+    def is_statistics(node: Any) -> bool:
+        return isinstance(node, RunningStatistics)
+
+    spec = jax.tree.map(
+        lambda node: not is_statistics(node) and eqx.is_inexact_array(node),
+        model,
+        is_leaf=is_statistics,
+    )
+    return eqx.partition(model, spec)
+
+
+def parameter_groups(
+    parameters: Model, *, grouping: str = "standard", step_size_global: bool = False
+) -> Model:
+    """The group of every parameter, decided by its name alone, in a tree like `parameters`.
+
+    Args:
+        parameters: the trainable half of `split_trainable`.
+        grouping: a name in `GROUPINGS`.
+        step_size_global: move the step sizes to the regular group, as published for Text and
+            Retrieval: weight decay then pulls their logarithms to 0.
+
+    Raises:
+        ValueError: if there is no such grouping.
+    """
+    if grouping not in GROUPINGS:
+        raise ValueError(f"no parameter grouping {grouping!r}; there are {', '.join(GROUPINGS)}")
+    groups = dict(GROUPINGS[grouping])
+    if step_size_global:
+        groups.pop("log_step")
+
+    def group(path: tuple[Any, ...], leaf: Array) -> Group:
+        del leaf
+        return groups.get(getattr(path[-1], "name", ""), "regular")
+
+    return jax.tree_util.tree_map_with_path(group, parameters)
+
+
+def textbook_schedule(
+    base: float,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int = 0,
+    minimum: float = 0.0,
+    anneal: bool = True,
+) -> Schedule:
+    """Linear warm-up from the first step on, then a cosine from its end to the end of the run.
+
+    Step `t` of the warm-up's `w` has the rate `base (t + 1) / w`; without `anneal` the rate then
+    stays at `base`.
+    """
+    warmup = steps_per_epoch * warmup_epochs
+    decay = max(steps_per_epoch * epochs - warmup, 1)
+
+    def rate(step: int | Array) -> Array:
+        step = jnp.asarray(step)
+        risen = base * (step + 1) / max(warmup, 1)
+        fallen = _cosine(base, minimum, (step - warmup) / decay) if anneal else base
+        return jnp.where(step < warmup, risen, fallen)
+
+    return rate
+
+
+def published_schedule(
+    base: float,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int = 0,
+    minimum: float = 0.0,
+    anneal: bool = True,
+) -> Schedule:
+    """The rates of the published S5 and LAST training, step for step.
+
+    Each rate is set after an update: the first step runs at the full base rate, and each later
+    one at the value of the step before. The cosine is not restarted after the warm-up: it counts
+    from step 0 over the epochs that are not warm-up, so that it sets in part-way down and rests at
+    `minimum` for the last `warmup_epochs`.
+    """
+    warmup = steps_per_epoch * warmup_epochs
+    decay = max(steps_per_epoch * (epochs - warmup_epochs), 1)
+
+    def rate(step: int | Array) -> Array:
+        previous = jnp.asarray(step) - 1
+        risen = base * (previous + 1) / max(warmup, 1)
+        fallen = _cosine(base, minimum, previous / decay) if anneal else base
+        later = jnp.where(previous < warmup, risen, fallen)
+        return jnp.where(previous < 0, base, later)
+
+    return rate
+
+
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
+    {"textbook": textbook_schedule, "published": published_schedule}
+)
+
+
+def make_optimizer(
+    learning_rate: Schedule | float,
+    ssm_learning_rate: Schedule | float,
+    *,
+    weight_decay: float,
+    grouping: str = "standard",
+    step_size_global: bool = False,
+) -> optax.GradientTransformation:
+    """Adam without decay for the layers' dynamics, AdamW for everything else.
+
+    Decay is decoupled: a step takes `rate * weight_decay * parameter` off. Adam's constants are
+    optax's own (0.9, 0.999, 1e-8). Groups: `parameter_groups`.
+    """
+    transforms = {
+        "ssm": optax.adam(ssm_learning_rate),
+        "ssm_decay": optax.adamw(ssm_learning_rate, weight_decay=weight_decay),
+        "regular": optax.adamw(learning_rate, weight_decay=weight_decay),
+    }
+    # A function, not its result: optax would call a tree of labels that is a callable module.
+    return optax.multi_transform(
+        transforms,
+        lambda parameters: parameter_groups(
+            parameters, grouping=grouping, step_size_global=step_size_global
+        ),
+    )
+
+
+def _cosine(base: float, minimum: float, progress: Array) -> Array:
+    progress = jnp.clip(progress, 0.0, 1.0)
+    return minimum + (base - minimum) * 0.5 * (1 + jnp.cos(math.pi * progress))

@@ -1,0 +1,224 @@
+"""Pruning in one call: score every state, select, and take the others out."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lastax._norms import hinf_norms, magnitudes
+from lastax._scores import (
+    finite_horizon_last_scores,
+    lamp_scores,
+    last_scores,
+    published_last_scores,
+    random_scores,
+)
+from lastax._selection import Masks, Scores, keep_count, select_global, select_uniform
+from lastax._surgery import Model, keep_states, systems
+from lastax._system import System
+from lastax._typing import Array, PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Circumstances:
+    """What a score may need beside the system: the task's sequence length, a random key."""
+
+    length: int | None = None
+    key: PRNGKeyArray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to prune: a score of each state, and a rule that turns all scores into masks."""
+
+    score: Callable[[System, Circumstances], Array]
+    select: Callable[[Scores, int], Masks]
+    summary: str
+
+
+class UnstableStatesWarning(UserWarning):
+    """Some states have `|lam| >= 1`: no finite norm. They are kept."""
+
+
+def _horizon_score(system: System, given: Circumstances) -> Array:
+    if given.length is None:
+        raise ValueError("finite-horizon LAST needs the length of the sequences: give length=")
+    return finite_horizon_last_scores(system, given.length)
+
+
+def _random_score(system: System, given: Circumstances) -> Array:
+    if given.key is None:
+        raise ValueError("random pruning needs a key: give key=jax.random.key(seed)")
+    return random_scores(system, key=given.key)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "random": Method(_random_score, select_global, "uniform random numbers"),
+        "uniform-magnitude": Method(
+            lambda system, _: magnitudes(system),
+            select_uniform,
+            "|lam| ||B|| ||C||, the same share of every layer",
+        ),
+        "global-magnitude": Method(
+            lambda system, _: magnitudes(system),
+            select_global,
+            "|lam| ||B|| ||C|| over all layers",
+        ),
+        "lamp": Method(
+            lambda system, _: lamp_scores(system),
+            select_global,
+            "squared magnitudes, normalized inside each layer",
+        ),
+        "uniform-hinf": Method(
+            lambda system, _: hinf_norms(system),
+            select_uniform,
+            "H-infinity norms, the same share of every layer",
+        ),
+        "global-hinf": Method(
+            lambda system, _: hinf_norms(system),
+            select_global,
+            "H-infinity norms over all layers",
+        ),
+        "last": Method(
+            lambda system, _: last_scores(system),
+            select_global,
+            "squared H-infinity norms, normalized inside each layer",
+        ),
+        "last-finite-horizon": Method(
+            _horizon_score,
+            select_global,
+            "LAST on what the task's sequence length lets a state reach",
+        ),
+        "last-published": Method(
+            lambda system, _: published_last_scores(system),
+            select_global,
+            "LAST as its published code computes it, for comparison",
+        ),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningPlan:
+    """What a method decided: a score and a mask a layer, and which states are unstable."""
+
+    scores: list[Float[np.ndarray, " _"]]
+    keep: list[Bool[np.ndarray, " _"]]
+    unstable: list[Bool[np.ndarray, " _"]]
+
+    @property
+    def states_before(self) -> list[int]:
+        """Number of states of each layer as it is."""
+        return [len(mask) for mask in self.keep]
+
+    @property
+    def states_after(self) -> list[int]:
+        """Number of states of each layer that would stay."""
+        return [int(mask.sum()) for mask in self.keep]
+
+
+def score_states(
+    found: Sequence[System],
+    method: str | Method = "last",
+    *,
+    length: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> list[Float[np.ndarray, " _"]]:
+    """The scores that `method` gives to the states of each layer; unstable states get infinity.
+
+    Args:
+        found: the layers' systems, from `systems(model)`.
+        method: a name in `METHODS`, or a `Method` of your own.
+        length: steps of the task's sequences, for methods with a finite horizon.
+        key: for random pruning; folded anew for each layer.
+
+    Raises:
+        ValueError: if there is no such method, or it lacks what it needs.
+    """
+    chosen = _find_method(method)
+    scores = []
+    for index, system in enumerate(found):
+        layer_key = None if key is None else jax.random.fold_in(key, index)
+        score = np.asarray(chosen.score(system, Circumstances(length, layer_key)), float)
+        scores.append(np.where(np.abs(system.lam) < 1, score, np.inf))
+    return scores
+
+
+def plan_pruning(
+    model: Any,
+    *,
+    ratio: float | Fraction | None = None,
+    states: int | None = None,
+    method: str | Method = "last",
+    length: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> PruningPlan:
+    """Decide which states of a model to keep, without touching it.
+
+    Args:
+        model: any PyTree that holds layers (`find_layers`).
+        ratio: share of all states to remove, in [0, 1).
+        states: or the number of states to keep in all.
+        method: a name in `METHODS`, or a `Method` of your own.
+        length: steps of the task's sequences, for methods with a finite horizon.
+        key: for random pruning.
+
+    Raises:
+        ValueError: unless exactly one of `ratio` and `states` is given and possible.
+    """
+    found = systems(model)
+    scores = score_states(found, method, length=length, key=key)
+    unstable = [np.abs(system.lam) >= 1 for system in found]
+    if ratio is not None and states is None:
+        total = sum(system.states for system in found)
+        states = keep_count(total, ratio, at_least=len(found))
+    elif ratio is not None or states is None:
+        raise ValueError("pruning: give either ratio= or states=")
+    keep = _find_method(method).select(scores, states)
+    lost = [np.flatnonzero(u & ~k).tolist() for u, k in zip(unstable, keep, strict=True)]
+    if any(lost):
+        raise ValueError(
+            f"pruning: {states} states are too few to keep every unstable one (|lam| >= 1); these "
+            f"would go, a layer: {lost}. Keep more, or stabilize the model first"
+        )
+    return PruningPlan(scores, keep, unstable)
+
+
+def prune(
+    model: Model,
+    *,
+    ratio: float | Fraction | None = None,
+    states: int | None = None,
+    method: str | Method = "last",
+    length: int | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Model:
+    """The model without its least important states: smaller arrays, everything else unchanged.
+
+    `small = prune(model, ratio=0.3)` removes 30 % of all states by LAST. Arguments are those of
+    `plan_pruning`. States with `|lam| >= 1` have no finite norm: they are kept, with a warning.
+    """
+    plan = plan_pruning(model, ratio=ratio, states=states, method=method, length=length, key=key)
+    if any(np.any(mask) for mask in plan.unstable):
+        where = [np.flatnonzero(mask).tolist() for mask in plan.unstable]
+        warnings.warn(
+            f"states with |lam| >= 1 have no finite norm and are kept, a layer: {where}",
+            UnstableStatesWarning,
+            stacklevel=2,
+        )
+    return keep_states(model, plan.keep)
+
+
+def _find_method(method: str | Method) -> Method:
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"no pruning method {method!r}; there are {', '.join(METHODS)}")
+    return METHODS[method]

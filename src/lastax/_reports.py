@@ -1,0 +1,115 @@
+"""Pictures of what pruning did. Each function draws one figure; saving it is the caller's part."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+_REMOVED, _KEPT = "#c43a31", "#2f6f9f"
+
+
+def draw_poles(
+    poles: Sequence[Complex[np.ndarray, " _"]],
+    scores: Sequence[Float[np.ndarray, " _"]],
+    keep: Sequence[Bool[np.ndarray, " _"]],
+    *,
+    title: str,
+) -> Figure:
+    """The discrete eigenvalues of each layer in the unit disk, colored by score.
+
+    One panel a layer. Removed states are crossed out; of a conjugate pair one is drawn. Unstable
+    states, which have no finite score, are drawn in black.
+    """
+    columns = min(len(poles), 4)
+    rows = -(-len(poles) // columns)
+    figure = Figure(figsize=(3.1 * columns + 1.0, 3.2 * rows + 0.8), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    finite = np.concatenate([s[np.isfinite(s) & (s > 0)] for s in scores] + [np.ones(1)])
+    lowest = max(finite.min(), 1e-6 * finite.max())
+    norm = LogNorm(lowest, finite.max())
+    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 361))
+    for axis in axes[len(poles) :]:
+        axis.set_axis_off()
+    for index, (axis, lam, score, mask) in enumerate(zip(axes, poles, scores, keep, strict=False)):
+        axis.plot(circle.real, circle.imag, color="0.75", linewidth=0.8)
+        shown = np.where(np.isfinite(score), np.maximum(score, lowest), np.nan)
+        axis.scatter(
+            lam.real, lam.imag, c=shown, norm=norm, cmap="viridis", s=34, plotnonfinite=False
+        )
+        unstable = ~np.isfinite(score)
+        axis.scatter(lam.real[unstable], lam.imag[unstable], c="black", s=34)
+        axis.scatter(lam.real[~mask], lam.imag[~mask], c=_REMOVED, marker="x", s=46, linewidths=1.2)
+        axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)} states", fontsize=10)
+        axis.set_aspect("equal")
+        axis.set_xlim(-1.08, 1.08)
+        axis.set_ylim(-1.08, 1.08)
+    figure.colorbar(
+        ScalarMappable(norm, "viridis"), ax=list(axes), label="score", shrink=0.8, pad=0.02
+    )
+    figure.suptitle(f"{title}: eigenvalues, removed ones crossed out", fontsize=11)
+    return figure
+
+
+def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> Figure:
+    """How many states each layer had and how many are left."""
+    figure = Figure(figsize=(max(4.8, 0.8 * len(before) + 2), 3.2), layout="constrained")
+    axis = figure.subplots()
+    position = np.arange(len(before))
+    axis.bar(position, before, width=0.7, color="0.88", label="before")
+    bars = axis.bar(position, after, width=0.7, color=_KEPT, label="after")
+    axis.bar_label(bars, padding=2, fontsize=9)
+    axis.set_xticks(position, [f"layer {index}" for index in position])
+    axis.set_ylabel("states")
+    axis.set_ylim(0, 1.15 * max(before))
+    axis.legend(frameon=False, ncols=2, loc="upper right")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"{title}: {sum(after)} of {sum(before)} states left", fontsize=11)
+    return figure
+
+
+def draw_sweep(
+    curves: Mapping[str, Mapping[float, Sequence[float]]], *, unpruned: float, title: str
+) -> Figure:
+    """Accuracy against the share of removed states, one line a method.
+
+    Args:
+        curves: for each method and ratio, the accuracies of all runs, from 0 to 1. Several runs
+            give the mean as a line and the range as a band.
+        unpruned: the mean accuracy with all states.
+        title: what was pruned.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(100 * unpruned, color="0.6", linewidth=0.9, linestyle="--", label="unpruned")
+    markers = "osD^vP*Xh"
+    for index, (method, points) in enumerate(curves.items()):
+        ratios = sorted(points)
+        values = [100 * np.asarray(points[ratio]) for ratio in ratios]
+        x = [100 * ratio for ratio in ratios]
+        (line,) = axis.plot(
+            x,
+            [v.mean() for v in values],
+            marker=markers[index % len(markers)],
+            markersize=4,
+            linewidth=1.4,
+            label=method,
+        )
+        if max(len(v) for v in values) > 1:
+            axis.fill_between(
+                x,
+                [v.min() for v in values],
+                [v.max() for v in values],
+                color=line.get_color(),
+                alpha=0.12,
+                linewidth=0,
+            )
+    axis.set_xlabel("states removed, %")
+    axis.set_ylabel("accuracy, %")
+    axis.grid(color="0.92")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.set_title(title, fontsize=11)
+    return figure

@@ -1,0 +1,189 @@
+"""A run on disk: what it was made with, its best weights, and how it came about.
+
+`config.json` has everything that is needed to build the model, the states of each layer included;
+`model.safetensors` has the best weights under their names in the model. A pruned run is a run like
+any other.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lastax._errors import RunError
+from lastax._files import write_atomically
+from lastax._networks import Network
+from lastax._surgery import find_layers, keep_states, state_counts
+from lastax._tasks import ModelConfig, TrainingConfig, build_network
+
+CONFIG_FILE = "config.json"
+MODEL_FILE = "model.safetensors"
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+_RECORDED_PACKAGES = ("lastax", "jax", "jaxlib", "equinox", "optax", "grain", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run was made with.
+
+    `states` counts the states of each layer; `parent` and `pruning` tell where a pruned run comes
+    from and what was done to it.
+    """
+
+    task: str
+    seed: int
+    input_size: int
+    classes: int
+    length: int
+    model: ModelConfig
+    training: TrainingConfig
+    states: tuple[int, ...]
+    parent: str | None = None
+    pruning: Mapping[str, Any] | None = None
+    git_revision: str | None = None
+    versions: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {name: metadata.version(name) for name in _RECORDED_PACKAGES}
+    )
+
+
+def build_from_config(config: RunConfig) -> Network:
+    """A network of the recorded shape, with the values that training started from."""
+    network = build_network(
+        config.model,
+        input_size=config.input_size,
+        classes=config.classes,
+        key=jax.random.key(config.seed),
+    )
+    counts = state_counts(network)
+    if list(config.states) == counts:
+        return network
+    if len(config.states) != len(counts) or any(
+        not 1 <= new <= old for new, old in zip(config.states, counts, strict=True)
+    ):
+        raise ValueError(f"states {list(config.states)} do not fit layers of {counts}")
+    pairs = zip(config.states, counts, strict=True)
+    return keep_states(network, [np.arange(old) < new for new, old in pairs])
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write `config.json`."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    write_atomically(folder / CONFIG_FILE, text.encode())
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Read `config.json`.
+
+    Raises:
+        RunError: if there is no run, or its configuration cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise RunError(f"no run at {folder}: there is no {CONFIG_FILE}; train one or name another")
+    try:
+        fields = json.loads(path.read_text())
+        fields["model"] = ModelConfig(**fields["model"])
+        fields["training"] = TrainingConfig(**fields["training"])
+        fields["states"] = tuple(fields["states"])
+        return RunConfig(**fields)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """The arrays of a PyTree under dotted names, like `encoder.blocks.0.layer.B`."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
+    """`tree` with each of its arrays replaced by the one of the same name.
+
+    Raises:
+        ValueError: if a name is missing or too many, or a shape or type differs.
+    """
+    expected = named_arrays(tree)
+    if expected.keys() != arrays.keys():
+        missing, extra = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
+        raise ValueError(f"arrays missing: {_few(missing)}; not expected: {_few(extra)}")
+    for name, old in expected.items():
+        new = arrays[name]
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"{name} should be {old.dtype}{list(old.shape)}, is {new.dtype}{list(new.shape)}"
+            )
+    replaced, static = eqx.partition(tree, eqx.is_array)
+    treedef = jax.tree.structure(replaced)
+    values = [jax.numpy.asarray(arrays[name]) for name in expected]
+    return eqx.combine(jax.tree.unflatten(treedef, values), static)
+
+
+def save_model(folder: Path, model: Network) -> None:
+    """Write `model.safetensors`."""
+    arrays = {name: np.asarray(value) for name, value in named_arrays(model).items()}
+    write_atomically(folder / MODEL_FILE, safetensors.numpy.save(arrays))
+
+
+def load_run(folder: Path) -> tuple[RunConfig, Network]:
+    """A run's configuration and its best model.
+
+    Raises:
+        RunError: if the run is missing, unfinished or damaged.
+    """
+    config = load_config(folder)
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise RunError(
+            f"run {folder} has no {MODEL_FILE}: it has not finished; "
+            f"lastax train --task {config.task} --out {folder} --resume goes on with it"
+        )
+    try:
+        network = build_from_config(config)
+        return config, with_named_arrays(network, safetensors.numpy.load_file(path))
+    except (ValueError, OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+
+
+def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
+    """Trained runs below `root`, the newest last; without those that pruning wrote.
+
+    With `finished=False` those that training has not ended.
+    """
+    found = []
+    for path in root.glob(f"*/*/{CONFIG_FILE}"):
+        folder = path.parent
+        if folder.name.startswith(".") or (folder / MODEL_FILE).is_file() != finished:
+            continue
+        if load_config(folder).parent is None:
+            found.append((path.stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found)]
+
+
+def layer_sizes(model: Network) -> list[tuple[int, int]]:
+    """Number of parameters and of bytes that each layer holds."""
+    sizes = []
+    for layer in find_layers(model):
+        arrays = jax.tree.leaves(eqx.filter(layer, eqx.is_array))
+        sizes.append((sum(a.size for a in arrays), sum(a.nbytes for a in arrays)))
+    return sizes
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return (
+        ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "-"
+    )
+
+
+def save_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write `results.json`: what the run reached, as its command printed it."""
+    write_atomically(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())

@@ -1,0 +1,58 @@
+"""Scores: one number a state, comparable inside a layer or across layers. Low goes first."""
+
+import jax
+from jaxtyping import Float
+
+from lastax._norms import (
+    finite_horizon_hinf_norms,
+    hinf_norms,
+    magnitudes,
+    published_squared_hinf_norms,
+)
+from lastax._system import System
+from lastax._typing import Array, PRNGKeyArray
+
+
+def layer_adaptive(squared: Float[Array, " P"]) -> Float[Array, " P"]:
+    """Each square over the sum of itself and all larger ones of its layer.
+
+    In ascending order, `s_i / (s_i + s_{i+1} + ... + s_P)`: the share that a state has in what
+    would be left if the smaller ones were gone. The largest scores 1, so that ranking over layers
+    never empties one. Equal squares are told apart by position, the earlier one scoring less.
+    Infinity scores infinity, and the others as if it was not there. Lee et al., LAMP, ICLR 2021,
+    equation 3.
+    """
+    xp = squared.__array_namespace__()
+    unbounded = xp.isinf(squared)
+    finite = xp.where(unbounded, 0.0, squared)
+    order = xp.argsort(finite, stable=True)
+    ascending = finite[order]
+    remaining = xp.flip(xp.cumulative_sum(xp.flip(ascending)))
+    nonzero = remaining > 0
+    share = xp.where(nonzero, ascending / xp.where(nonzero, remaining, 1.0), 0.0)
+    return xp.where(unbounded, xp.inf, share[xp.argsort(order, stable=True)])
+
+
+def last_scores(system: System) -> Float[Array, " P"]:
+    """LAST: squared H-infinity norms, layer-adaptive. Gwak et al., NeurIPS 2024, equation 9."""
+    return layer_adaptive(hinf_norms(system) ** 2)
+
+
+def finite_horizon_last_scores(system: System, length: int) -> Float[Array, " P"]:
+    """LAST on what a sequence of `length` steps lets each state reach."""
+    return layer_adaptive(finite_horizon_hinf_norms(system, length) ** 2)
+
+
+def published_last_scores(system: System) -> Float[Array, " P"]:
+    """LAST as its published code computes it: see `published_squared_hinf_norms`."""
+    return layer_adaptive(published_squared_hinf_norms(system))
+
+
+def lamp_scores(system: System) -> Float[Array, " P"]:
+    """LAMP: squared parameter magnitudes, layer-adaptive. Lee et al., ICLR 2021, per state."""
+    return layer_adaptive(magnitudes(system) ** 2)
+
+
+def random_scores(system: System, *, key: PRNGKeyArray) -> Float[Array, " P"]:
+    """Independent uniform numbers: the yardstick that any score has to beat."""
+    return jax.random.uniform(key, (system.states,))

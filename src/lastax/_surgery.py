@@ -1,0 +1,105 @@
+"""Taking states out of any model that holds layers: arrays shrink, no mask is left.
+
+A layer is whatever has the three methods of `Layer`. There is nothing to register and no class to
+inherit from; the model may be any PyTree.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from lastax._system import System
+from lastax._typing import Array, Scalar
+
+Model = TypeVar("Model")
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """What scoring and surgery ask of a layer."""
+
+    def system(self, step_rescale: Scalar = 1.0) -> System:
+        """The discretized system that the layer applies."""
+
+    def __call__(self, u: Array, *, step_rescale: Scalar = 1.0) -> Array:
+        """The layer's answer to one sequence `(L, H)`."""
+
+    def keep(self, mask: np.ndarray) -> "Layer":
+        """A layer of the same kind with only the states where `mask` holds."""
+
+
+def find_layers(model: Any) -> list[Layer]:
+    """All layers of a PyTree, in the order in which JAX flattens it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    layers = [node for node in jax.tree.leaves(model, is_leaf=_is_layer) if _is_layer(node)]
+    if not layers:
+        raise ValueError(
+            f"no state-space layer in this {type(model).__name__}: a layer is a node of the PyTree "
+            "with the methods system(), keep(mask) and __call__(u)"
+        )
+    return layers
+
+
+def state_counts(model: Any) -> list[int]:
+    """Number of states of each layer."""
+    return [layer.system().states for layer in find_layers(model)]
+
+
+def systems(model: Any) -> list[System]:
+    """The systems of all layers, discretized in float64, as numpy arrays.
+
+    In float32 `1 - |lam|` of slow states is mostly rounding.
+    """
+    with jax.enable_x64(True):
+        found = [_in_float64(layer).system() for layer in find_layers(model)]
+        return [jax.tree.map(np.asarray, system) for system in found]
+
+
+def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
+    """A model of the same kind whose layers have only the states where their masks hold.
+
+    Args:
+        model: any PyTree.
+        keep: one mask a layer, in the order of `find_layers`.
+
+    Raises:
+        ValueError: if number or lengths of the masks do not fit, or a layer would lose all.
+    """
+    layers = find_layers(model)
+    counts = [layer.system().states for layer in layers]
+    lengths = [len(mask) for mask in keep]
+    if lengths != counts:
+        raise ValueError(
+            f"keep_states: the layers have {counts} states, but the masks are for {lengths}"
+        )
+    empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
+    if empty:
+        raise ValueError(f"keep_states: layers {empty} would lose all their states")
+    masks = iter(keep)
+    return jax.tree.map(
+        lambda node: node.keep(np.asarray(next(masks))) if _is_layer(node) else node,
+        model,
+        is_leaf=_is_layer,
+    )
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, Layer) and not isinstance(node, type)
+
+
+def _in_float64(layer: Layer) -> Layer:
+    def widen(leaf: Any) -> Any:
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        kind = jnp.complex128 if jnp.iscomplexobj(leaf) else jnp.float64
+        return jnp.asarray(np.asarray(leaf), kind)
+
+    return jax.tree.map(widen, layer)

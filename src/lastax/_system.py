@@ -1,0 +1,151 @@
+"""The discretized system that one layer applies. Norms, scores and certificates all take one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+from lastax._recurrence import diagonal_scan, diagonal_step
+from lastax._typing import Array
+
+
+class System(eqx.Module):
+    """A multi-input multi-output diagonal system, in one direction of time or in both.
+
+    `x_k = diag(lam) x_{k-1} + B u_k`, `y_k = s Re(C x_k) + D u_k`, where `s` is 2 if each stored
+    state stands for a conjugate pair and 1 if not. With `C_reverse` the states also run backward,
+    `x'_k = diag(lam) x'_{k+1} + B u_k`, and `s Re(C_reverse x'_k)` is added to `y_k`.
+
+    Arrays are JAX's or numpy's; what is computed from them stays in their library and precision.
+    """
+
+    lam: Complex[Array, " P"]
+    B: Complex[Array, "P H"]
+    C: Complex[Array, "H P"]
+    C_reverse: Complex[Array, "H P"] | None
+    D: Float[Array, " H"]
+    conj_sym: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self) -> None:
+        """Compare shapes, for those who run without type checks."""
+        for name, C in (("C", self.C), ("C_reverse", self.C_reverse)):
+            if C is not None and C.shape != self.B.shape[::-1]:
+                raise ValueError(
+                    f"System: B is {self.B.shape}, so {name} must be {self.B.shape[::-1]}, "
+                    f"got {C.shape}"
+                )
+
+    @property
+    def states(self) -> int:
+        """Number of stored states `P`: what is counted, scored and removed."""
+        return self.lam.shape[0]
+
+    def keep(self, mask: Bool[np.ndarray, " P"]) -> System:
+        """The system with the states where `mask` holds, in the same order; no others are left."""
+        index = np.flatnonzero(mask)
+        reverse = None if self.C_reverse is None else self.C_reverse[:, index]
+        return dataclasses.replace(
+            self, lam=self.lam[index], B=self.B[index], C=self.C[:, index], C_reverse=reverse
+        )
+
+    def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
+        """The response to `u` from rest."""
+        y, _ = self.run(u)
+        if self.C_reverse is not None:
+            backward, _ = diagonal_scan(self.lam, _drive(self.B, u), reverse=True)
+            y = y + self._observe(self.C_reverse, backward)
+        return y
+
+    def run(
+        self, u: Float[Array, "L H"], initial: Complex[Array, " P"] | None = None
+    ) -> tuple[Float[Array, "L H"], Complex[Array, " P"]]:
+        """The forward response to `u` from the state `initial`, and the state it ends in.
+
+        Feeding a sequence in pieces, each from the state the last one ended in, gives the same
+        numbers as feeding it whole. What runs backward in time is left out.
+        """
+        states, last = diagonal_scan(self.lam, _drive(self.B, u), initial=initial)
+        return self._observe(self.C, states) + self.D[None, :] * u, last
+
+    def step(
+        self, state: Complex[Array, " P"], u: Float[Array, " H"]
+    ) -> tuple[Complex[Array, " P"], Float[Array, " H"]]:
+        """One step of a stream: the next state and output, equal to those of `run`.
+
+        Raises:
+            ValueError: if the system also runs backward: it needs the future.
+        """
+        if self.C_reverse is not None:
+            raise ValueError("System.step: a bidirectional system needs the whole sequence")
+        state = diagonal_step(self.lam, state, _drive(self.B, u[None, :])[0])
+        return state, self._observe(self.C, state[None, :])[0] + self.D * u
+
+    def _observe(self, C: Array, states: Array) -> Array:
+        # Re(C x) as real products: half the arithmetic of a complex one.
+        s = 2 if self.conj_sym else 1
+        return s * (states.real @ C.real.T - states.imag @ C.imag.T)
+
+
+def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:
+    return jax.lax.complex(u @ B.real.T, u @ B.imag.T)
+
+
+def frequency_response(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
+    """`G(e^{j omega})` of the real-signal operator that the layer applies.
+
+    Axes are frequency (radians a step), output, input. `D` included.
+    """
+    xp = system.lam.__array_namespace__()
+    direct = xp.eye(system.D.shape[0]) * system.D[None, :]
+    return transfer_function(real_system(system), omega) + direct[None]
+
+
+def transfer_function(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
+    """`sum_i C_i B_i / (1 - lam_i e^{-j omega})`, plus the backward half at `-omega`.
+
+    The literal complex map from `u` to `C x`: no real part, no conjugates, no `D`.
+    """
+    xp = system.lam.__array_namespace__()
+    z = xp.exp(1j * omega)[:, None]
+    lam = system.lam[None, :]
+    response = (system.C[None] / (1 - lam / z)[:, None, :]) @ system.B
+    if system.C_reverse is not None:
+        response = response + (system.C_reverse[None] / (1 - lam * z)[:, None, :]) @ system.B
+    return response
+
+
+def real_system(system: System) -> System:
+    """The same operator with every conjugate written out: `2P` states, `y = C x + D u` is real.
+
+    Norms of the whole system are norms of this one.
+    """
+    xp = system.lam.__array_namespace__()
+    share = 1.0 if system.conj_sym else 0.5
+
+    def with_conjugate(C: Array) -> Array:
+        return share * xp.concat([C, xp.conj(C)], axis=1)
+
+    return System(
+        lam=xp.concat([system.lam, xp.conj(system.lam)]),
+        B=xp.concat([system.B, xp.conj(system.B)]),
+        C=with_conjugate(system.C),
+        C_reverse=None if system.C_reverse is None else with_conjugate(system.C_reverse),
+        D=system.D,
+        conj_sym=False,
+    )
+
+
+def impulse_response(system: System, length: int, *, position: int = 0) -> Float[Array, "L H H"]:
+    """Outputs over `length` steps to a unit impulse in each input at step `position`.
+
+    Axes are step, output, input. A bidirectional system also answers before `position`.
+    """
+    inputs = system.B.shape[1]
+    impulses = jnp.zeros((inputs, length, inputs), system.D.dtype)
+    impulses = impulses.at[jnp.arange(inputs), position, jnp.arange(inputs)].set(1)
+    return jnp.moveaxis(jax.vmap(system)(impulses), 0, -1)
