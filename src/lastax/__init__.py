@@ -114,6 +114,7 @@ from lastax._tasks import Task as Task
 from lastax._tasks import TrainingConfig as TrainingConfig
 from lastax._tasks import build_network as build_network
 from lastax._tasks import check_settings as check_settings
+from lastax._train import Batch as Batch
 from lastax._train import Evaluation as Evaluation
 from lastax._train import StepMetrics as StepMetrics
 from lastax._train import TrainState as TrainState
@@ -200,6 +201,7 @@ __all__ = [
     "MODEL_FILE",
     "SCHEDULES",
     "TASKS",
+    "Batch",
     "Batches",
     "Checkpoints",
     "Evaluation",
