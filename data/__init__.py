@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from . import speech as _speech
+from ._cache import cache_folder as cache_folder
 from ._errors import DataError as DataError
 from ._pipeline import Augment as Augment
 from ._pipeline import Batch as Batch

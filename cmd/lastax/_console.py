@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lastax import TASKS, RunConfig, RunError, find_runs
-from lastax.data import DATASETS, DataSet
+from lastax.data import DATASETS, DataSet, cache_folder
 
 RUNS = Path("runs")
 
@@ -33,6 +33,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def keep_compiled_programs() -> None:
+    """Compile a program once a machine: later commands find it in the cache folder."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def progress_bar(label: str) -> Progress:

@@ -5,7 +5,7 @@ import sys
 import click
 
 from lastax import RunError, TrainingDivergedError
-from lastax.cmd._console import fail
+from lastax.cmd._console import fail, keep_compiled_programs
 from lastax.cmd.evaluate import evaluate
 from lastax.cmd.prune import prune
 from lastax.cmd.score import score
@@ -26,6 +26,7 @@ for command in (train, evaluate, score, prune, sweep):
 
 def main() -> None:
     """Run the program: exit status 0, 1 (a failure, told in one line) or 2 (wrong usage)."""
+    keep_compiled_programs()
     try:
         cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

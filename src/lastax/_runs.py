@@ -100,13 +100,13 @@ def load_config(folder: Path) -> RunConfig:
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
-    """The arrays of a PyTree under dotted names, like `encoder.blocks.0.layer.B`."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    """The arrays of a PyTree, or their shapes, under names like `encoder.blocks.0.layer.B`."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
-    """`tree` with each of its arrays replaced by the one of the same name.
+    """`tree`, which may hold shapes alone, with the array of the same name in each place.
 
     Raises:
         ValueError: if a name is missing or too many, or a shape or type differs.
@@ -121,7 +121,7 @@ def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
             raise ValueError(
                 f"{name} should be {old.dtype}{list(old.shape)}, is {new.dtype}{list(new.shape)}"
             )
-    replaced, static = eqx.partition(tree, eqx.is_array)
+    replaced, static = eqx.partition(tree, _is_array)
     treedef = jax.tree.structure(replaced)
     values = [jax.numpy.asarray(arrays[name]) for name in expected]
     return eqx.combine(jax.tree.unflatten(treedef, values), static)
@@ -147,7 +147,8 @@ def load_run(folder: Path) -> tuple[RunConfig, Network]:
             f"lastax train --task {config.task} --out {folder} --resume goes on with it"
         )
     try:
-        network = build_from_config(config)
+        # Shapes are enough: what would be drawn is replaced.
+        network = eqx.filter_eval_shape(build_from_config, config)
         return config, with_named_arrays(network, safetensors.numpy.load_file(path))
     except (ValueError, OSError, safetensors.SafetensorError) as error:
         raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
@@ -175,6 +176,10 @@ def layer_sizes(model: Network) -> list[tuple[int, int]]:
         arrays = jax.tree.leaves(eqx.filter(layer, eqx.is_array))
         sizes.append((sum(a.size for a in arrays), sum(a.nbytes for a in arrays)))
     return sizes
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _few(names: Iterable[str]) -> str:
