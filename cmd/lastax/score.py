@@ -1,5 +1,6 @@
 """`lastax score`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import lastax
 from lastax.cmd._console import debug_option, emit, json_option, out, resolve_run, run_argument
 
 
-def method_option(command: click.decorators.FC) -> click.decorators.FC:
+def method_option(command: Callable) -> Callable:
     """`--method`, one of those that the library knows."""
     return click.option(
         "--method",
@@ -21,7 +22,7 @@ def method_option(command: click.decorators.FC) -> click.decorators.FC:
     )(command)
 
 
-def seed_option(command: click.decorators.FC) -> click.decorators.FC:
+def seed_option(command: Callable) -> Callable:
     """`--seed`, for the methods that draw."""
     return click.option(
         "--seed", type=click.IntRange(0), default=0, help="Seed of random pruning."

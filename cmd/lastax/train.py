@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import click
 import equinox as eqx
@@ -237,7 +237,7 @@ class _Display:
         self._bar = progress_bar("training")
         self._shown = self._bar.add_task("", total=steps, note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Display":
         self._bar.start()
         return self
 

@@ -10,6 +10,7 @@ Floors, each importing only from itself and those before it:
 imported from here.
 """
 
+from lastax import _typecheck as _typecheck  # isort: skip
 from lastax._blocks import Block as Block
 from lastax._blocks import Gate as Gate
 from lastax._blocks import Linear as Linear

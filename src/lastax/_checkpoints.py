@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import orbax.checkpoint as orbax
 
@@ -22,7 +22,7 @@ class Checkpoints:
         options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         """Nothing to do: it is open."""
         return self
 

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Endless training batches whose position can be stored, like a Grain iterator."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lastax._blocks import Block, Linear
@@ -15,7 +16,7 @@ from lastax._normalize import Axis
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 Pooling = Literal["mean", "last"]
-Length = int | Int[Array, ""]
+Length = int | np.integer | Int[Array, ""]
 
 
 class Encoder(eqx.Module):

@@ -3,7 +3,6 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +18,7 @@ from lastax._scores import (
     published_last_scores,
     random_scores,
 )
-from lastax._selection import Masks, Scores, keep_count, select_global, select_uniform
+from lastax._selection import Masks, Ratio, Scores, keep_count, select_global, select_uniform
 from lastax._surgery import Model, keep_states, systems
 from lastax._system import System
 from lastax._typing import Array, PRNGKeyArray
@@ -154,7 +153,7 @@ def score_states(
 def plan_pruning(
     model: Any,
     *,
-    ratio: float | Fraction | None = None,
+    ratio: Ratio | None = None,
     states: int | None = None,
     method: str | Method = "last",
     length: int | None = None,
@@ -194,7 +193,7 @@ def plan_pruning(
 def prune(
     model: Model,
     *,
-    ratio: float | Fraction | None = None,
+    ratio: Ratio | None = None,
     states: int | None = None,
     method: str | Method = "last",
     length: int | None = None,

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 
 Scores = Sequence[Float[np.ndarray, " _"]]
 Masks = list[Bool[np.ndarray, " _"]]
+Ratio = float | int | Fraction
 
 
-def keep_count(total: int, ratio: float | Fraction, *, at_least: int = 1) -> int:
+def keep_count(total: int, ratio: Ratio, *, at_least: int = 1) -> int:
     """How many of `total` states stay if the share `ratio` goes: `floor((1 - ratio) total)`.
 
     The ratio is read as the decimal that it prints as, and the product is exact: of 30 states,

@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 else:
     Array = jax.Array | np.ndarray
 
-Scalar = float | Float[Array, ""]
+Scalar = float | int | Float[Array, ""]
 
 __all__ = ["Array", "PRNGKeyArray", "Scalar"]

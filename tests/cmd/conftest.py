@@ -1,0 +1,88 @@
+"""The program as its users run it: in this process where nothing has to be killed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lastax.cmd.main import main
+
+# The smallest network that still has several layers to choose states from.
+TINY = ("--layers", "2", "--channels", "8", "--states", "4", "--dropout", "0.1")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of the program ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What `--json` printed; fails if anything else stands on stdout."""
+        return json.loads(self.stdout)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cli(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Ended]:
+    """Call the program with arguments, in an empty folder of the test's own."""
+    monkeypatch.setenv("LASTAX_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["lastax", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), shown.out, shown.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def start(cache: Path) -> Callable[..., subprocess.Popen]:
+    """Start the program in a process of its own."""
+    environment = {**os.environ, "LASTAX_CACHE": str(cache), "LASTAX_TYPECHECK": "1"}
+
+    def begin(*arguments: object, **options: Any) -> subprocess.Popen:
+        command = [sys.executable, "-m", "lastax.cmd.main", *map(str, arguments)]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def trained(
+    start: Callable[..., subprocess.Popen], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of two short epochs. Tests read it; none may write to it."""
+    folder = tmp_path_factory.mktemp("runs") / "speech" / "tiny"
+    process = start("train", "--task", "speech", "--epochs", 2, *TINY, "--out", folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder

@@ -1,0 +1,162 @@
+"""What users get wrong: one line that names the thing and the remedy, and nothing half-written."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import lastax.cmd._console
+import lastax.data
+import pytest
+from lastax.data import speech
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["train", "--task", "speach"], 2, ["'speach'", "speech"]),
+        (["train"], 2, ["--task"]),
+        (["train", "--task", "speech", "--epochs", "many"], 2, ["--epochs", "many"]),
+        (["train", "--task", "speech", "--epochs", "0"], 1, ["epochs", "at least 1"]),
+        (["train", "--task", "speech", "--dropout", "1"], 1, ["dropout", "[0, 1)"]),
+        (["train", "--task", "speech", "--learning-rate", "nan"], 1, ["learning_rate", "finite"]),
+        (["train", "--task", "speech", "--activation", "relu"], 2, ["relu", "half_glu1"]),
+        (["train", "--task", "speech", "--hippo-blocks", "5"], 1, ["32 states in 5 blocks"]),
+        (["train", "--task", "speech", "--batch-size", "9999"], 1, ["9999", "2839"]),
+        (["train", "--task", "speech", "--devices", "64"], 2, ["--devices 64", "choose 1 to"]),
+        (["train", "--task", "speech", "--resume"], 1, ["no unfinished run"]),
+        (["train", "--task", "speech", "--resume", "--out", "nowhere"], 1, ["no run at nowhere"]),
+        (["evaluate", "nowhere"], 1, ["no run at nowhere"]),
+        (["evaluate"], 1, ["no run below runs/", "lastax train"]),
+        (["evaluate", "RUN", "--split", "exam"], 2, ["exam", "validation"]),
+        (["score", "RUN", "--method", "lst"], 2, ["'lst'", "last"]),
+        (["prune", "RUN", "--method", "magic"], 2, ["'magic'", "uniform-magnitude"]),
+        (["prune", "RUN", "--ratio", "1"], 2, ["--ratio 1", "below 1"]),
+        (["prune", "RUN", "--ratio", "-0.1"], 2, ["--ratio -0.1", "at least 0"]),
+        (["prune", "RUN", "--ratio", "nan"], 2, ["--ratio nan"]),
+        (["prune", "RUN", "--ratio", "half"], 2, ["--ratio", "half"]),
+        (["prune", "RUN", "--states", "1"], 2, ["--states 1", "2 to 8"]),
+        (["prune", "RUN", "--states", "9"], 2, ["--states 9", "2 to 8"]),
+        (["prune", "RUN", "--max-loss", "-1"], 2, ["--max-loss", "-1"]),
+        (["prune", "RUN", "--ratio", "0.5", "--states", "4"], 2, ["one of --ratio, --states"]),
+        (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "--out"]),
+        (["prune", "RUN", "--out", "/dev/null/x"], 1, ["cannot write /dev/null/x"]),
+        (["sweep", "RUN", "--methods", "last,magic"], 2, ["'magic'", "lamp"]),
+        (["sweep", "RUN", "--ratios", "0.1,1.5"], 2, ["1.5", "below 1"]),
+        (["sweep", "RUN", "--ratios", "a"], 2, ["'a'", "0.1,0.3"]),
+        (["polish"], 2, ["polish"]),
+        (["prune", "RUN", "--rate", "1"], 2, ["--rat"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_and_nothing_written(cli, trained, tmp_path, arguments, status, words):
+    ended = cli(*(trained if argument == "RUN" else argument for argument in arguments))
+    assert ended.status == status
+    assert ended.stdout == ""
+    lines = ended.stderr.strip().splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("lastax: ")
+    for word in words:
+        assert word in lines[0]
+    assert list(tmp_path.rglob("*")) == []
+
+
+def damaged_copies():
+    def truncate(folder):
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+
+    def scramble(folder):
+        (folder / "model.safetensors").write_bytes(b"no weights at all")
+
+    def remove_weights(folder):
+        (folder / "model.safetensors").unlink()
+
+    def break_json(folder):
+        (folder / "config.json").write_text('{"task": ')
+
+    def forget_a_field(folder):
+        config = json.loads((folder / "config.json").read_text())
+        del config["model"]["channels"], config["seed"]
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def other_width(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["model"]["channels"] = 16
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def too_many_states(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["states"] = [40, 4]
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def unknown_task(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"task": "opera"}))
+
+    return {
+        truncate: ["model.safetensors is damaged"],
+        scramble: ["model.safetensors is damaged"],
+        remove_weights: ["has not finished", "--resume"],
+        break_json: ["config.json is damaged"],
+        forget_a_field: ["config.json is damaged", "seed"],
+        other_width: ["model.safetensors is damaged", "should be float32"],
+        too_many_states: ["do not fit"],
+        unknown_task: ["opera", "speech"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"), damaged_copies().items(), ids=lambda value: getattr(value, "__name__", "")
+)
+@pytest.mark.parametrize("command", ["evaluate", "prune"])
+def test_damaged_runs(cli, trained, tmp_path, damage, words, command):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    damage(copy)
+    ended = cli(command, copy)
+    assert ended.status == 1
+    (line,) = ended.stderr.strip().splitlines()
+    for word in words:
+        assert word in line
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_damaged_checkpoint_is_named(cli, trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "model.safetensors").unlink()
+    newest = max(copy.glob("checkpoints/*"), key=lambda path: int(path.name))
+    for file in newest.rglob("*"):
+        if file.is_file() and file.parent != newest:
+            file.write_bytes(b"")
+    ended = cli("train", "--task", "speech", "--out", copy, "--resume")
+    assert ended.status == 1
+    line = ended.stderr.strip().splitlines()[-1]
+    assert str(newest) in line
+    assert "remove that folder" in line
+    shutil.rmtree(newest)
+    assert cli("train", "--task", "speech", "--out", copy, "--resume").status == 0
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
+def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
+    archive = tmp_path / "clips.zip"
+    if fault == "damaged":
+        archive.write_bytes(speech.ARCHIVE.read_bytes()[:1_000_000])
+    broken = dataclasses.replace(
+        lastax.data.DATASETS["speech"], source=functools.partial(speech.Speech, archive=archive)
+    )
+    monkeypatch.setattr(lastax.cmd._console, "DATASETS", {"speech": broken})
+    ended = cli("train", "--task", "speech", "--out", tmp_path / "run")
+    assert ended.status == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert str(archive) in line
+    assert "make_speech_sample.py" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(cli, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lastax", "evaluate", "nowhere", "--debug"])
+    with pytest.raises(lastax.RunError, match="no run at nowhere"):
+        lastax.cmd.main.main()

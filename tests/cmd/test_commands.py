@@ -1,0 +1,127 @@
+"""evaluate, score, prune and sweep on a trained run: what they answer, write and draw."""
+
+import csv
+import json
+
+import lastax.data
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import lastax
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluate_answers_with_one_object(cli, trained, split):
+    answer = cli("evaluate", trained, "--split", split, "--json").answer
+    assert answer["split"] == split
+    assert answer["examples"] == {"validation": 394, "test": 841}[split]
+    recorded = json.loads((trained / "results.json").read_text())[split]
+    assert answer["accuracy"] == pytest.approx(recorded["accuracy"])
+    assert answer["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+
+
+def test_accuracy_does_not_depend_on_the_batch(cli, trained):
+    answers = [
+        cli("evaluate", trained, "--batch-size", size, "--json").answer for size in (50, 841)
+    ]
+    assert answers[0]["accuracy"] == pytest.approx(answers[1]["accuracy"])
+
+
+def test_evaluate_agrees_with_answers_counted_one_by_one(cli, trained):
+    _, model = lastax.load_run(trained)
+    source = lastax.data.DATASETS["speech"].source("validation")
+    records = [source[index] for index in range(40)]
+    logits = lastax.predict(model, {"x": np.stack([record["x"] for record in records])})
+    alone = [model(record["x"]) for record in records[:3]]
+    np.testing.assert_allclose(logits[:3], np.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_score_prints_a_row_a_layer(cli, trained):
+    answer = cli("score", trained, "--method", "last", "--json").answer
+    assert [len(layer["scores"]) for layer in answer["layers"]] == [4, 4]
+    assert [max(layer["scores"]) for layer in answer["layers"]] == [1.0, 1.0]
+    assert "H-inf norms" in cli("score", trained).stdout
+
+
+def test_prune_writes_a_smaller_run_like_any_other(cli, trained, tmp_path):
+    out = tmp_path / "small"
+    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").answer
+    assert answer["states_before"] == 8
+    assert answer["states_after"] == 4
+    left = [layer["states_after"] for layer in answer["layers"]]
+    assert sum(left) == 4
+    weights = safetensors.numpy.load_file(out / "model.safetensors")
+    for index, count in enumerate(left):
+        prefix = f"encoder.blocks.{index}.layer."
+        shapes = {
+            name.removeprefix(prefix): weights[name].shape for name in weights if prefix in name
+        }
+        assert shapes == {
+            "Lambda_re": (count,),
+            "Lambda_im": (count,),
+            "B": (count, 8, 2),
+            "C": (8, count, 2),
+            "C_reverse": (8, count, 2),
+            "D": (8,),
+            "log_step": (count,),
+        }
+        layer = answer["layers"][index]
+        assert layer["parameters_after"] == sum(np.prod(shape) for shape in shapes.values())
+        assert layer["bytes_after"] == 4 * layer["parameters_after"]
+    assert (out / "model.safetensors").stat().st_size < (
+        trained / "model.safetensors"
+    ).stat().st_size
+    evaluated = cli("evaluate", out, "--split", "test", "--json").answer
+    assert evaluated["accuracy"] == answer["test"]["after"]
+    again = cli("prune", out, "--states", 2, "--out", tmp_path / "smaller", "--json").answer
+    assert [layer["states_after"] for layer in again["layers"]] == [1, 1]
+
+
+def test_prune_draws_what_it_did(cli, trained, tmp_path):
+    cli("prune", trained, "--ratio", 0.5, "--out", tmp_path / "small")
+    for name in ("poles.png", "states.png"):
+        with Image.open(tmp_path / "small" / name) as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("RGB").getcolors(10**7)) > 20
+
+
+def test_nothing_removed_nothing_changed(cli, trained, tmp_path):
+    answer = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same", "--json").answer
+    assert answer["test"]["before"] == answer["test"]["after"]
+    before, after = (
+        safetensors.numpy.load_file(folder / "model.safetensors")
+        for folder in (trained, tmp_path / "same")
+    )
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_max_loss_holds_on_the_validation_split(cli, trained, tmp_path):
+    out = tmp_path / "small"
+    answer = cli("prune", trained, "--max-loss", 3, "--out", out, "--json").answer
+    lost = answer["validation"]["before"] - answer["validation"]["after"]
+    assert 100 * lost <= 3 + 1e-6
+    assert 2 <= answer["states_after"] <= 8
+
+
+def test_prune_shows_a_table_for_people(cli, trained, tmp_path):
+    shown = cli("prune", trained, "--out", tmp_path / "small").stdout
+    assert "points)" in shown
+    assert "all" in shown
+    assert "poles.png" in shown
+
+
+def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
+    methods = "last,uniform-magnitude,random"
+    answer = cli(
+        "sweep", trained, "--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json"
+    ).answer
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(answer["rows"]) == 1 + 3 * 2
+    unpruned = rows[0]["test_accuracy"]
+    assert {row["test_accuracy"] for row in rows if float(row["ratio"]) == 0} == {unpruned}
+    assert {row["states"] for row in rows if float(row["ratio"]) == 0.5} == {"4"}
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 300

@@ -1,0 +1,87 @@
+"""`lastax train`: what a run holds, and that stopping it at any moment changes nothing."""
+
+import json
+import signal
+import time
+
+import pytest
+import safetensors.numpy
+
+from .conftest import TINY
+
+
+def metrics(folder):
+    """The log without the clock."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_a_run_holds_everything_that_is_needed(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["states"] == [4, 4]
+    assert config["model"]["channels"] == 8
+    assert config["training"]["epochs"] == 2
+    assert config["versions"].keys() >= {"lastax", "jax", "equinox"}
+    assert [record["epoch"] for record in metrics(trained)] == [1, 2]
+    weights = safetensors.numpy.load_file(trained / "model.safetensors")
+    assert weights["encoder.blocks.1.layer.B"].shape == (4, 8, 2)
+    results = json.loads((trained / "results.json").read_text())
+    best = max(record["validation_accuracy"] for record in metrics(trained))
+    assert results["validation"]["accuracy"] == pytest.approx(best)
+    assert results["test"]["examples"] == 841
+
+
+def test_training_learns(trained):
+    first, second = metrics(trained)
+    assert second["train_loss"] < first["train_loss"] < 2.6
+    assert second["validation_accuracy"] > 0.15  # ten words: chance is 0.1
+
+
+@pytest.mark.parametrize("moment", ["between steps", "at the end of an epoch"])
+def test_killed_and_resumed_is_bit_identical(trained, start, tmp_path, moment):
+    folder = tmp_path / "killed"
+    process = start("train", "--task", "speech", "--epochs", 2, *TINY, "--out", folder)
+    checkpoints = folder / "checkpoints"
+    deadline = time.monotonic() + 200
+    if moment == "between steps":
+        # After the first checkpoint, inside the second epoch.
+        wanted = lambda: any(checkpoints.glob("*/_CHECKPOINT_METADATA"))  # noqa: E731
+    else:
+        # The line of an epoch is in the log before its checkpoint is whole.
+        wanted = lambda: (folder / "metrics.jsonl").exists() and metrics(folder)  # noqa: E731
+    while not wanted():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "model.safetensors").exists()
+
+    resumed = start("train", "--task", "speech", "--out", folder, "--resume")
+    _, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+    assert (folder / "model.safetensors").read_bytes() == (
+        trained / "model.safetensors"
+    ).read_bytes()
+    assert metrics(folder) == metrics(trained)
+
+
+def test_resume_refuses_other_settings(cli, trained):
+    ended = cli("train", "--task", "speech", "--out", trained, "--resume", "--channels", 16)
+    assert ended.status == 2
+    assert "--channels 16: the run to resume has 8" in ended.stderr
+
+
+def test_a_finished_run_is_not_resumed(cli, trained):
+    ended = cli("train", "--task", "speech", "--out", trained, "--resume")
+    assert ended.status == 1
+    assert "has finished" in ended.stderr
+
+
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
+    arguments = ("train", "--task", "speech", *TINY, "--out", tmp_path / "run", "--epochs", 3)
+    ended = cli(*arguments, "--learning-rate", 1e30, "--ssm-learning-rate", 1e30)
+    assert ended.status == 1
+    assert "training diverged at step" in ended.stderr
+    assert "--learning-rate" in ended.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -1,0 +1,132 @@
+"""What removing states does to a system, in exact norms, and the bounds on it."""
+
+import numpy as np
+
+import lastax
+
+from .adapters import system64
+from .reading import Case, Declaration, Kind, assert_all_known
+
+KIND = "error_bound"
+DECLARATION = Declaration(
+    consumed=(
+        "lam", "B", "C", "C_backward", "k", "hinf_state", "hinf_state_bidir_bound",
+        "removal_order", "removal_order_bidir",
+        "full_hinf", "full_hinf_pair", "full_h2", "full_h2_pair",
+        "err_hinf(_pair)?", "err_hinf(_pair)?_peak_w", "bound_hinf(_pair)?",
+        "err_hinf_pair_control",
+        "err_h2(_pair)?", "err_h2_pair_control", "err_hinf_bidir(_pair)?",
+        "bound_hinf_bidir(_pair)?", "err_h2_bidir",
+    ),
+    unconsumed={
+        "certificate_gap_.*": "distances of eigenvalues from the unit circle in the truth's own "
+        "check of itself; lastax offers no such test",
+        "bt_.*": "balanced truncation: later scope",
+        "hsv.*": "Hankel singular values: later scope",
+    },
+    options=("P", "H", "ks"),
+)  # fmt: skip
+
+
+def parameters(kind: Kind) -> dict[str, dict]:
+    cases = {case.name: case for case in kind.listed(DECLARATION)}
+    cuts = {
+        f"{name}-{count}": (case, index, int(count))
+        for name, case in cases.items()
+        for index, count in enumerate(case["k"])
+    }
+    return {"case": cases, "cut": cuts}
+
+
+def forward(case: Case) -> lastax.System:
+    return system64(case["lam"], case["B"], case["C"])
+
+
+def both(case: Case) -> lastax.System:
+    return system64(case["lam"], case["B"], case["C"], case["C_backward"])
+
+
+def without_first(order: np.ndarray, count: int) -> np.ndarray:
+    keep = np.ones(len(order), bool)
+    keep[order[:count]] = False
+    return keep
+
+
+def close(got: float, wanted: np.ndarray, rtol: float = 1e-9) -> None:
+    np.testing.assert_allclose(got, wanted, rtol=rtol)
+
+
+def test_every_array_is_known(kind):
+    assert_all_known(kind, parameters(kind)["case"].values(), DECLARATION)
+
+
+def test_counts_are_those_listed(case):
+    np.testing.assert_array_equal(case["k"], case.options["ks"])
+
+
+def test_norms_of_states(case):
+    np.testing.assert_allclose(lastax.hinf_norms(forward(case)), case["hinf_state"], rtol=1e-9)
+    np.testing.assert_allclose(
+        lastax.hinf_norms(both(case)), case["hinf_state_bidir_bound"], rtol=1e-9
+    )
+
+
+def test_order_of_removal(case):
+    ascending = np.argsort(lastax.hinf_norms(forward(case)))
+    np.testing.assert_array_equal(ascending, case["removal_order"])
+    ascending = np.argsort(lastax.hinf_norms(both(case)))
+    np.testing.assert_array_equal(ascending, case["removal_order_bidir"])
+
+
+def test_norms_of_the_full_system(case):
+    system = forward(case)
+    close(lastax.hinf_norm(system, pairs=False), case["full_hinf"])
+    close(lastax.hinf_norm(system), case["full_hinf_pair"])
+    close(lastax.h2_norm(system, pairs=False), case["full_h2"])
+    close(lastax.h2_norm(system), case["full_h2_pair"])
+
+
+def test_hinf_error_and_bound(cut):
+    case, index, count = cut
+    system, keep = forward(case), without_first(case["removal_order"], count)
+    for pairs, name in ((False, "hinf"), (True, "hinf_pair")):
+        error = lastax.error_hinf(system, keep, pairs=pairs)
+        bound = lastax.error_bound(system, keep, pairs=pairs)
+        close(error, case[f"err_{name}"][index])
+        close(bound, case[f"bound_{name}"][index])
+        assert error <= bound * (1 + 1e-12)
+
+
+def test_hinf_error_of_python_control(cut):
+    case, index, count = cut
+    error = lastax.error_hinf(forward(case), without_first(case["removal_order"], count))
+    close(error, case["err_hinf_pair_control"][index])
+
+
+def test_gain_at_the_peak(cut):
+    case, index, count = cut
+    removed = forward(case).keep(~without_first(case["removal_order"], count))
+    for name, system in (("hinf", removed), ("hinf_pair", lastax.real_system(removed))):
+        peak = case[f"err_{name}_peak_w"][index : index + 1]
+        gain = np.linalg.norm(lastax.transfer_function(system, peak)[0], ord=2)
+        close(gain, case[f"err_{name}"][index])
+
+
+def test_h2_error(cut):
+    case, index, count = cut
+    system, keep = forward(case), without_first(case["removal_order"], count)
+    close(lastax.error_h2(system, keep, pairs=False), case["err_h2"][index])
+    close(lastax.error_h2(system, keep), case["err_h2_pair"][index])
+    close(lastax.error_h2(system, keep), case["err_h2_pair_control"][index])
+
+
+def test_bidirectional_error_and_bound(cut):
+    case, index, count = cut
+    system, keep = both(case), without_first(case["removal_order_bidir"], count)
+    for pairs, name in ((False, "hinf_bidir"), (True, "hinf_bidir_pair")):
+        error = lastax.error_hinf(system, keep, pairs=pairs)
+        bound = lastax.error_bound(system, keep, pairs=pairs)
+        close(error, case[f"err_{name}"][index])
+        close(bound, case[f"bound_{name}"][index])
+        assert error <= bound * (1 + 1e-12)
+    close(lastax.error_h2(system, keep, pairs=False), case["err_h2_bidir"][index])

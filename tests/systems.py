@@ -1,0 +1,82 @@
+"""Random systems and layers for tests, in float64 on the host."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+
+import lastax
+
+# Seeds do not shrink to anything simpler; the same examples in every run.
+few = settings(
+    max_examples=10, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_system(
+    seed: int,
+    *,
+    states: int = 5,
+    channels: int = 3,
+    bidirectional: bool = False,
+    conj_sym: bool = True,
+    slowest: float = 1e-2,
+) -> lastax.System:
+    """`1 - |lam|` is log-uniform between `slowest` and 1/2."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+    radius = 1 - np.exp(rng.uniform(np.log(slowest), np.log(0.5), states))
+    return lastax.System(
+        lam=radius * np.exp(1j * rng.uniform(-np.pi, np.pi, states)),
+        B=normal(states, channels),
+        C=normal(channels, states),
+        C_reverse=normal(channels, states) if bidirectional else None,
+        D=rng.normal(size=channels),
+        conj_sym=conj_sym,
+    )
+
+
+def random_layer(
+    seed: int,
+    *,
+    states: int = 6,
+    channels: int = 3,
+    bidirectional: bool = False,
+    conj_sym: bool = True,
+) -> lastax.S5:
+    """A layer whose states all have their own time scale."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> jnp.ndarray:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    return lastax.S5(
+        Lambda_re=-jnp.exp(normal(states)),
+        Lambda_im=3 * normal(states),
+        B=normal(states, channels, 2),
+        C=normal(channels, states, 2),
+        C_reverse=normal(channels, states, 2) if bidirectional else None,
+        D=normal(channels),
+        log_step=normal(states) - 2,
+        conj_sym=conj_sym,
+    )
+
+
+def loop(system: lastax.System, u: np.ndarray) -> np.ndarray:
+    """The definition of `System`, step by step."""
+    s = 2 if system.conj_sym else 1
+    y = u * system.D
+    state = np.zeros(system.states, complex)
+    for k in range(len(u)):
+        state = system.lam * state + system.B @ u[k]
+        y[k] += s * (system.C @ state).real
+    if system.C_reverse is not None:
+        state = np.zeros(system.states, complex)
+        for k in reversed(range(len(u))):
+            state = system.lam * state + system.B @ u[k]
+            y[k] += s * (system.C_reverse @ state).real
+    return y

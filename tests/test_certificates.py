@@ -1,0 +1,146 @@
+"""Norms of whole systems and of what removing states does, against impulse responses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import lastax
+
+from .systems import few, random_system, seeds
+
+LENGTH = 1024  # (1 - slowest) ** LENGTH is below rounding for the systems here.
+variants = pytest.mark.parametrize(
+    ("bidirectional", "conj_sym"),
+    [(False, True), (False, False), (True, True), (True, False)],
+    ids=["uni-pairs", "uni-real", "bi-pairs", "bi-real"],
+)
+
+
+def draw(seed, bidirectional=False, conj_sym=True):
+    return random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym, slowest=0.1)
+
+
+def impulse(system, pairs=True):
+    """Steps -LENGTH to LENGTH of the response, step by step from the definition; without `D`."""
+
+    def answers(C):
+        powers = system.lam[None, :] ** np.arange(LENGTH)[:, None]
+        return np.einsum("hp,kp,pj->khj", C, powers, system.B)
+
+    response = np.zeros((2 * LENGTH, *system.C.shape[:1], system.B.shape[1]), complex)
+    response[LENGTH:] += answers(system.C)
+    if system.C_reverse is not None:
+        response[1 : LENGTH + 1] += answers(system.C_reverse)[::-1]
+    if pairs:
+        return (2 if system.conj_sym else 1) * response.real
+    return response
+
+
+@variants
+@pytest.mark.parametrize("pairs", [True, False])
+@few
+@given(seed=seeds)
+def test_h2_norm_is_the_energy_of_the_impulse_response(bidirectional, conj_sym, pairs, seed):
+    system = draw(seed, bidirectional, conj_sym)
+    wanted = np.linalg.norm(impulse(system, pairs))
+    np.testing.assert_allclose(lastax.h2_norm(system, pairs=pairs), wanted, rtol=1e-9)
+
+
+@variants
+@pytest.mark.parametrize("pairs", [True, False])
+@few
+@given(seed=seeds)
+def test_hinf_norm_by_fourier_transform(bidirectional, conj_sym, pairs, seed):
+    """Never below the gain on a grid, and not above what the grid can miss."""
+    system = draw(seed, bidirectional, conj_sym)
+    spectrum = np.fft.fft(impulse(system, pairs), axis=0)
+    peak = np.linalg.norm(spectrum, ord=2, axis=(1, 2)).max()
+    got = lastax.hinf_norm(system, pairs=pairs)
+    assert peak <= got * (1 + 1e-9)
+    np.testing.assert_allclose(got, peak, rtol=1e-3)
+
+
+def test_hinf_norm_of_a_needle():
+    """A peak 1e-8 wide on the slope of a broad one, which no ordinary grid shows."""
+    one = np.ones((1, 1), complex)
+    system = lastax.System(
+        lam=np.array([0.9, (1 - 1e-8) * np.exp(1j)]),
+        B=np.concatenate([one, 1e-6 * one]),
+        C=np.concatenate([one, one], axis=1),
+        C_reverse=None,
+        D=np.zeros(1),
+    )
+    needle, broad = 1e-6 / 1e-8, 1 / (1 - 0.9 * np.exp(-1j))
+    got = lastax.hinf_norm(system, pairs=False)
+    np.testing.assert_allclose(got, abs(needle + broad), rtol=1e-4)
+
+
+@variants
+@few
+@given(seed=seeds)
+def test_truth_is_within_the_bound(bidirectional, conj_sym, seed):
+    system = draw(seed, bidirectional, conj_sym)
+    keep = np.random.default_rng(seed).random(system.states) < 0.5
+    for pairs in (True, False):
+        bound = lastax.error_bound(system, keep, pairs=pairs)
+        assert lastax.error_hinf(system, keep, pairs=pairs) <= bound * (1 + 1e-12)
+        share = 2 if pairs and conj_sym else 1
+        np.testing.assert_allclose(bound, share * lastax.hinf_norms(system)[~keep].sum())
+
+
+@variants
+@few
+@given(seed=seeds)
+def test_error_is_that_of_the_difference_of_responses(bidirectional, conj_sym, seed):
+    system = draw(seed, bidirectional, conj_sym)
+    keep = np.array([True, False, True, False, False])
+    difference = impulse(system) - impulse(system.keep(keep))
+    np.testing.assert_allclose(lastax.error_h2(system, keep), np.linalg.norm(difference), rtol=1e-9)
+    peak = np.linalg.norm(np.fft.fft(difference, axis=0), ord=2, axis=(1, 2)).max()
+    np.testing.assert_allclose(lastax.error_hinf(system, keep), peak, rtol=1e-3)
+
+
+@variants
+def test_nothing_removed_is_no_error(bidirectional, conj_sym):
+    system = draw(0, bidirectional, conj_sym)
+    keep = np.ones(system.states, bool)
+    assert lastax.error_bound(system, keep) == 0
+    assert lastax.error_hinf(system, keep) == 0
+    assert lastax.error_h2(system, keep) == 0
+
+
+@variants
+def test_everything_removed_is_the_whole_norm(bidirectional, conj_sym):
+    system = draw(0, bidirectional, conj_sym)
+    keep = np.zeros(system.states, bool)
+    assert lastax.error_hinf(system, keep) == lastax.hinf_norm(system)
+    assert lastax.error_h2(system, keep) == lastax.h2_norm(system)
+
+
+@variants
+def test_order_of_states_does_not_matter(bidirectional, conj_sym):
+    system = draw(1, bidirectional, conj_sym)
+    order = np.array([3, 0, 4, 1, 2])
+    keep = np.array([True, False, False, True, False])
+    shuffled = dataclasses.replace(
+        system,
+        lam=system.lam[order],
+        B=system.B[order],
+        C=system.C[:, order],
+        C_reverse=system.C_reverse[:, order] if bidirectional else None,
+    )
+    for error in (lastax.error_bound, lastax.error_hinf, lastax.error_h2):
+        np.testing.assert_allclose(error(shuffled, keep[order]), error(system, keep), rtol=1e-11)
+
+
+@pytest.mark.parametrize("radius", [1.0, 1.01], ids=["on", "outside"])
+def test_unstable_system_has_no_finite_norm(radius):
+    system = draw(2)
+    system = dataclasses.replace(system, lam=np.array([0.1, radius, 0.2, 0.3, 0.4]) + 0j)
+    assert lastax.hinf_norm(system) == np.inf
+    assert lastax.h2_norm(system) == np.inf
+    keep = np.array([True, False, True, True, True])
+    assert lastax.error_bound(system, keep) == np.inf
+    assert np.isfinite(lastax.error_hinf(system.keep(keep), np.zeros(4, bool)))

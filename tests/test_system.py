@@ -1,0 +1,139 @@
+"""One operator in many forms: call, run, step, impulse, frequency response, real form."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+import lastax
+
+from .systems import few, loop, random_system, seeds
+
+variants = pytest.mark.parametrize(
+    ("bidirectional", "conj_sym"),
+    [(False, True), (False, False), (True, True), (True, False)],
+    ids=["uni-pairs", "uni-real", "bi-pairs", "bi-real"],
+)
+
+
+def inputs(seed, length=12, channels=3):
+    return np.random.default_rng(seed + 1).normal(size=(length, channels))
+
+
+def on_device(system):
+    return jax.tree.map(jnp.asarray, system)
+
+
+@variants
+@few
+@given(seed=seeds)
+def test_call_is_the_loop(bidirectional, conj_sym, seed):
+    system, u = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym), inputs(seed)
+    with jax.enable_x64(True):
+        got = on_device(system)(jnp.asarray(u))
+    np.testing.assert_allclose(got, loop(system, u), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("conj_sym", [True, False])
+def test_run_and_step_are_the_call(conj_sym, x64):
+    system = on_device(random_system(0, conj_sym=conj_sym))
+    u = jnp.asarray(inputs(0))
+    whole = system(u)
+    np.testing.assert_allclose(system.run(u)[0], whole, rtol=1e-12)
+    first, state = system.run(u[:5])
+    second, last = system.run(u[5:], state)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-10, atol=1e-12)
+    state = jnp.zeros(system.states, complex)
+    for entering, wanted in zip(u, whole, strict=True):
+        state, y = system.step(state, entering)
+        np.testing.assert_allclose(y, wanted, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(state, last, rtol=1e-10, atol=1e-12)
+
+
+def test_step_needs_no_future():
+    system = on_device(random_system(0, bidirectional=True))
+    with pytest.raises(ValueError, match="needs the whole sequence"):
+        system.step(jnp.zeros(system.states, complex), jnp.zeros(3))
+
+
+@variants
+@few
+@given(seed=seeds)
+def test_real_system_is_the_same_operator(bidirectional, conj_sym, seed):
+    system, u = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym), inputs(seed)
+    real = lastax.real_system(system)
+    assert real.states == 2 * system.states
+    assert not real.conj_sym
+    np.testing.assert_allclose(loop(real, u), loop(system, u), rtol=1e-10, atol=1e-12)
+    # Without taking real parts, too: what is left of the imaginary parts is rounding.
+    response = lastax.transfer_function(real, np.array([0.0]))
+    np.testing.assert_allclose(response.imag, 0, atol=1e-12 * np.abs(response).max())
+
+
+@variants
+def test_frequency_response_is_the_transformed_impulse_response(bidirectional, conj_sym, x64):
+    system = random_system(3, bidirectional=bidirectional, conj_sym=conj_sym, slowest=0.2)
+    length, position = 256, 128
+    respond = eqx.filter_jit(lastax.impulse_response)
+    impulse = respond(on_device(system), length, position=position)
+    spectrum = np.fft.fft(np.roll(impulse, -position, axis=0), axis=0)
+    omega = 2 * np.pi * np.arange(length) / length
+    got = lastax.frequency_response(system, omega)
+    np.testing.assert_allclose(got, spectrum, rtol=0, atol=1e-11 * np.abs(spectrum).max())
+
+
+@variants
+def test_impulse_response_predicts_every_output(bidirectional, conj_sym, x64):
+    system, u = random_system(4, bidirectional=bidirectional, conj_sym=conj_sym), inputs(4)
+    length = len(u)
+    wanted = np.zeros_like(u)
+    for k in range(length):
+        answer = lastax.impulse_response(on_device(system), length, position=k)
+        wanted += np.asarray(answer) @ u[k]
+    np.testing.assert_allclose(loop(system, u), wanted, rtol=1e-10, atol=1e-11)
+    if not bidirectional:
+        assert np.all(np.asarray(answer)[:-1] == 0)
+
+
+def test_transfer_function_of_one_state_by_hand():
+    system = lastax.System(
+        lam=np.array([0.5j]),
+        B=np.array([[2.0 + 0j]]),
+        C=np.array([[3.0 + 0j]]),
+        C_reverse=np.array([[1.0j]]),
+        D=np.array([7.0]),
+    )
+    z = np.exp(0.3j)
+    wanted = 6 / (1 - 0.5j / z) + 2j / (1 - 0.5j * z)
+    got = lastax.transfer_function(system, np.array([0.3]))
+    np.testing.assert_allclose(got, [[[wanted]]], rtol=1e-14)
+
+
+@variants
+def test_kept_states_answer_as_the_others_were_never_there(bidirectional, conj_sym):
+    system = random_system(5, bidirectional=bidirectional, conj_sym=conj_sym)
+    u, mask = inputs(5), np.array([True, False, False, True, True])
+    silent = dataclasses.replace(system, B=system.B * mask[:, None])
+    small = system.keep(mask)
+    assert small.states == 3
+    np.testing.assert_allclose(loop(small, u), loop(silent, u), rtol=1e-12)
+    with jax.enable_x64(True):
+        got = on_device(small)(jnp.asarray(u))
+    np.testing.assert_allclose(got, loop(silent, u), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["C", "C_reverse"])
+def test_shapes_are_compared(name):
+    system = random_system(0, bidirectional=True)
+    # Without the type checker, which objects first where it is on.
+    wrong = object.__new__(lastax.System)
+    for field in dataclasses.fields(system):
+        object.__setattr__(wrong, field.name, getattr(system, field.name))
+    object.__setattr__(wrong, name, getattr(system, name)[:, :4])
+    message = rf"B is \(5, 3\), so {name} must be \(3, 5\), got \(3, 4\)"
+    with pytest.raises(ValueError, match=message):
+        wrong.__check_init__()

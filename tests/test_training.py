@@ -1,0 +1,287 @@
+"""Steps, loop and runs on disk: pure, resumable, and the same for pruned networks."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lastax
+
+OPTIMIZER = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
+CONFIG = lastax.ModelConfig(layers=2, channels=6, states=4, dropout=0.1)
+
+
+def small_network(key):
+    return lastax.build_network(CONFIG, input_size=3, classes=2, key=key)
+
+
+class Waves:
+    """Endless batches of rising and falling tones, a function of the position alone."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(number)
+        label = rng.integers(2, size=8).astype(np.int32)
+        time = np.linspace(0, 1, 25)[None, :, None]
+        pitch = np.where(label, 9.0, 4.0)[:, None, None]
+        x = np.sin(pitch * time + rng.normal(size=(8, 1, 3)))
+        return {"x": x.astype(np.float32), "label": label}
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self.position += 1
+        return self.batch(self.position)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+def make_step(key):
+    return eqx.filter_jit(functools.partial(lastax.train_step, optimizer=OPTIMIZER, key=key))
+
+
+def fit(folder, key, *, epochs, **options):
+    state = lastax.TrainState.initialize(small_network(key), OPTIMIZER)
+    held_out = [Waves().batch(10**6)]
+    folder.mkdir(exist_ok=True)
+    return lastax.fit(
+        state,
+        options.pop("step", None) or make_step(key),
+        Waves(),
+        validate=lambda model: lastax.evaluate(model, held_out),
+        folder=folder,
+        epochs=epochs,
+        steps_per_epoch=6,
+        **options,
+    )
+
+
+def test_cross_entropy_against_float64():
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(7, 5)), np.arange(7) % 5
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = 0.9 * np.eye(5)[label] + 0.1 / 5
+    truth = -(target * np.log(p)).sum(1)
+    ours = lastax.cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(label), 0.1)
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+
+
+def test_a_step_is_a_pure_function(getkey):
+    key = getkey()
+    state = lastax.TrainState.initialize(small_network(key), OPTIMIZER)
+    step, batch = make_step(key), Waves().batch(0)
+    first, metrics = step(state, batch)
+    second, same = step(state, batch)
+    assert eqx.tree_equal(first, second)
+    assert metrics == same
+    assert int(first.step) == 1
+    assert not eqx.tree_equal(first.model, state.model)
+
+
+def test_training_lowers_the_loss_and_moves_the_statistics(getkey, tmp_path):
+    result = fit(tmp_path / "run", getkey(), epochs=10)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train_loss"] < 0.7 * lines[0]["train_loss"]
+    assert result.validation_accuracy == max(line["validation_accuracy"] for line in lines)
+    assert jnp.abs(result.model.encoder.blocks[0].norm.running.mean).max() > 0
+
+
+class StopHereError(Exception):
+    """The moment that a test chose to stop at."""
+
+
+@pytest.mark.parametrize("stop", [4, 6, 7, 11])
+def test_stopped_and_resumed_is_bit_identical(getkey, tmp_path, stop):
+    key = getkey()
+    whole = fit(tmp_path / "whole", key, epochs=3)
+
+    def stop_after(number, metrics):
+        if number == stop:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        fit(tmp_path / "parts", key, epochs=3, on_step=stop_after, checkpoint_steps=4)
+    parts = fit(tmp_path / "parts", key, epochs=3, resume=True, checkpoint_steps=4)
+    assert eqx.tree_equal(whole.model, parts.model)
+
+    def log(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [{**json.loads(line), "seconds": None} for line in lines]
+
+    assert log("whole") == log("parts")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(getkey, tmp_path):
+    key = getkey()
+    pure = make_step(key)
+
+    def breaking(state, batch):
+        state, metrics = pure(state, batch)
+        if int(state.step) == 9:
+            metrics = metrics._replace(loss=jnp.asarray(jnp.nan))
+        return state, metrics
+
+    with pytest.raises(
+        lastax.TrainingDivergedError, match=r"step 9: the loss is nan.*step 6 is kept"
+    ):
+        fit(tmp_path / "run", key, epochs=3, step=breaking)
+    whole = fit(tmp_path / "whole", key, epochs=3)
+    resumed = fit(tmp_path / "run", key, epochs=3, resume=True)
+    assert eqx.tree_equal(whole.model, resumed.model)
+
+
+def test_a_parameter_that_is_not_finite_is_never_checkpointed(getkey, tmp_path):
+    key = getkey()
+    pure = make_step(key)
+
+    def breaking(state, batch):
+        state, metrics = pure(state, batch)
+        broken = eqx.tree_at(lambda s: s.model.head.bias, state, jnp.full(2, jnp.inf))
+        return (broken if int(state.step) == 12 else state), metrics
+
+    with pytest.raises(lastax.TrainingDivergedError, match=r"head\.bias is not finite.*step 6"):
+        fit(tmp_path / "run", key, epochs=3, step=breaking)
+
+
+def test_evaluation_weighs_examples_not_batches(getkey):
+    model = small_network(getkey())
+    first, second = Waves().batch(1), Waves().batch(2)
+    filled = {
+        name: np.concatenate([second[name][:3], np.repeat(second[name][2:3], 5, axis=0)])
+        for name in second
+    }
+    weight = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)
+    result = lastax.evaluate(model, [first, {**filled, "weight": weight}])
+    x = np.concatenate([first["x"], second["x"][:3]])
+    label = np.concatenate([first["label"], second["label"][:3]])
+    logits = np.stack([np.asarray(model(row), np.float64) for row in x])
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), label]
+    assert result.examples == 11
+    assert result.accuracy == pytest.approx((logits.argmax(1) == label).mean())
+    assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
+    with pytest.raises(ValueError, match="no examples"):
+        lastax.evaluate(model, [])
+
+
+def test_a_pruned_network_trains_on(getkey):
+    key = getkey()
+    small = lastax.prune(small_network(key), ratio=0.5)
+    state = lastax.TrainState.initialize(small, OPTIMIZER)
+    step, losses = make_step(key), []
+    for number in range(40):
+        state, metrics = step(state, Waves().batch(number))
+        losses.append(float(metrics.loss))
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+    assert sum(lastax.state_counts(state.model)) == 4
+
+
+@pytest.mark.parametrize("ratio", [0, 0.3, 0.75])
+def test_saved_and_loaded_is_the_same_network(getkey, tmp_path, ratio):
+    model = lastax.prune(small_network(getkey()), ratio=ratio)
+    config = lastax.RunConfig(
+        task="speech",
+        seed=0,
+        input_size=3,
+        classes=2,
+        length=25,
+        model=CONFIG,
+        training=lastax.TrainingConfig(),
+        states=tuple(lastax.state_counts(model)),
+    )
+    lastax.save_config(tmp_path, config)
+    lastax.save_model(tmp_path, model)
+    loaded_config, loaded = lastax.load_run(tmp_path)
+    assert loaded_config == config
+    assert eqx.tree_equal(loaded, model)
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    def break_off():
+        with lastax.folder_written_at_once(tmp_path / "run") as folder:
+            lastax.write_atomically(folder / "file", b"half")
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+    with lastax.folder_written_at_once(tmp_path / "run") as folder:
+        lastax.write_atomically(folder / "file", b"whole")
+    assert (tmp_path / "run" / "file").read_bytes() == b"whole"
+    with (
+        pytest.raises(lastax.RunError, match="there already"),
+        lastax.folder_written_at_once(tmp_path / "run"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", sorted(lastax.SCHEDULES))
+def test_schedules_never_exceed_the_base_rate(name):
+    rate = lastax.SCHEDULES[name](0.1, steps_per_epoch=7, epochs=5, warmup_epochs=2, minimum=0.01)
+    rates = np.array([rate(step) for step in range(35)])
+    assert rates.max() <= 0.1 + 1e-7
+    assert rates[14 + 1 :].min() >= 0.01 - 1e-7
+    assert np.all(np.diff(rates[16:]) <= 1e-7)
+
+
+def test_groups_decide_who_decays(getkey):
+    """Without gradients, decay is the whole update: only the decaying groups move."""
+    model = small_network(getkey())
+    parameters, _ = lastax.split_trainable(model)
+    optimizer = lastax.make_optimizer(0.1, 0.01, weight_decay=0.5, grouping="BandCdecay")
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    updates, _ = optimizer.update(zeros, optimizer.init(parameters), parameters)
+    layer, before = updates.encoder.blocks[0].layer, parameters.encoder.blocks[0].layer
+    assert jnp.abs(layer.Lambda_re).max() == jnp.abs(layer.log_step).max() == 0
+    np.testing.assert_allclose(layer.B, -0.01 * 0.5 * before.B, rtol=1e-5)
+    np.testing.assert_allclose(layer.C, -0.1 * 0.5 * before.C, rtol=1e-5)
+
+
+def test_unknown_groupings_are_refused(getkey):
+    parameters, _ = lastax.split_trainable(small_network(getkey()))
+    with pytest.raises(ValueError, match="no parameter grouping 'all'; there are standard"):
+        lastax.parameter_groups(parameters, grouping="all")
+
+
+def test_several_devices_compute_the_same(getkey):
+    """One step on four virtual devices against one on a single device, in a process of its own."""
+    program = """
+        import functools, jax, equinox as eqx, numpy as np, lastax
+        from lastax.cmd.train import _placing
+        optimizer = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
+        config = lastax.ModelConfig(layers=1, channels=6, states=4, dropout=0.1)
+        key = jax.random.key(0)
+        network = lastax.build_network(config, input_size=3, classes=2, key=key)
+        step = eqx.filter_jit(functools.partial(lastax.train_step, optimizer=optimizer, key=key))
+        rng = np.random.default_rng(0)
+        batch = {"x": rng.normal(size=(8, 25, 3)).astype("float32"), "label": np.arange(8) % 2}
+        states = []
+        for count in (1, 4):
+            state = lastax.TrainState.initialize(network, optimizer)
+            placed = _placing(jax.devices()[:count], 8)(batch)
+            assert len(placed["x"].sharding.device_set) == count
+            state, _ = step(state, placed)
+            states.append(jax.device_get(eqx.filter(state.model, eqx.is_array)))
+        assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
+    """
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
