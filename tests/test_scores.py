@@ -137,7 +137,6 @@ def test_random_scores_depend_on_the_key_alone(getkey):
     assert 0 <= scores.min() <= 0.2 <= 0.8 <= scores.max() < 1
 
 
-@pytest.mark.xfail(strict=True, reason="layer_adaptive turns a NaN into zeros for the whole layer")
 def test_not_a_number_stays_one():
     """So that selection can object to it."""
     assert np.isnan(lastax.layer_adaptive(np.array([1.0, np.nan, 2.0]))).any()

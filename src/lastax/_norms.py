@@ -110,8 +110,9 @@ def _gain(system: System) -> Float[Array, " P"]:
 
 def _over_distance(gain: Array, distance: Array) -> Array:
     xp = gain.__array_namespace__()
-    stable = distance > 0
-    return xp.where(stable, gain / xp.where(stable, distance, 1.0), xp.inf)
+    # What is not a number is neither, and stays so: hiding it would score a broken state.
+    unstable = distance <= 0
+    return xp.where(unstable, xp.inf, gain / xp.where(unstable, 1.0, distance))
 
 
 def _row_norms(B: Array) -> Array:

@@ -146,7 +146,7 @@ def score_states(
     for index, system in enumerate(found):
         layer_key = None if key is None else jax.random.fold_in(key, index)
         score = np.asarray(chosen.score(system, Circumstances(length, layer_key)), float)
-        scores.append(np.where(np.abs(system.lam) < 1, score, np.inf))
+        scores.append(np.where(np.abs(system.lam) >= 1, np.inf, score))
     return scores
 
 

@@ -70,8 +70,9 @@ def test_single_precision_is_close_to_the_public_code(case, rule):
     public = case[f"{rule}_Lambda_bar"]
     assert np.all(np.abs(np.asarray(lam) - public) <= 1e-6 * (1 + size) * np.abs(public))
     share = 3e-7 / size if rule == "zoh" else np.full(size.shape, 1e-6)
-    # The public quotient's cancellation, and never less than the rounding of either side.
-    share = np.maximum(share, 1e-6)[:, None]
+    # The public quotient's cancellation, and never less than a few roundings in float32 (5e-7),
+    # which where |Lambda Delta| is large exceed it.
+    share = np.maximum(share, 5e-7)[:, None]
     public = case[f"{rule}_B_bar"]
     assert np.all(np.abs(np.asarray(B) - public) <= share * np.abs(public))
 
