@@ -77,7 +77,8 @@ def run_argument(command: Callable) -> Callable:
 def resolve_run(run: Path | None) -> Path:
     """The run that was named, or the newest trained one below `runs/`."""
     if run is not None:
-        return run
+        # `.` has no name of its own, but what is written beside the run is named after it.
+        return run if run.name else run.resolve()
     found = find_runs(RUNS)
     if not found:
         raise RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
