@@ -105,13 +105,14 @@ def sweep(
                 bar.update(shown, note=f"{run.name} {method} {ratio:g}")
                 small = model
                 if method != "unpruned":
-                    small = lastax.prune(
+                    plan = lastax.plan_pruning(
                         model,
                         ratio=ratio,
                         method=method,
                         length=config.length,
                         key=jax.random.key(seed),
                     )
+                    small = lastax.keep_states(model, plan.keep)
                 row = {
                     "run": str(run),
                     "method": method,

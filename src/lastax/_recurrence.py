@@ -1,12 +1,17 @@
 """The recurrence of every diagonal layer, `x_k = lam * x_{k-1} + b_k`, whole or step by step."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Complex
 
 from lastax._typing import Array
+
+ScanMethod = Literal["associative", "sequential"]
 
 
 def diagonal_scan(
@@ -15,8 +20,9 @@ def diagonal_scan(
     *,
     initial: Complex[Array, " P"] | None = None,
     reverse: bool = False,
+    method: ScanMethod | None = None,
 ) -> tuple[Complex[Array, "L P"], Complex[Array, " P"]]:
-    """All states of `x_k = lam * x_{k-1} + b_k`, in parallel over time.
+    """All states of `x_k = lam * x_{k-1} + b_k`.
 
     Args:
         lam: eigenvalues, one a state.
@@ -24,16 +30,22 @@ def diagonal_scan(
         initial: the state before the first step; zero if left out.
         reverse: run from the last step to the first, `x_k = lam * x_{k+1} + b_k`; `initial` then
             is the state after the last step.
+        method: `associative`, parallel over time with `jax.lax.associative_scan`: depth O(log L),
+            for accelerators. `sequential`, step after step with `jax.lax.scan`: the least
+            arithmetic and memory traffic, for CPUs. Left out: by the default backend, `sequential`
+            on a CPU and `associative` elsewhere. Both agree within rounding.
 
     Returns:
         The states in the order of `b`, and the state that the recurrence ended with, from which
-        a later call can go on. Cost O(L P) work, O(log L) depth; the derivative keeps the states
-        alone and is one recurrence in the other direction.
+        a later call can go on. The derivative keeps the states alone and is one recurrence in the
+        other direction.
     """
+    if method is None:
+        method = "sequential" if jax.default_backend() == "cpu" else "associative"
     if initial is not None:
         first = -1 if reverse else 0
         b = b.at[first].add(lam * initial)
-    states = _scan(reverse, lam, b)
+    states = _scan(method, reverse, lam, b)
     return states, states[0 if reverse else -1]
 
 
@@ -44,8 +56,7 @@ def diagonal_step(
     return lam * state + b
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(reverse: bool, lam: Array, b: Array) -> Array:
+def _associative(lam: Array, b: Array, reverse: bool) -> Array:
     def combine(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
         factor, state = earlier
         next_factor, next_state = later
@@ -56,19 +67,39 @@ def _scan(reverse: bool, lam: Array, b: Array) -> Array:
     return jax.lax.associative_scan(combine, (factors, b), reverse=reverse)[1]
 
 
-def _scan_forward(reverse: bool, lam: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    states = _scan(reverse, lam, b)
+def _sequential(lam: Array, b: Array, reverse: bool) -> Array:
+    def advance(state: Array, entering: Array) -> tuple[Array, Array]:
+        state = lam * state + entering
+        return state, state
+
+    return jax.lax.scan(advance, jnp.zeros_like(b[0]), b, reverse=reverse)[1]
+
+
+_METHODS: Mapping[str, Callable[[Array, Array, bool], Array]] = MappingProxyType(
+    {"associative": _associative, "sequential": _sequential}
+)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(method: ScanMethod, reverse: bool, lam: Array, b: Array) -> Array:
+    return _METHODS[method](lam, b, reverse)
+
+
+def _scan_forward(
+    method: ScanMethod, reverse: bool, lam: Array, b: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    states = _scan(method, reverse, lam, b)
     return states, (lam, states)
 
 
 def _scan_backward(
-    reverse: bool, residuals: tuple[Array, Array], states_bar: Array
+    method: ScanMethod, reverse: bool, residuals: tuple[Array, Array], states_bar: Array
 ) -> tuple[Array, Array]:
-    # Differentiating the associative scan itself would keep every one of its levels. The adjoint
-    # is the same recurrence run the other way, and d x_k / d lam = x_{k-1} (JAX's cotangents are
-    # not conjugated).
+    # Differentiating the recurrence itself would keep all its intermediate values. The adjoint is
+    # the same recurrence run the other way, and d x_k / d lam = x_{k-1} (JAX's cotangents are not
+    # conjugated).
     lam, states = residuals
-    b_bar = _scan(not reverse, lam, states_bar)
+    b_bar = _scan(method, not reverse, lam, states_bar)
     if reverse:
         lam_bar = jnp.sum(b_bar[:-1] * states[1:], axis=0)
     else:

@@ -91,7 +91,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "speech": Task(
             data="speech",
-            model=ModelConfig(dropout=0.1),
+            model=ModelConfig(dropout=0.1, clip_eigenvalues=True),
             training=TrainingConfig(label_smoothing=0.1),
             expect="ten words of unseen speakers, bundled: 88 % in 3 minutes on two cores",
         ),
