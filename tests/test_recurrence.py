@@ -1,4 +1,4 @@
-"""The parallel recurrence against a loop, its gradient against a plain scan's."""
+"""Every method of the recurrence against a loop, its gradient against a plain scan's."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import lastax
 
 from .systems import few, seeds
 
+methods = pytest.mark.parametrize("method", ["associative", "sequential"])
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 LENGTHS = st.sampled_from([1, 2, 7, 16])
 
@@ -40,68 +41,75 @@ def plain_scan(lam, b, initial, reverse):
     return states, last
 
 
+@methods
 @directions
 @few
 @given(seed=seeds, length=LENGTHS, started=st.booleans())
-def test_scan_is_the_loop(reverse, seed, length, started):
+def test_scan_is_the_loop(method, reverse, seed, length, started):
     lam, b, initial = draw(seed, length)
     with jax.enable_x64(True):
         start = jnp.asarray(initial) if started else None
         states, last = lastax.diagonal_scan(
-            jnp.asarray(lam), jnp.asarray(b), initial=start, reverse=reverse
+            jnp.asarray(lam), jnp.asarray(b), initial=start, reverse=reverse, method=method
         )
     wanted, wanted_last = loop(lam, b, initial if started else 0 * initial, reverse)
     np.testing.assert_allclose(states, wanted, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(last, wanted_last, rtol=1e-11, atol=1e-11)
 
 
+@methods
 @directions
-def test_long_sequence_in_single_precision(reverse):
+def test_long_sequence_in_single_precision(method, reverse):
     """States next to the unit circle forget nothing and still follow the float64 loop."""
     lam, b, initial = draw(0, 700, states=8)
     lam, b = lam.astype(np.complex64), b.astype(np.complex64)
-    states, _ = lastax.diagonal_scan(jnp.asarray(lam), jnp.asarray(b), reverse=reverse)
+    states, _ = lastax.diagonal_scan(
+        jnp.asarray(lam), jnp.asarray(b), reverse=reverse, method=method
+    )
     wanted, _ = loop(lam.astype(complex), b.astype(complex), 0 * initial, reverse)
     np.testing.assert_allclose(states, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
 
 
+@methods
 @few
 @given(seed=seeds)
-def test_steps_of_a_stream_are_the_scan(seed):
+def test_steps_of_a_stream_are_the_scan(method, seed):
     lam, b, state = draw(seed, 7)
     with jax.enable_x64(True):
         states, _ = lastax.diagonal_scan(
-            jnp.asarray(lam), jnp.asarray(b), initial=jnp.asarray(state)
+            jnp.asarray(lam), jnp.asarray(b), initial=jnp.asarray(state), method=method
         )
         for k, wanted in enumerate(np.asarray(states)):
             state = lastax.diagonal_step(jnp.asarray(lam), jnp.asarray(state), jnp.asarray(b[k]))
             np.testing.assert_allclose(state, wanted, rtol=1e-11, atol=1e-11)
 
 
+@methods
 @directions
 @few
 @given(seed=seeds, cut=st.sampled_from([1, 5, 15]))
-def test_pieces_with_the_state_carried_over_are_the_whole(reverse, seed, cut):
+def test_pieces_with_the_state_carried_over_are_the_whole(method, reverse, seed, cut):
     lam, b, _ = draw(seed, 16)
     with jax.enable_x64(True):
         lam, b = jnp.asarray(lam), jnp.asarray(b)
-        whole, last = lastax.diagonal_scan(lam, b, reverse=reverse)
+        whole, last = lastax.diagonal_scan(lam, b, reverse=reverse, method=method)
         pieces = [b[:cut], b[cut:]]
         order = [1, 0] if reverse else [0, 1]
         done, state = {}, None
         for index in order:
             done[index], state = lastax.diagonal_scan(
-                lam, pieces[index], initial=state, reverse=reverse
+                lam, pieces[index], initial=state, reverse=reverse, method=method
             )
         joined = np.concatenate([done[0], done[1]])
     np.testing.assert_allclose(joined, whole, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(state, last, rtol=1e-11, atol=1e-11)
 
 
+@methods
 @directions
 @few
 @given(seed=seeds, length=st.sampled_from([1, 7]))
-def test_gradient_is_that_of_a_plain_scan(reverse, seed, length):
+def test_gradient_is_that_of_a_plain_scan(method, reverse, seed, length):
     lam, b, initial = draw(seed, length)
     rng = np.random.default_rng(seed + 1)
     weight = rng.normal(size=b.shape) + 1j * rng.normal(size=b.shape)
@@ -115,7 +123,7 @@ def test_gradient_is_that_of_a_plain_scan(reverse, seed, length):
         arguments = tuple(map(jnp.asarray, (lam, b, initial)))
 
         def ours(lam, b, initial):
-            return lastax.diagonal_scan(lam, b, initial=initial, reverse=reverse)
+            return lastax.diagonal_scan(lam, b, initial=initial, reverse=reverse, method=method)
 
         def theirs(lam, b, initial):
             return plain_scan(lam, b, initial, reverse)
@@ -127,13 +135,14 @@ def test_gradient_is_that_of_a_plain_scan(reverse, seed, length):
         np.testing.assert_allclose(ours_bar, theirs_bar, rtol=1e-9, atol=1e-10 * scale)
 
 
+@methods
 @directions
-def test_transformed_is_plain(reverse, x64):
+def test_transformed_is_plain(method, reverse, x64):
     lam, b, initial = draw(3, 9)
     lam, b, initial = map(jnp.asarray, (lam, b, initial))
 
     def run(b, initial):
-        return lastax.diagonal_scan(lam, b, initial=initial, reverse=reverse)
+        return lastax.diagonal_scan(lam, b, initial=initial, reverse=reverse, method=method)
 
     plain = run(b, initial)
     compiled = jax.jit(run)(b, initial)
@@ -142,3 +151,18 @@ def test_transformed_is_plain(reverse, x64):
         np.testing.assert_allclose(two, one, rtol=1e-13)
         np.testing.assert_allclose(three[0], one, rtol=1e-13)
         np.testing.assert_allclose(three[1], 2 * one, rtol=1e-12)
+
+
+def test_the_method_is_chosen_by_the_device():
+    """A CPU takes step after step: no level of an associative scan is left in the program."""
+    lam, b, _ = draw(0, 16)
+    arguments = jnp.asarray(lam, jnp.complex64), jnp.asarray(b, jnp.complex64)
+    programs = {
+        method: str(
+            jax.make_jaxpr(lambda *a, m=method: lastax.diagonal_scan(*a, method=m))(*arguments)
+        )
+        for method in (None, "sequential", "associative")
+    }
+    assert programs["sequential"] != programs["associative"]
+    on_cpu = jax.default_backend() == "cpu"
+    assert programs[None] == programs["sequential" if on_cpu else "associative"]
