@@ -46,10 +46,10 @@ sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="
 	$(LASTAX) sweep $(RUN) $(ARGS)
 
 test: $(INSTALLED) ## the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: $(INSTALLED) ## all tests
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" $(ARGS)
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -195,3 +195,15 @@ def test_gradient_is_finite_next_to_an_unstable_state(x64):
     gradient = jax.grad(total)(jnp.asarray([0.5, 1.2, 0.9, 0.1, 1.0]))
     assert np.isfinite(gradient).all()
     assert np.all(gradient[jnp.asarray([0, 2, 3])] > 0)
+
+
+def test_finite_horizon_does_not_care_about_unstable_neighbors():
+    lam = np.array([0.5, 1.0, 1.1, 0.9 + 0.1j])
+    system = lastax.System(lam, np.ones((4, 1)) + 0j, np.ones((1, 4)) + 0j, None, np.zeros(1))
+    norms = lastax.finite_horizon_hinf_norms(system, 10)
+    assert np.isinf(norms[1:3]).all()
+    wanted = [sum(abs(value) ** k for k in range(10)) for value in lam[[0, 3]]]
+    np.testing.assert_allclose(norms[[0, 3]], wanted, rtol=1e-12)
+    scores = lastax.finite_horizon_last_scores(system, 10)
+    assert np.isinf(scores[1:3]).all()
+    assert scores.max(where=np.isfinite(scores), initial=0) == 1

@@ -133,5 +133,5 @@ def test_impossible_totals(total):
 def test_scores_that_are_not_numbers():
     scores = [np.array([1.0, np.nan, 2.0])]
     for select in (lastax.select_global, lastax.select_uniform):
-        with pytest.raises(ValueError, match=r"scores of states \[1\] are not numbers"):
+        with pytest.raises(ValueError, match=r"scores of states \[1\] of layer 0 are not numbers"):
             select(scores, 2)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 import lastax
 
@@ -316,3 +317,20 @@ def test_too_few_states_for_the_unstable_ones():
     layer = dataclasses.replace(layer, Lambda_re=layer.Lambda_re.at[2].set(0.1))
     with pytest.raises(ValueError, match="too few to keep every unstable one"):
         lastax.prune(layer, states=1)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.ones(12, bool), np.ones(3, bool), np.ones(8, int)], ids=["long", "short", "ints"]
+)
+def test_masks_of_the_wrong_kind_are_refused(getkey, mask):
+    layer = lastax.S5.initialize(3, 8, key=getkey())
+    (system,) = lastax.systems(layer)
+    for use in (
+        lambda: layer.keep(mask),
+        lambda: system.keep(mask),
+        lambda: lastax.error_bound(system, mask),
+        lambda: lastax.error_hinf(system, mask),
+        lambda: lastax.error_h2(system, mask),
+    ):
+        with pytest.raises((ValueError, TypeCheckError)):
+            use()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import lastax
+from lastax._files import folder_written_at_once, write_atomically
 
 OPTIMIZER = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
 CONFIG = lastax.ModelConfig(layers=2, channels=6, states=4, dropout=0.1)
@@ -47,6 +48,19 @@ class Waves:
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
+
+
+def run_config(model):
+    return lastax.RunConfig(
+        task="speech",
+        seed=0,
+        input_size=3,
+        classes=2,
+        length=25,
+        model=CONFIG,
+        training=lastax.TrainingConfig(),
+        states=tuple(lastax.state_counts(model)),
+    )
 
 
 def make_step(key):
@@ -191,16 +205,7 @@ def test_a_pruned_network_trains_on(getkey):
 @pytest.mark.parametrize("ratio", [0, 0.3, 0.75])
 def test_saved_and_loaded_is_the_same_network(getkey, tmp_path, ratio):
     model = lastax.prune(small_network(getkey()), ratio=ratio)
-    config = lastax.RunConfig(
-        task="speech",
-        seed=0,
-        input_size=3,
-        classes=2,
-        length=25,
-        model=CONFIG,
-        training=lastax.TrainingConfig(),
-        states=tuple(lastax.state_counts(model)),
-    )
+    config = run_config(model)
     lastax.save_config(tmp_path, config)
     lastax.save_model(tmp_path, model)
     loaded_config, loaded = lastax.load_run(tmp_path)
@@ -210,21 +215,72 @@ def test_saved_and_loaded_is_the_same_network(getkey, tmp_path, ratio):
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     def break_off():
-        with lastax.folder_written_at_once(tmp_path / "run") as folder:
-            lastax.write_atomically(folder / "file", b"half")
+        with folder_written_at_once(tmp_path / "run") as folder:
+            write_atomically(folder / "file", b"half")
             raise StopHereError
 
     with pytest.raises(StopHereError):
         break_off()
     assert list(tmp_path.iterdir()) == []
-    with lastax.folder_written_at_once(tmp_path / "run") as folder:
-        lastax.write_atomically(folder / "file", b"whole")
+    with folder_written_at_once(tmp_path / "run") as folder:
+        write_atomically(folder / "file", b"whole")
     assert (tmp_path / "run" / "file").read_bytes() == b"whole"
     with (
         pytest.raises(lastax.RunError, match="there already"),
-        lastax.folder_written_at_once(tmp_path / "run"),
+        folder_written_at_once(tmp_path / "run"),
     ):
         pass
+
+
+def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "file").write_bytes(b"old")
+
+    def break_off():
+        with folder_written_at_once(target, replace=True) as folder:
+            write_atomically(folder / "file", b"new")
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        break_off()
+    assert (target / "file").read_bytes() == b"old"
+    with folder_written_at_once(target, replace=True) as folder:
+        write_atomically(folder / "file", b"new")
+    assert (target / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
+    target = tmp_path / "run"
+
+    def collide():
+        with folder_written_at_once(target) as folder:
+            write_atomically(folder / "file", b"new")
+            target.mkdir()
+            (target / "theirs").write_bytes(b"theirs")
+
+    with pytest.raises(lastax.RunError, match="cannot write"):
+        collide()
+    assert (target / "theirs").read_bytes() == b"theirs"
+
+
+def test_a_used_folder_is_not_trained_into_again(getkey, tmp_path):
+    key = getkey()
+    fit(tmp_path / "run", key, epochs=1)
+    with pytest.raises(lastax.RunError, match="resume it, or start elsewhere"):
+        fit(tmp_path / "run", key, epochs=1)
+
+
+def test_a_run_loads_in_double_precision_programs(getkey, tmp_path):
+    model = small_network(getkey())
+    lastax.save_model(tmp_path, model)
+    lastax.save_config(tmp_path, run_config(model))
+    x = np.ones((25, 3), np.float32)
+    with jax.enable_x64(True):
+        _, loaded = lastax.load_run(tmp_path)
+        logits = loaded(jnp.asarray(x))
+    np.testing.assert_allclose(logits, model(jnp.asarray(x)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(lastax.SCHEDULES))
@@ -255,10 +311,11 @@ def test_unknown_groupings_are_refused(getkey):
         lastax.parameter_groups(parameters, grouping="all")
 
 
-def test_several_devices_compute_the_same(getkey):
-    """One step on four virtual devices against one on a single device, in a process of its own."""
+def test_several_devices_compute_the_same(tmp_path):
+    """On four virtual devices as on one, also after a checkpoint; in a process of its own."""
     program = """
-        import functools, jax, equinox as eqx, numpy as np, lastax
+        import functools, sys, jax, equinox as eqx, numpy as np, lastax
+        from pathlib import Path
         from lastax.cmd.train import _placing
         optimizer = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
         config = lastax.ModelConfig(layers=1, channels=6, states=4, dropout=0.1)
@@ -270,15 +327,19 @@ def test_several_devices_compute_the_same(getkey):
         states = []
         for count in (1, 4):
             state = lastax.TrainState.initialize(network, optimizer)
-            placed = _placing(jax.devices()[:count], 8)(batch)
+            placed = _placing(jax.devices()[:count])(batch)
             assert len(placed["x"].sharding.device_set) == count
+            state, _ = step(state, placed)
+            with lastax.Checkpoints(Path(sys.argv[1]) / str(count)) as checkpoints:
+                checkpoints.save(1, state, {})
+                state, _ = checkpoints.restore(state)
             state, _ = step(state, placed)
             states.append(jax.device_get(eqx.filter(state.model, eqx.is_array)))
         assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
     """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lastax import TASKS, RunConfig, RunError, find_runs
-from lastax.data import DATASETS, DataSet, cache_folder
+import lastax
+from lastax.data import DATASETS, DataSet, Source, cache_folder, evaluation_batches
 
 RUNS = Path("runs")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
+SPLITS = ("validation", "test")
 EVALUATION_BATCH = 128
+
+# Names of folders may hold what rich would take for markup.
+out = Console(highlight=False, markup=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def emit(answer: dict[str, Any]) -> None:
@@ -37,7 +39,12 @@ def _plain(value: Any) -> Any:
 
 def keep_compiled_programs() -> None:
     """Compile a program once a machine: later commands find it in the cache folder."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    folder = cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
@@ -69,6 +76,23 @@ def json_option(command: Callable) -> Callable:
     )(command)
 
 
+def method_option(command: Callable) -> Callable:
+    """`--method`, one of those that the library knows."""
+    return click.option(
+        "--method",
+        type=click.Choice(sorted(lastax.METHODS)),
+        default="last",
+        help="How states are scored and chosen.",
+    )(command)
+
+
+def seed_option(command: Callable) -> Callable:
+    """`--seed`, for the methods that draw."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of random pruning."
+    )(command)
+
+
 def run_argument(command: Callable) -> Callable:
     """RUN, which may be left out: the newest trained run then."""
     return click.argument("run", type=click.Path(path_type=Path), required=False)(command)
@@ -79,33 +103,39 @@ def resolve_run(run: Path | None) -> Path:
     if run is not None:
         # `.` has no name of its own, but what is written beside the run is named after it.
         return run if run.name else run.resolve()
-    found = find_runs(RUNS)
+    found = lastax.find_runs(RUNS)
     if not found:
-        raise RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
-    err.print(f"run: {found[-1]}", soft_wrap=True)
+        raise lastax.RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
+    err.print(f"run: {found[-1]}")
     return found[-1]
 
 
-def open_data(config: RunConfig) -> DataSet:
+def open_data(config: lastax.RunConfig) -> DataSet:
     """The data set of a run's task."""
-    if config.task not in TASKS:
-        raise RunError(f"the run is of task {config.task!r}; there are {', '.join(TASKS)}")
-    return DATASETS[TASKS[config.task].data]
-
-
-def use_devices(count: int | None) -> list[jax.Device]:
-    """The first `count` devices, or all.
-
-    Raises:
-        click.UsageError: if there are not so many.
-    """
-    present = jax.devices()
-    if count is not None and not 1 <= count <= len(present):
-        raise click.UsageError(
-            f"--devices {count}: there are {len(present)} ({present[0].platform}); "
-            f"choose 1 to {len(present)}"
+    if config.task not in lastax.TASKS:
+        raise lastax.RunError(
+            f"the run is of task {config.task!r}; there are {', '.join(lastax.TASKS)}"
         )
-    return present[:count]
+    return DATASETS[lastax.TASKS[config.task].data]
+
+
+def evaluate_on(model: lastax.Network, source: Source) -> lastax.Evaluation:
+    """Accuracy and loss of a model on all records of a split."""
+    return lastax.evaluate(model, evaluation_batches(source, batch_size=EVALUATION_BATCH))
+
+
+def unstable_states(systems: Sequence[lastax.System]) -> list[list[int]]:
+    """The states of each layer that have no finite norm."""
+    return [np.flatnonzero(np.abs(system.lam) >= 1).tolist() for system in systems]
+
+
+def report_unstable(systems: Sequence[lastax.System], where: str = "") -> None:
+    """Name the states on or outside the unit circle, if there are any."""
+    for layer, states in enumerate(unstable_states(systems)):
+        if states:
+            err.print(
+                f"{where}layer {layer}: states {states} have |lam| >= 1, no finite norm: kept"
+            )
 
 
 def git_revision() -> str | None:

@@ -39,7 +39,7 @@ def main() -> None:
             raise
         status = fail(str(error) or type(error).__name__, 1)
     except (click.Abort, KeyboardInterrupt):
-        status = fail("interrupted; lastax train --resume goes on with an unfinished run", 130)
+        status = fail("interrupted", 130)
     else:
         status = 0
     sys.exit(status)

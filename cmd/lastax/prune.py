@@ -1,6 +1,7 @@
 """`lastax prune`."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,44 +12,45 @@ import numpy as np
 from rich.table import Table
 
 import lastax
+from lastax._files import folder_written_at_once
 from lastax.cmd._console import (
-    EVALUATION_BATCH,
+    SPLITS,
     debug_option,
     emit,
     err,
+    evaluate_on,
     json_option,
+    method_option,
     open_data,
     out,
     percent,
+    report_unstable,
     resolve_run,
     run_argument,
+    seed_option,
+    unstable_states,
 )
-from lastax.cmd.score import method_option, report_unstable, seed_option
-from lastax.data import evaluation_batches
 
-SPLITS = ("validation", "test")
-
-Plan = Callable[[int], lastax.PruningPlan]
+KINDS = ("states", "parameters", "bytes")
 
 
 @click.command()
 @run_argument
 @method_option
-@click.option(
-    "--ratio", type=float, help="Share of all states to remove, in [0, 1).  [default: 0.3]"
-)
-@click.option("--states", type=click.IntRange(1), help="Or: how many states to keep in all.")
+@click.option("--ratio", type=float, help="Share of all states to remove.  [default: 0.3]")
+@click.option("--states", type=int, help="Or: how many states to keep in all.")
 @click.option(
     "--max-loss",
     type=click.FloatRange(0, 100),
-    help="Or: remove as many as lose at most so many points of validation accuracy.",
+    help="Or: how many points of validation accuracy to give up at most; the number of states "
+    "is found by bisection.",
 )
 @seed_option
 @click.option(
     "--out",
     "folder",
     type=click.Path(path_type=Path),
-    help="Folder of the new run.  [default: beside RUN, replaced if there]",
+    help="Folder of the new run.  [default: beside RUN, named after the method]",
 )
 @json_option
 @debug_option
@@ -71,13 +73,7 @@ def prune(
         raise click.UsageError("give one of --ratio, --states and --max-loss")
     run = resolve_run(run)
     config, model = lastax.load_run(run)
-    total = sum(config.states)
-    if states is not None and not len(config.states) <= states <= total:
-        raise click.UsageError(
-            f"--states {states}: this run allows {len(config.states)} to {total}"
-        )
-    if ratio is not None and not 0 <= ratio < 1:
-        raise click.UsageError(f"--ratio {ratio}: must be at least 0 and below 1")
+    _check_amount(config, ratio, states)
 
     def plan_for(count: int) -> lastax.PruningPlan:
         return lastax.plan_pruning(
@@ -86,50 +82,49 @@ def prune(
 
     data = open_data(config)
     sources = {split: data.source(split) for split in SPLITS}
-
-    def accuracy(model: lastax.Network, split: str) -> float:
-        batches = evaluation_batches(sources[split], batch_size=EVALUATION_BATCH)
-        return lastax.evaluate(model, batches).accuracy
-
-    before = {split: accuracy(model, split) for split in SPLITS}
+    before = {split: evaluate_on(model, sources[split]).accuracy for split in SPLITS}
+    total, layers = sum(config.states), len(config.states)
     if max_loss is not None:
-        floor = before["validation"] - max_loss / 100
+        lowest = before["validation"] - max_loss / 100
 
         def acceptable(count: int) -> bool:
-            reached = accuracy(lastax.keep_states(model, plan_for(count).keep), "validation")
+            small = lastax.keep_states(model, plan_for(count).keep)
+            reached = evaluate_on(small, sources["validation"]).accuracy
             err.print(f"{count} of {total} states: validation {percent(reached)}")
             # Accuracies are ratios of counts: the margin is for their rounding alone.
-            return reached >= floor - 1e-9
+            return reached >= lowest - 1e-9
 
-        count, label = _fewest(len(config.states), total, acceptable), f"loss{max_loss:g}"
+        count, label = _fewest(layers, total, acceptable), f"loss{max_loss:g}"
     elif states is not None:
         count, label = states, f"states{states}"
     else:
         share = 0.3 if ratio is None else ratio
-        count = lastax.keep_count(total, share, at_least=len(config.states))
-        label = f"{100 * share:g}"
+        count, label = lastax.keep_count(total, share, at_least=layers), f"{100 * share:g}"
     plan = plan_for(count)
     small = lastax.keep_states(model, plan.keep)
-    after = {split: accuracy(small, split) for split in SPLITS}
-    pruning = {
-        "method": method,
-        "seed": seed,
-        "ratio": ratio,
-        "states": states,
-        "max_loss": max_loss,
-    }
+    after = {split: evaluate_on(small, sources[split]).accuracy for split in SPLITS}
     answer = {
         "method": method,
         "states_before": total,
         "states_after": count,
-        "layers": _layers(model, small, plan),
+        "layers": _layers(model, small),
         **{split: {"before": before[split], "after": after[split]} for split in SPLITS},
     }
-    target = folder or run.with_name(f"{run.name}-{method}-{label}")
-    smaller = dataclasses.replace(
-        config, states=tuple(plan.states_after), parent=str(run), pruning=pruning
-    )
-    with lastax.folder_written_at_once(target, replace=folder is None) as fresh:
+    name = f"{run.name}-{method}-{label}" + (f"-seed{seed}" if method == "random" else "")
+    target = folder or run.with_name(name)
+    with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
+        smaller = dataclasses.replace(
+            config,
+            states=tuple(plan.states_after),
+            parent=os.path.relpath(run, target),
+            pruning={
+                "method": method,
+                "seed": seed,
+                "ratio": ratio,
+                "states": states,
+                "max_loss": max_loss,
+            },
+        )
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
         lastax.save_results(fresh, answer)
@@ -137,11 +132,29 @@ def prune(
     if as_json:
         emit({**answer, "run": str(target)})
     else:
-        _show(answer, plan, target)
+        _show(answer, target)
+        report_unstable(lastax.systems(model))
+
+
+def _check_amount(config: lastax.RunConfig, ratio: float | None, states: int | None) -> None:
+    least, most = len(config.states), sum(config.states)
+    if states is not None and not least <= states <= most:
+        raise click.UsageError(f"--states {states}: this run allows {least} to {most}")
+    if ratio is not None and not 0 <= ratio < 1:
+        raise click.UsageError(f"--ratio {ratio}: must be at least 0 and below 1")
+
+
+def _is_child(target: Path, run: Path) -> bool:
+    """Whether a folder holds an earlier pruning of the same run, and may be replaced."""
+    try:
+        parent = lastax.load_config(target).parent
+    except lastax.RunError:
+        return False
+    return parent is not None and (target / parent).resolve() == run.resolve()
 
 
 def _fewest(low: int, high: int, acceptable: Callable[[int], bool]) -> int:
-    """The smallest acceptable count by bisection; `high`, where nothing is removed, always is."""
+    """An acceptable count just above one that is not; `high`, where nothing is removed, is one."""
     while low < high:
         middle = (low + high) // 2
         if acceptable(middle):
@@ -151,55 +164,47 @@ def _fewest(low: int, high: int, acceptable: Callable[[int], bool]) -> int:
     return high
 
 
-def _layers(
-    model: lastax.Network, small: lastax.Network, plan: lastax.PruningPlan
-) -> list[dict[str, Any]]:
+def _layers(model: lastax.Network, small: lastax.Network) -> list[dict[str, Any]]:
+    """What each layer had and has."""
     rows = []
-    for states, kept, before, after in zip(
-        plan.states_before,
-        plan.states_after,
+    for counts_before, sizes_before, counts_after, sizes_after, unstable in zip(
+        lastax.state_counts(model),
         lastax.layer_sizes(model),
+        lastax.state_counts(small),
         lastax.layer_sizes(small),
+        unstable_states(lastax.systems(model)),
         strict=True,
     ):
-        rows.append(
-            {
-                "states_before": states,
-                "states_after": kept,
-                "parameters_before": before[0],
-                "parameters_after": after[0],
-                "bytes_before": before[1],
-                "bytes_after": after[1],
-            }
-        )
+        row: dict[str, Any] = {}
+        for kind, old, new in zip(
+            KINDS, (counts_before, *sizes_before), (counts_after, *sizes_after), strict=True
+        ):
+            row |= {f"{kind}_before": old, f"{kind}_after": new}
+        rows.append(row | {"unstable": unstable})
     return rows
 
 
 def _draw(folder: Path, model: lastax.Network, plan: lastax.PruningPlan, title: str) -> None:
     poles = [np.asarray(system.lam) for system in lastax.systems(model)]
-    lastax.draw_poles(poles, plan.scores, plan.keep, title=title).savefig(
-        folder / "poles.png", dpi=110
-    )
-    lastax.draw_states(plan.states_before, plan.states_after, title=title).savefig(
-        folder / "states.png", dpi=110
-    )
+    figures = {
+        "poles.png": lastax.draw_poles(poles, plan.scores, plan.keep, title=title),
+        "states.png": lastax.draw_states(plan.states_before, plan.states_after, title=title),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=110)
 
 
-def _show(answer: dict[str, Any], plan: lastax.PruningPlan, target: Path) -> None:
+def _show(answer: dict[str, Any], target: Path) -> None:
     table = Table(title=f"{answer['method']}: {lastax.METHODS[answer['method']].summary}")
-    for name in ("layer", "states", "left", "parameters", "left", "bytes", "left"):
-        table.add_column(name, justify="right")
-    kinds = ("states", "parameters", "bytes")
+    table.add_column("layer", justify="right")
+    for kind in KINDS:
+        table.add_column(kind, justify="right")
+        table.add_column("left", justify="right")
+    columns = [f"{kind}_{when}" for kind in KINDS for when in ("before", "after")]
     for index, row in enumerate(answer["layers"]):
-        cells = [f"{row[f'{kind}_{when}']:,}" for kind in kinds for when in ("before", "after")]
-        table.add_row(str(index), *cells)
+        table.add_row(str(index), *(f"{row[column]:,}" for column in columns))
     table.add_section()
-    totals = [
-        f"{sum(row[f'{kind}_{when}'] for row in answer['layers']):,}"
-        for kind in kinds
-        for when in ("before", "after")
-    ]
-    table.add_row("all", *totals)
+    table.add_row("all", *(f"{sum(row[c] for row in answer['layers']):,}" for c in columns))
     out.print(table)
     for split in SPLITS:
         before, after = answer[split]["before"], answer[split]["after"]
@@ -207,5 +212,4 @@ def _show(answer: dict[str, Any], plan: lastax.PruningPlan, target: Path) -> Non
             f"{split + ':':<11} {percent(before)} before, {percent(after)} after "
             f"({100 * (after - before):+.2f} points)"
         )
-    report_unstable([np.flatnonzero(mask) for mask in plan.unstable])
-    out.print(f"run: {target}  (poles.png, states.png)", soft_wrap=True)
+    out.print(f"run: {target}  (poles.png, states.png)")

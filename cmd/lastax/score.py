@@ -1,6 +1,5 @@
 """`lastax score`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -9,24 +8,18 @@ import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.cmd._console import debug_option, emit, json_option, out, resolve_run, run_argument
-
-
-def method_option(command: Callable) -> Callable:
-    """`--method`, one of those that the library knows."""
-    return click.option(
-        "--method",
-        type=click.Choice(sorted(lastax.METHODS)),
-        default="last",
-        help="How states are scored and chosen.",
-    )(command)
-
-
-def seed_option(command: Callable) -> Callable:
-    """`--seed`, for the methods that draw."""
-    return click.option(
-        "--seed", type=click.IntRange(0), default=0, help="Seed of random pruning."
-    )(command)
+from lastax.cmd._console import (
+    debug_option,
+    emit,
+    json_option,
+    method_option,
+    out,
+    report_unstable,
+    resolve_run,
+    run_argument,
+    seed_option,
+    unstable_states,
+)
 
 
 @click.command()
@@ -41,16 +34,17 @@ def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
     systems = lastax.systems(model)
     scores = lastax.score_states(systems, method, length=config.length, key=jax.random.key(seed))
     norms = [np.asarray(lastax.hinf_norms(system)) for system in systems]
-    unstable = [np.flatnonzero(~np.isfinite(norm)) for norm in norms]
     if as_json:
         layers = [
             {
-                "scores": [value if np.isfinite(value) else None for value in layer.tolist()],
-                "hinf_norms": [value if np.isfinite(value) else None for value in norm.tolist()],
-                "slowest": float(np.abs(system.lam).max()),
-                "unstable": index.tolist(),
+                "scores": _without_infinities(layer),
+                "hinf_norms": _without_infinities(norm),
+                "largest_modulus": float(np.abs(system.lam).max()),
+                "unstable": unstable,
             }
-            for layer, norm, system, index in zip(scores, norms, systems, unstable, strict=True)
+            for layer, norm, system, unstable in zip(
+                scores, norms, systems, unstable_states(systems), strict=True
+            )
         ]
         emit({"method": method, "layers": layers})
         return
@@ -66,13 +60,9 @@ def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
             f"{np.abs(system.lam).max():.6f}",
         )
     out.print(table)
-    report_unstable(unstable)
+    report_unstable(systems)
 
 
-def report_unstable(unstable: list[np.ndarray]) -> None:
-    """Name the states on or outside the unit circle, if there are any."""
-    for layer, states in enumerate(unstable):
-        if len(states):
-            out.print(
-                f"layer {layer}: states {states.tolist()} have |lam| >= 1, no finite norm: kept"
-            )
+def _without_infinities(values: np.ndarray) -> list[float | None]:
+    """JSON knows no infinity: null stands for it."""
+    return [float(value) if np.isfinite(value) else None for value in values]

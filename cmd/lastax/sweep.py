@@ -12,20 +12,20 @@ import numpy as np
 from rich.table import Table
 
 import lastax
+from lastax._files import write_atomically
 from lastax.cmd._console import (
-    EVALUATION_BATCH,
+    SPLITS,
     debug_option,
     emit,
+    evaluate_on,
     json_option,
     open_data,
     out,
     progress_bar,
+    report_unstable,
     resolve_run,
+    seed_option,
 )
-from lastax.cmd.score import seed_option
-from lastax.data import evaluation_batches
-
-SPLITS = ("validation", "test")
 
 
 class NumberList(click.ParamType):
@@ -101,6 +101,7 @@ def sweep(
         shown = bar.add_task("", total=cells, note="")
         for run, config, model in loaded:
             sources = {split: open_data(config).source(split) for split in SPLITS}
+            report_unstable(lastax.systems(model), f"{run.name}, ")
             for method, ratio in [("unpruned", 0.0), *((m, r) for m in methods for r in ratios)]:
                 bar.update(shown, note=f"{run.name} {method} {ratio:g}")
                 small = model
@@ -120,8 +121,7 @@ def sweep(
                     "states": sum(lastax.state_counts(small)),
                 }
                 for split in SPLITS:
-                    batches = evaluation_batches(sources[split], batch_size=EVALUATION_BATCH)
-                    row[f"{split}_accuracy"] = lastax.evaluate(small, batches).accuracy
+                    row[f"{split}_accuracy"] = evaluate_on(small, sources[split]).accuracy
                 rows.append(row)
                 bar.advance(shown)
     folder = folder or runs[0] / "sweep"
@@ -130,7 +130,7 @@ def sweep(
         emit({"csv": str(folder / "sweep.csv"), "rows": rows})
         return
     out.print(_table(rows, ratios))
-    out.print(f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}", soft_wrap=True)
+    out.print(f"{folder / 'sweep.csv'}, {folder / 'sweep.png'}")
 
 
 def _test_accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[float, list[float]]]:
@@ -152,8 +152,8 @@ def _write(folder: Path, rows: list[dict[str, Any]], title: str) -> None:
         picture, format="png", dpi=110
     )
     folder.mkdir(parents=True, exist_ok=True)
-    lastax.write_atomically(folder / "sweep.csv", text.getvalue().encode())
-    lastax.write_atomically(folder / "sweep.png", picture.getvalue())
+    write_atomically(folder / "sweep.csv", text.getvalue().encode())
+    write_atomically(folder / "sweep.png", picture.getvalue())
 
 
 def _table(rows: list[dict[str, Any]], ratios: list[float]) -> Table:

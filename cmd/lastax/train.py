@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -13,21 +14,24 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lastax
+from lastax._files import folder_written_at_once
 from lastax.cmd._console import (
-    EVALUATION_BATCH,
+    DATASETS,
     RUNS,
+    SPLITS,
     debug_option,
     emit,
     err,
+    evaluate_on,
+    fail,
     git_revision,
     json_option,
     open_data,
     out,
     percent,
     progress_bar,
-    use_devices,
 )
-from lastax.data import Source, batches_per_epoch, evaluation_batches, training_batches
+from lastax.data import batches_per_epoch, training_batches
 
 
 def setting_options(*configs: type) -> Callable[[Callable], Callable]:
@@ -37,6 +41,8 @@ def setting_options(*configs: type) -> Callable[[Callable], Callable]:
         for config in configs:
             hints = get_type_hints(config)
             for field in reversed(dataclasses.fields(config)):
+                if field.metadata["help"] is None:
+                    continue
                 flag = "--" + field.name.replace("_", "-")
                 choices = get_args(hints[field.name])
                 kind: Any = click.Choice(choices) if choices else hints[field.name]
@@ -94,34 +100,51 @@ def train(
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     if if_missing:
-        if _runs_of(task, finished=True):
+        finished = _runs_of(task, finished=True)
+        if finished:
+            _answer(lastax.load_results(finished[-1]), as_json)
             return
         resume = bool(_runs_of(task, finished=False))
     if resume:
         folder = folder or _newest_unfinished(task)
         config = lastax.load_config(folder)
-        _refuse_changes(config, task, seed, chosen)
+        given = {"task": task, "seed": seed, "devices": devices, **chosen}
+        _refuse_changes(config, {name: v for name, v in given.items() if v is not None})
         if (folder / lastax.MODEL_FILE).is_file():
             raise lastax.RunError(f"run {folder} has finished: there is nothing to resume")
     else:
-        config = _new_config(task, seed or 0, chosen)
+        config = _new_config(task, seed or 0, devices, chosen)
         folder = folder or _free_folder(RUNS / task / f"{config.model.layer}-seed{config.seed}")
         if folder.exists():
             raise lastax.RunError(
                 f"{folder} is there already: --resume goes on with it, --out names another"
             )
-    answer = _run(config, folder, resume, use_devices(devices), workers)
+    try:
+        answer = _run(config, folder, resume, workers)
+    except lastax.TrainingDivergedError as error:
+        # So that nothing resumes it by itself.
+        lastax.save_results(folder, {"run": str(folder), "diverged": str(error)})
+        raise
+    except KeyboardInterrupt:
+        again = f"lastax train --task {task} --out {folder} --resume"
+        sys.exit(fail(f"interrupted; {again} goes on with the run", 130))
+    _answer(answer, as_json)
+
+
+def _answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(answer)
         return
-    reached = [f"{split} {percent(answer[split]['accuracy'])}" for split in ("validation", "test")]
+    reached = [f"{split} {percent(answer[split]['accuracy'])}" for split in SPLITS]
     out.print(f"best epoch {answer['best_epoch']}: {', '.join(reached)}")
-    out.print(f"run: {folder}", soft_wrap=True)
+    out.print(f"run: {answer['run']}")
 
 
-def _new_config(task: str, seed: int, chosen: dict[str, Any]) -> lastax.RunConfig:
+def _new_config(
+    task: str, seed: int, devices: int | None, chosen: dict[str, Any]
+) -> lastax.RunConfig:
     preset = lastax.TASKS[task]
-    data = lastax.data.DATASETS[preset.data]
+    data = DATASETS[preset.data]
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
     lastax.check_settings(training)
@@ -135,8 +158,21 @@ def _new_config(task: str, seed: int, chosen: dict[str, Any]) -> lastax.RunConfi
         model=model,
         training=training,
         states=(model.states,) * model.layers,
+        devices=_device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )
+
+
+def _device_count(wanted: int | None, batch_size: int) -> int:
+    """As many devices as were asked for, or the most that share a batch evenly."""
+    present = len(jax.devices())
+    if wanted is None:
+        return max(n for n in range(1, present + 1) if batch_size % n == 0)
+    if not 1 <= wanted <= present:
+        raise click.UsageError(f"--devices {wanted}: there are {present}; choose 1 to {present}")
+    if batch_size % wanted:
+        raise click.UsageError(f"--batch-size {batch_size} does not divide among {wanted} devices")
+    return wanted
 
 
 def _override(preset: Any, chosen: dict[str, Any]) -> Any:
@@ -144,19 +180,25 @@ def _override(preset: Any, chosen: dict[str, Any]) -> Any:
     return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
 
 
-def _refuse_changes(
-    config: lastax.RunConfig, task: str, seed: int | None, chosen: dict[str, Any]
-) -> None:
+def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them."""
-    recorded = dataclasses.asdict(config.training) | dataclasses.asdict(config.model)
-    given = chosen | {"task": task} | ({} if seed is None else {"seed": seed})
-    recorded |= {"task": config.task, "seed": config.seed}
+    recorded = vars(config.training) | vars(config.model) | vars(config)
     for name, value in given.items():
         if recorded[name] != value:
             raise click.UsageError(
                 f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
+    present = len(jax.devices())
+    if config.devices > present:
+        raise lastax.RunError(
+            f"the run shares batches among {config.devices} devices, here there are {present}: "
+            "resume it where there are as many"
+        )
+    installed = lastax.installed_versions()
+    changed = [name for name, version in config.versions.items() if installed.get(name) != version]
+    if changed:
+        err.print(f"not the versions that the run began with: {', '.join(changed)}")
 
 
 def _runs_of(task: str, *, finished: bool) -> list[Path]:
@@ -178,12 +220,10 @@ def _free_folder(wanted: Path) -> Path:
     return folder
 
 
-def _run(
-    config: lastax.RunConfig, folder: Path, resume: bool, devices: list[jax.Device], workers: int
-) -> dict[str, Any]:
+def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
     training, data = config.training, open_data(config)
-    place = _placing(devices, training.batch_size)
+    place = _placing(jax.devices()[: config.devices])
     sources = {split: data.source(split) for split in ("train", "validation", "test")}
     steps = batches_per_epoch(sources["train"], training.batch_size)
     optimizer = _optimizer(training, steps)
@@ -204,16 +244,16 @@ def _run(
         workers=workers,
     )
     if not resume:
-        with lastax.folder_written_at_once(folder) as fresh:
+        with folder_written_at_once(folder) as fresh:
             lastax.save_config(fresh, config)
     size = f"{steps} steps an epoch, {training.epochs} epochs, {sum(config.states)} states"
-    err.print(f"{config.task}: {size}; {folder}", soft_wrap=True)
+    err.print(f"{config.task}: {size}; {folder}")
     with contextlib.closing(batches), _Display(steps * training.epochs) as display:
         result = lastax.fit(
             state,
             lambda state, batch: pure_step(state, place(batch)),
             batches,
-            validate=lambda model: _evaluate(model, sources["validation"]),
+            validate=lambda model: evaluate_on(model, sources["validation"]),
             folder=folder,
             epochs=training.epochs,
             steps_per_epoch=steps,
@@ -224,7 +264,7 @@ def _run(
     answer = {
         "run": str(folder),
         "best_epoch": result.epoch,
-        **{s: _evaluate(result.model, sources[s])._asdict() for s in ("validation", "test")},
+        **{s: evaluate_on(result.model, sources[s])._asdict() for s in SPLITS},
     }
     lastax.save_results(folder, answer)
     return answer
@@ -273,16 +313,8 @@ def _optimizer(training: lastax.TrainingConfig, steps_per_epoch: int) -> Any:
     )
 
 
-def _evaluate(model: lastax.Network, source: Source) -> lastax.Evaluation:
-    return lastax.evaluate(model, evaluation_batches(source, batch_size=EVALUATION_BATCH))
-
-
-def _placing(devices: list[jax.Device], batch_size: int) -> Callable[[lastax.Batch], lastax.Batch]:
+def _placing(devices: list[jax.Device]) -> Callable[[lastax.Batch], lastax.Batch]:
     """Spread each batch over the devices by rows; the model is on all of them."""
-    if batch_size % len(devices):
-        raise click.UsageError(
-            f"--batch-size {batch_size} does not divide among {len(devices)} devices"
-        )
     # With automatic axes the compiler adds what the devices have to tell each other.
     mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("batch"))

@@ -27,8 +27,6 @@ from lastax._discretize import invert_bilinear as invert_bilinear
 from lastax._discretize import invert_zoh as invert_zoh
 from lastax._errors import RunError as RunError
 from lastax._errors import TrainingDivergedError as TrainingDivergedError
-from lastax._files import folder_written_at_once as folder_written_at_once
-from lastax._files import write_atomically as write_atomically
 from lastax._fit import Batches as Batches
 from lastax._fit import FitResult as FitResult
 from lastax._fit import fit as fit
@@ -65,9 +63,9 @@ from lastax._optimize import published_schedule as published_schedule
 from lastax._optimize import split_trainable as split_trainable
 from lastax._optimize import textbook_schedule as textbook_schedule
 from lastax._prune import METHODS as METHODS
-from lastax._prune import Circumstances as Circumstances
 from lastax._prune import Method as Method
 from lastax._prune import PruningPlan as PruningPlan
+from lastax._prune import ScoreContext as ScoreContext
 from lastax._prune import UnstableStatesWarning as UnstableStatesWarning
 from lastax._prune import plan_pruning as plan_pruning
 from lastax._prune import prune as prune
@@ -81,8 +79,10 @@ from lastax._runs import MODEL_FILE as MODEL_FILE
 from lastax._runs import RunConfig as RunConfig
 from lastax._runs import build_from_config as build_from_config
 from lastax._runs import find_runs as find_runs
+from lastax._runs import installed_versions as installed_versions
 from lastax._runs import layer_sizes as layer_sizes
 from lastax._runs import load_config as load_config
+from lastax._runs import load_results as load_results
 from lastax._runs import load_run as load_run
 from lastax._runs import save_config as save_config
 from lastax._runs import save_model as save_model
@@ -176,7 +176,6 @@ __all__ = [
     "S5",
     "BatchNorm",
     "Block",
-    "Circumstances",
     "Classifier",
     "Encoder",
     "Gate",
@@ -188,6 +187,7 @@ __all__ = [
     "PruningPlan",
     "Retrieval",
     "RunningStatistics",
+    "ScoreContext",
     "UnstableStatesWarning",
     "drop_channels",
     "find_layers",
@@ -225,9 +225,10 @@ __all__ = [
     "evaluate",
     "find_runs",
     "fit",
-    "folder_written_at_once",
+    "installed_versions",
     "layer_sizes",
     "load_config",
+    "load_results",
     "load_run",
     "make_optimizer",
     "parameter_groups",
@@ -239,5 +240,4 @@ __all__ = [
     "split_trainable",
     "textbook_schedule",
     "train_step",
-    "write_atomically",
 ]

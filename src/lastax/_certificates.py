@@ -12,25 +12,27 @@ from jaxtyping import Bool, Complex
 
 from lastax._norms import hinf_norms
 from lastax._sweep import peak_gains
-from lastax._system import System, real_system, transfer_function
+from lastax._system import System, kept_index, real_system, transfer_function
 from lastax._typing import Array
+
+_FREQUENCIES_AT_ONCE = 256
 
 
 def error_bound(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
     """Upper bound of `error_hinf`: the sum of the removed states' norms, twice that for pairs."""
     share = 2.0 if pairs and system.conj_sym else 1.0
-    removed = system.keep(~np.asarray(keep))
+    removed = _removed(system, keep)
     return share * float(np.sum(np.asarray(hinf_norms(removed))))
 
 
 def error_hinf(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
     """H-infinity norm of what the removed states did: the largest error per unit of input."""
-    return hinf_norm(system.keep(~np.asarray(keep)), pairs=pairs)
+    return hinf_norm(_removed(system, keep), pairs=pairs)
 
 
 def error_h2(system: System, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
     """H2 norm of what the removed states did: the root-mean-square error under white noise."""
-    return h2_norm(system.keep(~np.asarray(keep)), pairs=pairs)
+    return h2_norm(_removed(system, keep), pairs=pairs)
 
 
 def hinf_norm(system: System, *, pairs: bool = True) -> float:
@@ -44,10 +46,15 @@ def hinf_norm(system: System, *, pairs: bool = True) -> float:
         return 0.0
     if np.any(np.abs(literal.lam) >= 1):
         return float("inf")
+    literal = _compressed(literal)
 
     def gains(omega: Any) -> Any:
-        response = transfer_function(literal, omega.ravel())
-        return np.linalg.norm(response, ord=2, axis=(1, 2)).reshape(omega.shape)
+        blocks: Any = np.array_split(omega.ravel(), -(-omega.size // _FREQUENCIES_AT_ONCE))
+        norms = [
+            np.linalg.norm(transfer_function(literal, block), ord=2, axis=(1, 2))
+            for block in blocks
+        ]
+        return np.concatenate(norms).reshape(omega.shape)
 
     return float(peak_gains(gains, np.asarray(literal.lam)[None, :])[0])
 
@@ -77,6 +84,31 @@ def _literal(system: System, pairs: bool) -> System:
 
     host = jax.tree.map(widen, system)
     return real_system(host) if pairs else host
+
+
+def _removed(system: System, keep: Bool[np.ndarray, " P"]) -> System:
+    kept = kept_index(keep, system.states)
+    return system.keep(~np.isin(np.arange(system.states), kept))
+
+
+def _compressed(literal: System) -> System:
+    """The same singular values with only as many inputs and outputs as the states span."""
+    P, reverse = literal.states, literal.C_reverse
+    outputs = literal.C if reverse is None else np.concatenate([literal.C, reverse], axis=1)
+    C: Any = np.linalg.qr(outputs, mode="r")
+    B: Any = np.linalg.qr(literal.B.conj().T, mode="r")
+    # A system has as many inputs as outputs; zeros add no singular value.
+    size = max(len(C), len(B))
+    B, C = (np.pad(R, ((0, size - len(R)), (0, 0))) for R in (B, C))
+    D: Any = np.zeros(size)
+    return System(
+        lam=literal.lam,
+        B=B.conj().T,
+        C=C[:, :P],
+        C_reverse=None if reverse is None else C[:, P:],
+        D=D,
+        conj_sym=False,
+    )
 
 
 def _trace_form(

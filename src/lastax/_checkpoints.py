@@ -57,7 +57,7 @@ class Checkpoints:
         """
         step = self.latest_step()
         if step is None:
-            raise RunError(f"no checkpoint in {self.folder}: start the run without --resume")
+            raise RunError(f"no checkpoint in {self.folder}: start the run anew")
         try:
             restored = self._manager.restore(
                 step,

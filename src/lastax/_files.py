@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,38 +12,52 @@ from lastax._errors import RunError
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, which holds either all of it or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = None
     try:
-        with temporary.open("wb") as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def folder_written_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A new folder to fill, which appears at `path` when the block ends without an error.
 
+    Args:
+        path: where it is to be.
+        replace: put it in the place of a folder that is there; that one is moved aside first and
+            removed last.
+
     Raises:
         RunError: if `path` is there already and `replace` is false, or cannot be written.
     """
     if path.exists() and not replace:
-        raise RunError(f"{path} is there already: choose another --out, or remove it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        raise RunError(f"{path} is there already: choose another folder, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+        workplace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        fresh = workplace / "new"
+        fresh.mkdir()
+        yield fresh
+        if replace and path.exists():
+            path.rename(workplace / "old")
+        try:
+            fresh.rename(path)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(workplace, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from lastax._checkpoints import Checkpoints
-from lastax._errors import TrainingDivergedError
+from lastax._errors import RunError, TrainingDivergedError
 from lastax._networks import Network
 from lastax._runs import METRICS_FILE, named_arrays, save_model
 from lastax._train import Batch, Evaluation, StepMetrics, TrainState
@@ -93,11 +94,17 @@ def fit(
 
     Raises:
         TrainingDivergedError: if the loss or a parameter is not finite; the last checkpoint stays.
-        RunError: if the checkpoint to resume from cannot be read.
+        RunError: if the checkpoint to resume from cannot be read, or there is one and the run is
+            not to be resumed.
     """
     progress, best, log = Progress(), state.model, folder / METRICS_FILE
     with Checkpoints(folder / CHECKPOINT_FOLDER) as checkpoints:
-        if resume and checkpoints.latest_step() is not None:
+        last = checkpoints.latest_step()
+        if last is not None and not resume:
+            raise RunError(
+                f"{folder} holds the checkpoints of a run: resume it, or start elsewhere"
+            )
+        if last is not None:
             (state, best), stored = checkpoints.restore((state, best))
             progress = Progress(**stored)
             batches.set_state(progress.batches)
@@ -155,13 +162,14 @@ def _append(log: Path, record: dict[str, Any]) -> int:
     with log.open("a") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
+        os.fsync(file.fileno())
         return file.tell()
 
 
 def _truncate(log: Path, size: int) -> None:
     """Forget lines written after the checkpoint: the steps that they speak of are run again."""
     with log.open("ab") as file:
-        file.truncate(size)
+        file.truncate(min(size, file.tell()))
 
 
 def _require_finite_loss(metrics: StepMetrics, number: int, checkpoints: Checkpoints) -> None:
@@ -180,4 +188,4 @@ def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpo
 def _diverged(what: str, number: int, checkpoints: Checkpoints) -> str:
     last = checkpoints.latest_step()
     kept = "no checkpoint was written yet" if last is None else f"the one of step {last} is kept"
-    return f"training diverged at step {number}: {what}; {kept}. Try a lower --learning-rate"
+    return f"training diverged at step {number}: {what}; {kept}. Try lower learning rates"

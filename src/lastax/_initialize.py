@@ -32,7 +32,7 @@ def initialize_B(
     """Real truncated-normal `(n, H)` of standard deviation `1/sqrt(n)`, in the eigenbasis."""
     size = V_inverse.shape[1]
     real = _truncated_normal(key, (size, channels), deviation=size**-0.5)
-    return as_pair(jnp.asarray(V_inverse, jnp.complex64) @ real)
+    return as_pair(jnp.asarray(V_inverse) @ real)
 
 
 def lecun_normal_C(
@@ -75,7 +75,7 @@ def _rotated_C(
     V: Complex[np.ndarray, "n P"], channels: int, *, deviation: float, key: PRNGKeyArray
 ) -> Float[Array, "H P 2"]:
     pair = _truncated_normal(key, (channels, V.shape[0], 2), deviation=deviation)
-    return as_pair(as_complex(pair) @ jnp.asarray(V, jnp.complex64))
+    return as_pair(as_complex(pair) @ jnp.asarray(V))
 
 
 def _truncated_normal(

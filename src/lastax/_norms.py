@@ -29,7 +29,10 @@ def finite_horizon_hinf_norms(system: System, length: int) -> Float[Array, " P"]
     `h_i (1 - |lam_i|^length)`: the sum of the first `length` terms of the geometric series that
     `1 / (1 - |lam_i|)` is the whole of. A state slower than the sequence is not overrated.
     """
-    return hinf_norms(system) * (1 - abs(system.lam) ** length)
+    norms, modulus = hinf_norms(system), abs(system.lam)
+    xp = modulus.__array_namespace__()
+    stable = modulus < 1
+    return norms * xp.where(stable, 1 - xp.where(stable, modulus, 0.0) ** length, 1.0)
 
 
 def magnitudes(system: System) -> Float[Array, " P"]:

@@ -25,7 +25,7 @@ from lastax._typing import Array, PRNGKeyArray
 
 
 @dataclasses.dataclass(frozen=True)
-class Circumstances:
+class ScoreContext:
     """What a score may need beside the system: the task's sequence length, a random key."""
 
     length: int | None = None
@@ -36,7 +36,7 @@ class Circumstances:
 class Method:
     """A way to prune: a score of each state, and a rule that turns all scores into masks."""
 
-    score: Callable[[System, Circumstances], Array]
+    score: Callable[[System, ScoreContext], Array]
     select: Callable[[Scores, int], Masks]
     summary: str
 
@@ -45,13 +45,13 @@ class UnstableStatesWarning(UserWarning):
     """Some states have `|lam| >= 1`: no finite norm. They are kept."""
 
 
-def _horizon_score(system: System, given: Circumstances) -> Array:
+def _horizon_score(system: System, given: ScoreContext) -> Array:
     if given.length is None:
         raise ValueError("finite-horizon LAST needs the length of the sequences: give length=")
     return finite_horizon_last_scores(system, given.length)
 
 
-def _random_score(system: System, given: Circumstances) -> Array:
+def _random_score(system: System, given: ScoreContext) -> Array:
     if given.key is None:
         raise ValueError("random pruning needs a key: give key=jax.random.key(seed)")
     return random_scores(system, key=given.key)
@@ -145,7 +145,7 @@ def score_states(
     scores = []
     for index, system in enumerate(found):
         layer_key = None if key is None else jax.random.fold_in(key, index)
-        score = np.asarray(chosen.score(system, Circumstances(length, layer_key)), float)
+        score = np.asarray(chosen.score(system, ScoreContext(length, layer_key)), float)
         scores.append(np.where(np.abs(system.lam) >= 1, np.inf, score))
     return scores
 

@@ -37,11 +37,19 @@ def diagonal_scan(
 
     Returns:
         The states in the order of `b`, and the state that the recurrence ended with, from which
-        a later call can go on. The derivative keeps the states alone and is one recurrence in the
-        other direction.
+        a later call can go on. The derivative (reverse mode) keeps the states alone and is one
+        recurrence in the other direction.
+
+    Raises:
+        ValueError: if there is no such method.
     """
+    lam, b = jnp.asarray(lam), jnp.asarray(b)
     if method is None:
         method = "sequential" if jax.default_backend() == "cpu" else "associative"
+    if method not in _METHODS:
+        raise ValueError(
+            f"diagonal_scan: method must be one of {', '.join(_METHODS)}; got {method!r}"
+        )
     if initial is not None:
         first = -1 if reverse else 0
         b = b.at[first].add(lam * initial)

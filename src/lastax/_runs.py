@@ -5,6 +5,7 @@
 any other.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from lastax._errors import RunError
 from lastax._files import write_atomically
 from lastax._networks import Network
 from lastax._surgery import find_layers, keep_states, state_counts
-from lastax._tasks import ModelConfig, TrainingConfig, build_network
+from lastax._tasks import ModelConfig, TrainingConfig, build_network, check_settings, is_a
 
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
@@ -31,12 +32,18 @@ RESULTS_FILE = "results.json"
 _RECORDED_PACKAGES = ("lastax", "jax", "jaxlib", "equinox", "optax", "grain", "numpy")
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    return {name: metadata.version(name) for name in _RECORDED_PACKAGES}
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything that a run was made with.
 
-    `states` counts the states of each layer; `parent` and `pruning` tell where a pruned run comes
-    from and what was done to it.
+    `states` counts the states of each layer. `devices` shared each batch: another number rounds
+    differently. `parent`, a path from the run's own folder, and `pruning` tell where a pruned run
+    comes from and what was done to it.
     """
 
     task: str
@@ -47,12 +54,11 @@ class RunConfig:
     model: ModelConfig
     training: TrainingConfig
     states: tuple[int, ...]
+    devices: int = 1
     parent: str | None = None
     pruning: Mapping[str, Any] | None = None
     git_revision: str | None = None
-    versions: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {name: metadata.version(name) for name in _RECORDED_PACKAGES}
-    )
+    versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
 
 
 def build_from_config(config: RunConfig) -> Network:
@@ -64,12 +70,6 @@ def build_from_config(config: RunConfig) -> Network:
         key=jax.random.key(config.seed),
     )
     counts = state_counts(network)
-    if list(config.states) == counts:
-        return network
-    if len(config.states) != len(counts) or any(
-        not 1 <= new <= old for new, old in zip(config.states, counts, strict=True)
-    ):
-        raise ValueError(f"states {list(config.states)} do not fit layers of {counts}")
     pairs = zip(config.states, counts, strict=True)
     return keep_states(network, [np.arange(old) < new for new, old in pairs])
 
@@ -94,9 +94,26 @@ def load_config(folder: Path) -> RunConfig:
         fields["model"] = ModelConfig(**fields["model"])
         fields["training"] = TrainingConfig(**fields["training"])
         fields["states"] = tuple(fields["states"])
-        return RunConfig(**fields)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        config = RunConfig(**fields)
+        _check_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+    return config
+
+
+def _check_config(config: RunConfig) -> None:
+    check_settings(config.model)
+    check_settings(config.training)
+    for name in ("seed", "input_size", "classes", "length", "devices"):
+        value = getattr(config, name)
+        if not is_a(value, int) or value < (0 if name == "seed" else 1):
+            raise ValueError(f"{name} is {value!r}")
+    largest = config.model.states
+    fits = [is_a(count, int) and 1 <= count <= largest for count in config.states]
+    if len(fits) != config.model.layers or not all(fits):
+        raise ValueError(
+            f"states are {list(config.states)}, for {config.model.layers} layers of up to {largest}"
+        )
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
@@ -108,8 +125,10 @@ def named_arrays(tree: Any) -> dict[str, Any]:
 def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
     """`tree`, which may hold shapes alone, with the array of the same name in each place.
 
+    Each keeps the precision that it comes in.
+
     Raises:
-        ValueError: if a name is missing or too many, or a shape or type differs.
+        ValueError: if a name is missing or too many, or a shape or kind of number differs.
     """
     expected = named_arrays(tree)
     if expected.keys() != arrays.keys():
@@ -117,13 +136,14 @@ def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
         raise ValueError(f"arrays missing: {_few(missing)}; not expected: {_few(extra)}")
     for name, old in expected.items():
         new = arrays[name]
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
+        if (old.shape, old.dtype.kind) != (new.shape, new.dtype.kind):
             raise ValueError(
                 f"{name} should be {old.dtype}{list(old.shape)}, is {new.dtype}{list(new.shape)}"
             )
     replaced, static = eqx.partition(tree, _is_array)
     treedef = jax.tree.structure(replaced)
-    values = [jax.numpy.asarray(arrays[name]) for name in expected]
+    # Through the host: what was read for one device may be needed on several.
+    values = [jax.numpy.asarray(np.asarray(arrays[name])) for name in expected]
     return eqx.combine(jax.tree.unflatten(treedef, values), static)
 
 
@@ -143,8 +163,8 @@ def load_run(folder: Path) -> tuple[RunConfig, Network]:
     path = folder / MODEL_FILE
     if not path.is_file():
         raise RunError(
-            f"run {folder} has no {MODEL_FILE}: it has not finished; "
-            f"lastax train --task {config.task} --out {folder} --resume goes on with it"
+            f"run {folder} has no {MODEL_FILE}: it has not finished; resume its training "
+            f"(lastax train --task {config.task} --out {folder} --resume)"
         )
     try:
         # Shapes are enough: what would be drawn is replaced.
@@ -157,15 +177,19 @@ def load_run(folder: Path) -> tuple[RunConfig, Network]:
 def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
     """Trained runs below `root`, the newest last; without those that pruning wrote.
 
-    With `finished=False` those that training has not ended.
+    With `finished=False` those that can be resumed: neither finished nor diverged. Runs that
+    cannot be read are passed over.
     """
     found = []
     for path in root.glob(f"*/*/{CONFIG_FILE}"):
         folder = path.parent
-        if folder.name.startswith(".") or (folder / MODEL_FILE).is_file() != finished:
+        hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+        ended = [(folder / name).is_file() for name in (MODEL_FILE, RESULTS_FILE)]
+        if hidden or (not ended[0] if finished else any(ended)):
             continue
-        if load_config(folder).parent is None:
-            found.append((path.stat().st_mtime, folder))
+        with contextlib.suppress(RunError):
+            if load_config(folder).parent is None:
+                found.append((path.stat().st_mtime, folder))
     return [folder for _, folder in sorted(found)]
 
 
@@ -187,6 +211,18 @@ def _few(names: Iterable[str]) -> str:
     return (
         ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "-"
     )
+
+
+def load_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / RESULTS_FILE).read_text())
+    except (ValueError, OSError) as error:
+        raise RunError(f"{folder / RESULTS_FILE} is missing or damaged: {error}") from error
 
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:

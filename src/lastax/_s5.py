@@ -20,7 +20,7 @@ from lastax._initialize import (
     initialize_log_step,
     lecun_normal_C,
 )
-from lastax._system import System
+from lastax._system import System, kept_index
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 # Real parts are kept below this when eigenvalues are clipped, so that the layer stays stable.
@@ -73,8 +73,8 @@ class S5(eqx.Module):
         B_key, C_key, C_reverse_key, D_key, step_key = jax.random.split(key, 5)
         basis = hippo_block_basis(states, blocks=blocks, conj_sym=conj_sym)
         return cls(
-            Lambda_re=jnp.asarray(basis.Lambda.real, jnp.float32),
-            Lambda_im=jnp.asarray(basis.Lambda.imag, jnp.float32),
+            Lambda_re=jnp.asarray(basis.Lambda.real),
+            Lambda_im=jnp.asarray(basis.Lambda.imag),
             B=initialize_B(basis.V_inverse, channels, key=B_key),
             C=initialize_C(basis.V, channels, key=C_key),
             C_reverse=initialize_C(basis.V, channels, key=C_reverse_key) if bidirectional else None,
@@ -109,7 +109,7 @@ class S5(eqx.Module):
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> S5:
         """A smaller layer: only the states where `mask` holds are left, in every array."""
-        index = np.flatnonzero(mask)
+        index = kept_index(mask, self.log_step.shape[0])
         return dataclasses.replace(
             self,
             Lambda_re=self.Lambda_re[index],

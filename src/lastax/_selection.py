@@ -25,7 +25,7 @@ def keep_count(total: int, ratio: Ratio, *, at_least: int = 1) -> int:
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"keep_count: ratio must be in [0, 1), got {ratio}")
-    exact = ratio if isinstance(ratio, Fraction) else Fraction(str(float(ratio)))
+    exact = ratio if isinstance(ratio, Fraction) else Fraction(str(ratio))
     return max(int((1 - exact) * total), at_least)
 
 
@@ -59,6 +59,7 @@ def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, 
 
 def select_uniform(scores: Scores, total: int) -> Masks:
     """The same share of every layer (`uniform_counts`), the highest scores inside each."""
+    scores = _checked_layers(scores)
     counts = uniform_counts([len(layer) for layer in scores], total)
     return [select_top(layer, count) for layer, count in zip(scores, counts, strict=True)]
 
@@ -73,7 +74,7 @@ def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
         ValueError: if `total` is more than there are or too few for `minimum` a layer, or if a
             score is not a number.
     """
-    scores = [_checked(layer) for layer in scores]
+    scores = _checked_layers(scores)
     sizes = [len(layer) for layer in scores]
     _check_total("select_global", total, sizes, minimum)
     reserved = np.concatenate([select_top(layer, minimum) for layer in scores])
@@ -83,11 +84,15 @@ def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
     return np.split(mask, np.cumsum(sizes)[:-1])
 
 
-def _checked(scores: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-    scores = np.asarray(scores)
+def _checked_layers(scores: Scores) -> list[Float[np.ndarray, " _"]]:
+    return [_checked(layer, f" of layer {index}") for index, layer in enumerate(scores)]
+
+
+def _checked(scores: Float[np.ndarray, " P"], where: str = "") -> Float[np.ndarray, " P"]:
+    scores = np.asarray(scores, float)
     if np.isnan(scores).any():
-        where = np.flatnonzero(np.isnan(scores)).tolist()
-        raise ValueError(f"selection: scores of states {where} are not numbers")
+        states = np.flatnonzero(np.isnan(scores)).tolist()
+        raise ValueError(f"selection: scores of states {states}{where} are not numbers")
     return scores
 
 

@@ -85,7 +85,7 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
         raise ValueError(f"keep_states: layers {empty} would lose all their states")
     masks = iter(keep)
     return jax.tree.map(
-        lambda node: node.keep(np.asarray(next(masks))) if _is_layer(node) else node,
+        lambda node: node.keep(next(masks)) if _is_layer(node) else node,
         model,
         is_leaf=_is_layer,
     )

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._recurrence import diagonal_scan, diagonal_step
 from lastax._typing import Array
@@ -21,7 +21,8 @@ class System(eqx.Module):
     state stands for a conjugate pair and 1 if not. With `C_reverse` the states also run backward,
     `x'_k = diag(lam) x'_{k+1} + B u_k`, and `s Re(C_reverse x'_k)` is added to `y_k`.
 
-    Arrays are JAX's or numpy's; what is computed from them stays in their library and precision.
+    Arrays are JAX's or numpy's. Norms, scores and frequency responses stay in their library and
+    precision; responses in time are computed by JAX.
     """
 
     lam: Complex[Array, " P"]
@@ -47,7 +48,7 @@ class System(eqx.Module):
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> System:
         """The system with the states where `mask` holds, in the same order; no others are left."""
-        index = np.flatnonzero(mask)
+        index = kept_index(mask, self.states)
         reverse = None if self.C_reverse is None else self.C_reverse[:, index]
         return dataclasses.replace(
             self, lam=self.lam[index], B=self.B[index], C=self.C[:, index], C_reverse=reverse
@@ -89,6 +90,20 @@ class System(eqx.Module):
         # Re(C x) as real products: half the arithmetic of a complex one.
         s = 2 if self.conj_sym else 1
         return s * (states.real @ C.real.T - states.imag @ C.imag.T)
+
+
+def kept_index(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K"]:
+    """Positions at which a mask holds.
+
+    Raises:
+        ValueError: unless the mask has one truth value for each of `states` states.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != (states,):
+        raise ValueError(
+            f"a mask must be {states} truth values, one a state; got {mask.dtype}{list(mask.shape)}"
+        )
+    return np.flatnonzero(mask)
 
 
 def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:

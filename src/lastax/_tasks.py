@@ -23,8 +23,8 @@ from lastax._surgery import Layer
 from lastax._typing import PRNGKeyArray
 
 
-def setting(default: Any, text: str) -> Any:
-    """A field of a configuration, with the words that `--help` shows for it."""
+def setting(default: Any, text: str | None) -> Any:
+    """A field of a configuration, with what a user reads of it; None if it is not theirs to set."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
@@ -53,7 +53,8 @@ class ModelConfig:
     dropout: float = setting(0.0, "Dropout rate, shared along time.")
     pooling: Pooling = setting("mean", "One vector from all steps.")
     mask_padding: bool = setting(True, "Keep padding out of statistics and recurrences.")
-    head: Literal["classifier", "retrieval"] = setting("classifier", "What follows the pooling.")
+    # Decided by what the task's records are: one sequence or two.
+    head: Literal["classifier", "retrieval"] = setting("classifier", None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +161,13 @@ def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
     return Block(norm, layer, gate, prenorm=config.prenorm, dropout=config.dropout)
 
 
+def is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a simple type. Every int is a float, no bool is an int."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def check_settings(config: ModelConfig | TrainingConfig) -> None:
     """Compare choices, signs and ranges.
 
@@ -171,8 +179,11 @@ def check_settings(config: ModelConfig | TrainingConfig) -> None:
         value, allowed = getattr(config, field.name), get_args(hints[field.name])
         if allowed and value not in allowed:
             raise ValueError(f"{field.name} must be one of {', '.join(allowed)}; got {value!r}")
-        if hints[field.name] is int and value < (0 if field.name == "warmup_epochs" else 1):
-            raise ValueError(f"{field.name} must be at least 1; got {value}")
+        if not allowed and not is_a(value, hints[field.name]):
+            raise ValueError(f"{field.name} must be {hints[field.name].__name__}; got {value!r}")
+        least = 0 if field.name == "warmup_epochs" else 1
+        if hints[field.name] is int and value < least:
+            raise ValueError(f"{field.name} must be at least {least}; got {value}")
         if hints[field.name] is float and not 0 <= value < float("inf"):
             raise ValueError(f"{field.name} must be finite and not negative; got {value}")
     for name in ("dropout", "label_smoothing", "norm_momentum"):

@@ -61,9 +61,14 @@ def cli(
 def start(cache: Path) -> Callable[..., subprocess.Popen]:
     """Start the program in a process of its own."""
     environment = {**os.environ, "LASTAX_CACHE": str(cache), "LASTAX_TYPECHECK": "1"}
+    # Where the tests themselves run in the background, SIGINT comes down to children as ignored.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('lastax.cmd.main', run_name='__main__')"
+    )
 
     def begin(*arguments: object, **options: Any) -> subprocess.Popen:
-        command = [sys.executable, "-m", "lastax.cmd.main", *map(str, arguments)]
+        command = [sys.executable, "-c", program, *map(str, arguments)]
         return subprocess.Popen(
             command,
             env=environment,

@@ -39,13 +39,15 @@ from lastax.data import speech
         (["prune", "RUN", "--states", "9"], 2, ["--states 9", "2 to 8"]),
         (["prune", "RUN", "--max-loss", "-1"], 2, ["--max-loss", "-1"]),
         (["prune", "RUN", "--ratio", "0.5", "--states", "4"], 2, ["one of --ratio, --states"]),
-        (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "--out"]),
+        (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "another folder"]),
         (["prune", "RUN", "--out", "/dev/null/x"], 1, ["cannot write /dev/null/x"]),
         (["sweep", "RUN", "--methods", "last,magic"], 2, ["'magic'", "lamp"]),
         (["sweep", "RUN", "--ratios", "0.1,1.5"], 2, ["1.5", "below 1"]),
         (["sweep", "RUN", "--ratios", "a"], 2, ["'a'", "0.1,0.3"]),
         (["polish"], 2, ["polish"]),
         (["prune", "RUN", "--rate", "1"], 2, ["--rat"]),
+        (["prune", "RUN", "--seed", "9" * 30], 2, ["--seed"]),
+        (["score", "RUN", "--seed", "-1"], 2, ["--seed"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -90,6 +92,15 @@ def damaged_copies():
         config["states"] = [40, 4]
         (folder / "config.json").write_text(json.dumps(config))
 
+    def width_as_text(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["model"]["channels"] = "8"
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def seed_as_text(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"seed": "x"}))
+
     def unknown_task(folder):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"task": "opera"}))
@@ -101,7 +112,9 @@ def damaged_copies():
         break_json: ["config.json is damaged"],
         forget_a_field: ["config.json is damaged", "seed"],
         other_width: ["model.safetensors is damaged", "should be float32"],
-        too_many_states: ["do not fit"],
+        too_many_states: ["config.json is damaged", "[40, 4]"],
+        width_as_text: ["config.json is damaged", "channels"],
+        seed_as_text: ["config.json is damaged", "seed"],
         unknown_task: ["opera", "speech"],
     }
 
@@ -154,6 +167,20 @@ def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
     assert str(archive) in line
     assert "make_speech_sample.py" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(trained, copy)
+    other = tmp_path / "tiny-last-50"
+    shutil.copytree(trained, other)
+    ended = cli("prune", copy, "--ratio", 0.5)
+    assert ended.status == 1
+    assert "is there already" in ended.stderr
+    assert (other / "metrics.jsonl").exists()
+    shutil.rmtree(other)
+    assert cli("prune", copy, "--ratio", 0.5).status == 0
+    assert cli("prune", copy, "--ratio", 0.5).status == 0
 
 
 def test_debug_shows_the_traceback(cli, monkeypatch):

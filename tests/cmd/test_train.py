@@ -7,6 +7,8 @@ import time
 import pytest
 import safetensors.numpy
 
+import lastax
+
 from .conftest import TINY
 
 
@@ -83,5 +85,22 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
     ended = cli(*arguments, "--learning-rate", 1e30, "--ssm-learning-rate", 1e30)
     assert ended.status == 1
     assert "training diverged at step" in ended.stderr
-    assert "--learning-rate" in ended.stderr
+    assert "lower learning rates" in ended.stderr
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    # What diverged would diverge again: `--if-missing` does not pick it up.
+    assert lastax.find_runs(tmp_path.parent, finished=False) == []
+
+
+def test_interrupted_says_how_to_go_on(start, tmp_path):
+    folder = tmp_path / "run"
+    process = start("train", "--task", "speech", "--epochs", 9, *TINY, "--out", folder)
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"lastax train --task speech --out {folder} --resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
