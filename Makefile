@@ -25,8 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "lastax needs Python 3.11 or newer: make PYTHON=python3.x"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--editable . --group dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt --editable . --group dev
 	@touch $@
 
 train: $(INSTALLED) ## train a network: TASK=speech ARGS="--epochs 20 --seed 0"

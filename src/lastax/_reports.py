@@ -104,7 +104,7 @@ def draw_sweep(
                 [v.min() for v in values],
                 [v.max() for v in values],
                 color=line.get_color(),
-                alpha=0.12,
+                alpha=0.06,
                 linewidth=0,
             )
     axis.set_xlabel("states removed, %")
