@@ -49,16 +49,13 @@ def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
         emit({"method": method, "layers": layers})
         return
     table = Table(title=f"{method}: {lastax.METHODS[method].summary}")
-    for name in ("layer", "states", "lowest", "median", "highest", "H-inf norms", "largest |lam|"):
+    for name in ("layer", "states", "lowest", "median", "highest", "largest H-inf", "1 - |lam|"):
         table.add_column(name, justify="right")
     for index, (layer, norm, system) in enumerate(zip(scores, norms, systems, strict=True)):
-        table.add_row(
-            str(index),
-            str(len(layer)),
-            *(f"{value:.3g}" for value in (layer.min(), np.median(layer), layer.max())),
-            f"{norm.min():.3g} to {norm.max():.3g}",
-            f"{np.abs(system.lam).max():.6f}",
-        )
+        scored = (layer.min(), np.median(layer), layer.max())
+        slowest = 1 - np.abs(system.lam).max()
+        numbers = [f"{value:.2g}" for value in (*scored, norm.max(), slowest)]
+        table.add_row(str(index), str(len(layer)), *numbers)
     out.print(table)
     report_unstable(systems)
 

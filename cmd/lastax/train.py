@@ -35,7 +35,7 @@ from lastax.data import batches_per_epoch, training_batches
 
 
 def setting_options(*configs: type) -> Callable[[Callable], Callable]:
-    """One flag a field of the configurations; left out, the task's own value holds."""
+    """One flag a field of the configurations; left out, the value of the task's preset holds."""
 
     def decorate(command: Callable) -> Callable:
         for config in configs:
@@ -48,13 +48,20 @@ def setting_options(*configs: type) -> Callable[[Callable], Callable]:
                 kind: Any = click.Choice(choices) if choices else hints[field.name]
                 if kind is bool:
                     flag, kind = f"{flag}/--no-{flag[2:]}", None
-                text = field.metadata["help"]
+                text = f"{field.metadata['help']}  [default: {_default(config, field.name)}]"
                 command = click.option(
                     flag, field.name, type=kind, default=None, help=text, show_default=False
                 )(command)
         return command
 
     return decorate
+
+
+def _default(config: type, name: str) -> str:
+    """The value of the presets where all have the same."""
+    presets = [(task.model, task.training) for task in lastax.TASKS.values()]
+    values = {getattr(part, name) for pair in presets for part in pair if isinstance(part, config)}
+    return str(values.pop()) if len(values) == 1 else "the task's own"
 
 
 @click.command()

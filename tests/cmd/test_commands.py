@@ -42,7 +42,7 @@ def test_score_prints_a_row_a_layer(cli, trained):
     answer = cli("score", trained, "--method", "last", "--json").answer
     assert [len(layer["scores"]) for layer in answer["layers"]] == [4, 4]
     assert [max(layer["scores"]) for layer in answer["layers"]] == [1.0, 1.0]
-    assert "H-inf norms" in cli("score", trained).stdout
+    assert "largest H-inf" in cli("score", trained).stdout
 
 
 def test_prune_writes_a_smaller_run_like_any_other(cli, trained, tmp_path):
