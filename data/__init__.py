@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from . import speech as _speech
-from ._cache import cache_folder as cache_folder
-from ._errors import DataError as DataError
-from ._pipeline import Augment as Augment
-from ._pipeline import Batch as Batch
-from ._pipeline import Example as Example
-from ._pipeline import Source as Source
-from ._pipeline import TrainingBatches as TrainingBatches
-from ._pipeline import batches_per_epoch as batches_per_epoch
-from ._pipeline import evaluation_batches as evaluation_batches
-from ._pipeline import training_batches as training_batches
+from lastax.data import speech as _speech
+from lastax.data._cache import cache_folder as cache_folder
+from lastax.data._errors import DataError as DataError
+from lastax.data._pipeline import Augment as Augment
+from lastax.data._pipeline import Batch as Batch
+from lastax.data._pipeline import Example as Example
+from lastax.data._pipeline import Source as Source
+from lastax.data._pipeline import TrainingBatches as TrainingBatches
+from lastax.data._pipeline import batches_per_epoch as batches_per_epoch
+from lastax.data._pipeline import evaluation_batches as evaluation_batches
+from lastax.data._pipeline import training_batches as training_batches
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._errors import DataError
+from lastax.data._errors import DataError
 
 # Damage to a zip file shows as any of these, depending on the bytes that it hit. RuntimeError
 # includes NotImplementedError: an unknown way of compression.

@@ -9,8 +9,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import Float32
-
-from ._errors import DataError
+from lastax.data._errors import DataError
 
 WINDOW = 256  # samples a frame sees
 BANDS = 40

@@ -10,12 +10,11 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float32, Int32
-
-from ._archive import Archive, open_archive
-from ._audio import BANDS, FLOOR, WINDOW, decode_clip, log_mel
-from ._cache import Arrays, cached
-from ._errors import DataError
-from ._pipeline import Example
+from lastax.data._archive import Archive, open_archive
+from lastax.data._audio import BANDS, FLOOR, WINDOW, decode_clip, log_mel
+from lastax.data._cache import Arrays, cached
+from lastax.data._errors import DataError
+from lastax.data._pipeline import Example
 
 SPLITS = ("train", "validation", "test")
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}  # the rest is training

@@ -109,7 +109,8 @@ def train(
     if if_missing:
         finished = _runs_of(task, finished=True)
         if finished:
-            _answer(lastax.load_results(finished[-1]), as_json)
+            if as_json:
+                emit(lastax.load_results(finished[-1]))
             return
         resume = bool(_runs_of(task, finished=False))
     if resume:
