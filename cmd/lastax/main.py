@@ -6,6 +6,7 @@ import click
 
 from lastax import RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs
+from lastax.cmd.bench import bench
 from lastax.cmd.evaluate import evaluate
 from lastax.cmd.prune import prune
 from lastax.cmd.score import score
@@ -20,7 +21,7 @@ def cli() -> None:
     """Train diagonal state-space models, score their states, remove the unneeded ones."""
 
 
-for command in (train, evaluate, score, prune, sweep):
+for command in (train, evaluate, score, prune, sweep, bench):
     cli.add_command(command)
 
 

@@ -70,6 +70,7 @@ from lastax._prune import UnstableStatesWarning as UnstableStatesWarning
 from lastax._prune import plan_pruning as plan_pruning
 from lastax._prune import prune as prune
 from lastax._prune import score_states as score_states
+from lastax._recurrence import ScanMethod as ScanMethod
 from lastax._recurrence import diagonal_scan as diagonal_scan
 from lastax._recurrence import diagonal_step as diagonal_step
 from lastax._reports import draw_poles as draw_poles
@@ -128,6 +129,7 @@ __all__ = [
     # 1. mathematics
     "BlockBasis",
     "NormalPart",
+    "ScanMethod",
     "System",
     "as_complex",
     "as_pair",
