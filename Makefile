@@ -13,7 +13,7 @@ METHOD ?= last
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep test test-all lint types format clean
+.PHONY: help setup train evaluate score prune sweep bench test test-all lint types format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ prune: $(INSTALLED) ## train if there is no run yet, then remove states: RUN= ME
 
 sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="--ratios 0.3,0.5"
 	$(LASTAX) sweep $(RUN) $(ARGS)
+
+bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
+	$(LASTAX) bench train-step $(ARGS)
+	$(LASTAX) bench prune $(ARGS)
 
 test: $(INSTALLED) ## the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -57,17 +57,24 @@ def test_scan_is_the_loop(method, reverse, seed, length, started):
     np.testing.assert_allclose(last, wanted_last, rtol=1e-11, atol=1e-11)
 
 
-@methods
+@pytest.mark.parametrize(
+    ("method", "length", "tolerance"),
+    # Squaring lam again and again costs the associative scan digits where lam is near the circle.
+    [("associative", 700, 2e-5), ("sequential", 700, 2e-5), ("sequential", 16384, 1e-4)],
+)
 @directions
-def test_long_sequence_in_single_precision(method, reverse):
+def test_long_sequence_in_single_precision(method, length, tolerance, reverse):
     """States next to the unit circle forget nothing and still follow the float64 loop."""
-    lam, b, initial = draw(0, 700, states=8)
+    lam, b, initial = draw(0, length, states=8)
+    lam[0] = (1 - 1e-6) * np.exp(0.3j)
     lam, b = lam.astype(np.complex64), b.astype(np.complex64)
-    states, _ = lastax.diagonal_scan(
-        jnp.asarray(lam), jnp.asarray(b), reverse=reverse, method=method
-    )
+
+    @jax.jit
+    def run(lam, b):
+        return lastax.diagonal_scan(lam, b, reverse=reverse, method=method)[0]
+
     wanted, _ = loop(lam.astype(complex), b.astype(complex), 0 * initial, reverse)
-    np.testing.assert_allclose(states, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(run(lam, b), wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 @methods

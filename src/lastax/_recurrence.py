@@ -33,7 +33,9 @@ def diagonal_scan(
         method: `associative`, parallel over time with `jax.lax.associative_scan`: depth O(log L),
             for accelerators. `sequential`, step after step with `jax.lax.scan`: the least
             arithmetic and memory traffic, for CPUs. Left out: by the default backend, `sequential`
-            on a CPU and `associative` elsewhere. Both agree within rounding.
+            on a CPU and `associative` elsewhere. They agree within rounding, which in float32 is
+            about 1e-4 of the largest state at 16,384 steps and `1 - |lam| = 1e-6`: the associative
+            scan squares `lam` again and again.
 
     Returns:
         The states in the order of `b`, and the state that the recurrence ended with, from which
