@@ -28,7 +28,7 @@ err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 def emit(answer: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(answer, default=_plain))
+    click.echo(json.dumps(answer, default=_plain, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -91,6 +91,11 @@ def seed_option(command: Callable) -> Callable:
     return click.option(
         "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of random pruning."
     )(command)
+
+
+def pruning_key(seed: int, config: lastax.RunConfig) -> jax.Array:
+    """The key for methods that draw: another one for each run, so that means are over draws."""
+    return jax.random.fold_in(jax.random.key(seed), config.seed)
 
 
 def run_argument(command: Callable) -> Callable:

@@ -1,13 +1,13 @@
 """`lastax prune`."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import jax
 import numpy as np
 from rich.table import Table
 
@@ -24,6 +24,7 @@ from lastax.cmd._console import (
     open_data,
     out,
     percent,
+    pruning_key,
     report_unstable,
     resolve_run,
     run_argument,
@@ -73,11 +74,13 @@ def prune(
         raise click.UsageError("give one of --ratio, --states and --max-loss")
     run = resolve_run(run)
     config, model = lastax.load_run(run)
-    _check_amount(config, ratio, states)
+    _check_amount(config, ratio, states, max_loss)
+    if folder is not None and folder.exists():
+        raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
 
     def plan_for(count: int) -> lastax.PruningPlan:
         return lastax.plan_pruning(
-            model, states=count, method=method, length=config.length, key=jax.random.key(seed)
+            model, states=count, method=method, length=config.length, key=pruning_key(seed, config)
         )
 
     data = open_data(config)
@@ -136,7 +139,11 @@ def prune(
         report_unstable(lastax.systems(model))
 
 
-def _check_amount(config: lastax.RunConfig, ratio: float | None, states: int | None) -> None:
+def _check_amount(
+    config: lastax.RunConfig, ratio: float | None, states: int | None, max_loss: float | None
+) -> None:
+    if max_loss is not None and not math.isfinite(max_loss):
+        raise click.UsageError(f"--max-loss {max_loss}: must be a number of points, 0 to 100")
     least, most = len(config.states), sum(config.states)
     if states is not None and not least <= states <= most:
         raise click.UsageError(f"--states {states}: this run allows {least} to {most}")
@@ -145,7 +152,10 @@ def _check_amount(config: lastax.RunConfig, ratio: float | None, states: int | N
 
 
 def _is_child(target: Path, run: Path) -> bool:
-    """Whether a folder holds an earlier pruning of the same run, and may be replaced."""
+    """Whether a folder holds an earlier pruning of the same run and nothing else."""
+    written = {"config.json", "model.safetensors", "results.json", "poles.png", "states.png"}
+    if target.is_dir() and not {path.name for path in target.iterdir()} <= written:
+        return False
     try:
         parent = lastax.load_config(target).parent
     except lastax.RunError:
@@ -154,7 +164,11 @@ def _is_child(target: Path, run: Path) -> bool:
 
 
 def _fewest(low: int, high: int, acceptable: Callable[[int], bool]) -> int:
-    """An acceptable count just above one that is not; `high`, where nothing is removed, is one."""
+    """By bisection, a count that is acceptable while one less is not.
+
+    `high`, where nothing is removed, counts as acceptable. Accuracy does not fall evenly, so a
+    smaller count may be acceptable too.
+    """
     while low < high:
         middle = (low + high) // 2
         if acceptable(middle):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import jax
 import numpy as np
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from lastax.cmd._console import (
     json_option,
     method_option,
     out,
+    pruning_key,
     report_unstable,
     resolve_run,
     run_argument,
@@ -32,7 +32,9 @@ def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
     """Score every state of RUN (default: the newest trained run). Touches nothing."""
     config, model = lastax.load_run(resolve_run(run))
     systems = lastax.systems(model)
-    scores = lastax.score_states(systems, method, length=config.length, key=jax.random.key(seed))
+    scores = lastax.score_states(
+        systems, method, length=config.length, key=pruning_key(seed, config)
+    )
     norms = [np.asarray(lastax.hinf_norms(system)) for system in systems]
     if as_json:
         layers = [

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jax
 import numpy as np
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from lastax.cmd._console import (
     open_data,
     out,
     progress_bar,
+    pruning_key,
     report_unstable,
     resolve_run,
     seed_option,
@@ -38,7 +38,7 @@ class NumberList(click.ParamType):
         if isinstance(value, list):
             return value
         try:
-            numbers = [float(part) for part in value.split(",")]
+            numbers = list(dict.fromkeys(float(part) for part in value.split(",")))
         except ValueError:
             self.fail(f"{value!r} is no list of numbers like 0.1,0.3,0.5", param, ctx)
         for number in numbers:
@@ -56,7 +56,7 @@ class MethodList(click.ParamType):
         """From text to the list of names, each known."""
         if isinstance(value, list):
             return value
-        names = value.split(",")
+        names = list(dict.fromkeys(value.split(",")))
         for name in names:
             if name not in lastax.METHODS:
                 known = ", ".join(lastax.METHODS)
@@ -94,7 +94,15 @@ def sweep(
     Several runs of one task, as with different seeds, give means and ranges.
     """
     runs = runs or (resolve_run(None),)
+    folder = folder or runs[0] / "sweep"
+    if (folder / "sweep.csv").exists():
+        raise lastax.RunError(
+            f"{folder} holds a sweep already: remove it, or name another by --out"
+        )
     loaded = [(run, *lastax.load_run(run)) for run in runs]
+    tasks = {config.task for _, config, _ in loaded}
+    if len(tasks) > 1:
+        raise click.UsageError(f"the runs are of different tasks: {', '.join(sorted(tasks))}")
     rows: list[dict[str, Any]] = []
     cells = len(loaded) * (1 + len(methods) * len(ratios))
     with progress_bar("sweep") as bar:
@@ -111,7 +119,7 @@ def sweep(
                         ratio=ratio,
                         method=method,
                         length=config.length,
-                        key=jax.random.key(seed),
+                        key=pruning_key(seed, config),
                     )
                     small = lastax.keep_states(model, plan.keep)
                 row = {
@@ -124,7 +132,6 @@ def sweep(
                     row[f"{split}_accuracy"] = evaluate_on(small, sources[split]).accuracy
                 rows.append(row)
                 bar.advance(shown)
-    folder = folder or runs[0] / "sweep"
     _write(folder, rows, title=", ".join(run.name for run in runs))
     if as_json:
         emit({"csv": str(folder / "sweep.csv"), "rows": rows})

@@ -107,12 +107,13 @@ def train(
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
     if if_missing:
-        finished = _runs_of(task, finished=True)
-        if finished:
+        finished = [folder] if folder is not None else _runs_of(task, finished=True)
+        if finished and (finished[-1] / lastax.MODEL_FILE).is_file():
             if as_json:
                 emit(lastax.load_results(finished[-1]))
             return
-        resume = bool(_runs_of(task, finished=False))
+        unfinished = [folder] if folder is not None else _runs_of(task, finished=False)
+        resume = bool(unfinished) and unfinished[-1].exists()
     if resume:
         folder = folder or _newest_unfinished(task)
         config = lastax.load_config(folder)
@@ -120,6 +121,9 @@ def train(
         _refuse_changes(config, {name: v for name, v in given.items() if v is not None})
         if (folder / lastax.MODEL_FILE).is_file():
             raise lastax.RunError(f"run {folder} has finished: there is nothing to resume")
+        diverged = lastax.divergence(folder)
+        if diverged is not None:
+            raise lastax.RunError(f"run {folder} would end as before: {diverged}")
     else:
         config = _new_config(task, seed or 0, devices, chosen)
         folder = folder or _free_folder(RUNS / task / f"{config.model.layer}-seed{config.seed}")
@@ -134,6 +138,8 @@ def train(
         lastax.save_results(folder, {"run": str(folder), "diverged": str(error)})
         raise
     except KeyboardInterrupt:
+        if not (folder / lastax.CONFIG_FILE).is_file():
+            raise
         again = f"lastax train --task {task} --out {folder} --resume"
         sys.exit(fail(f"interrupted; {again} goes on with the run", 130))
     _answer(answer, as_json)
@@ -210,7 +216,8 @@ def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
 
 
 def _runs_of(task: str, *, finished: bool) -> list[Path]:
-    return [run for run in lastax.find_runs(RUNS, finished=finished) if run.parent.name == task]
+    found = lastax.find_runs(RUNS, finished=finished)
+    return [run for run in found if lastax.load_config(run).task == task]
 
 
 def _newest_unfinished(task: str) -> Path:

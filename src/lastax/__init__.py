@@ -76,9 +76,11 @@ from lastax._recurrence import diagonal_step as diagonal_step
 from lastax._reports import draw_poles as draw_poles
 from lastax._reports import draw_states as draw_states
 from lastax._reports import draw_sweep as draw_sweep
+from lastax._runs import CONFIG_FILE as CONFIG_FILE
 from lastax._runs import MODEL_FILE as MODEL_FILE
 from lastax._runs import RunConfig as RunConfig
 from lastax._runs import build_from_config as build_from_config
+from lastax._runs import divergence as divergence
 from lastax._runs import find_runs as find_runs
 from lastax._runs import installed_versions as installed_versions
 from lastax._runs import layer_sizes as layer_sizes
@@ -200,6 +202,7 @@ __all__ = [
     "state_counts",
     "systems",
     # 3. training
+    "CONFIG_FILE",
     "GROUPINGS",
     "MODEL_FILE",
     "SCHEDULES",
@@ -221,6 +224,7 @@ __all__ = [
     "build_network",
     "check_settings",
     "cross_entropy",
+    "divergence",
     "draw_poles",
     "draw_states",
     "draw_sweep",

@@ -35,20 +35,30 @@ def draw_poles(
     for axis in axes[len(poles) :]:
         axis.set_axis_off()
     for index, (axis, lam, score, mask) in enumerate(zip(axes, poles, scores, keep, strict=False)):
-        axis.plot(circle.real, circle.imag, color="0.75", linewidth=0.8)
+        axis.plot(circle.real, circle.imag, color="0.75", linewidth=0.8, zorder=0)
+        # The highest scores lie on top, wherever poles crowd.
+        order = np.argsort(score)
+        lam, score, mask = lam[order], score[order], mask[order]
         shown = np.where(np.isfinite(score), np.maximum(score, lowest), np.nan)
         axis.scatter(
             lam.real, lam.imag, c=shown, norm=norm, cmap="viridis", s=34, plotnonfinite=False
         )
         unstable = ~np.isfinite(score)
         axis.scatter(lam.real[unstable], lam.imag[unstable], c="black", s=34)
-        axis.scatter(lam.real[~mask], lam.imag[~mask], c=_REMOVED, marker="x", s=46, linewidths=1.2)
+        axis.scatter(lam.real[~mask], lam.imag[~mask], c=_REMOVED, marker="x", s=22, linewidths=0.9)
         axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)} states", fontsize=10)
         axis.set_aspect("equal")
         axis.set_xlim(-1.08, 1.08)
         axis.set_ylim(-1.08, 1.08)
+        axis.set_xticks([-1, 0, 1])
+        axis.set_yticks([-1, 0, 1])
     figure.colorbar(
-        ScalarMappable(norm, "viridis"), ax=list(axes), label="score", shrink=0.8, pad=0.02
+        ScalarMappable(norm, "viridis"),
+        ax=list(axes),
+        label="score",
+        shrink=0.8,
+        pad=0.02,
+        extend="min",
     )
     figure.suptitle(f"{title}: eigenvalues, removed ones crossed out", fontsize=11)
     return figure
@@ -78,7 +88,7 @@ def draw_sweep(
 
     Args:
         curves: for each method and ratio, the accuracies of all runs, from 0 to 1. Several runs
-            give the mean as a line and the range as a band.
+            give the mean, and the range as a bar.
         unpruned: the mean accuracy with all states.
         title: what was pruned.
     """
@@ -90,23 +100,21 @@ def draw_sweep(
         ratios = sorted(points)
         values = [100 * np.asarray(points[ratio]) for ratio in ratios]
         x = [100 * ratio for ratio in ratios]
-        (line,) = axis.plot(
-            x,
-            [v.mean() for v in values],
+        mean = np.array([v.mean() for v in values])
+        below = mean - [v.min() for v in values]
+        above = [v.max() for v in values] - mean
+        # Side by side, so that the bars of different methods can be told apart.
+        shift = 0.35 * (index - (len(curves) - 1) / 2)
+        axis.errorbar(
+            np.asarray(x) + shift,
+            mean,
+            yerr=[below, above],
             marker=markers[index % len(markers)],
             markersize=4,
             linewidth=1.4,
+            elinewidth=0.7,
             label=method,
         )
-        if max(len(v) for v in values) > 1:
-            axis.fill_between(
-                x,
-                [v.min() for v in values],
-                [v.max() for v in values],
-                color=line.get_color(),
-                alpha=0.06,
-                linewidth=0,
-            )
     axis.set_xlabel("states removed, %")
     axis.set_ylabel("accuracy, %")
     axis.grid(color="0.92")

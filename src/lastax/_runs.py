@@ -76,7 +76,7 @@ def build_from_config(config: RunConfig) -> Network:
 
 def save_config(folder: Path, config: RunConfig) -> None:
     """Write `config.json`."""
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    text = json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
     write_atomically(folder / CONFIG_FILE, text.encode())
 
 
@@ -104,6 +104,8 @@ def load_config(folder: Path) -> RunConfig:
 def _check_config(config: RunConfig) -> None:
     check_settings(config.model)
     check_settings(config.training)
+    if not isinstance(config.task, str) or not isinstance(config.versions, dict):
+        raise ValueError("task must be a name and versions a table")
     for name in ("seed", "input_size", "classes", "length", "devices"):
         value = getattr(config, name)
         if not is_a(value, int) or value < (0 if name == "seed" else 1):
@@ -162,6 +164,9 @@ def load_run(folder: Path) -> tuple[RunConfig, Network]:
     config = load_config(folder)
     path = folder / MODEL_FILE
     if not path.is_file():
+        diverged = divergence(folder)
+        if diverged is not None:
+            raise RunError(f"run {folder} has no model: {diverged}")
         raise RunError(
             f"run {folder} has no {MODEL_FILE}: it has not finished; resume its training "
             f"(lastax train --task {config.task} --out {folder} --resume)"
@@ -181,7 +186,7 @@ def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
     cannot be read are passed over.
     """
     found = []
-    for path in root.glob(f"*/*/{CONFIG_FILE}"):
+    for path in root.rglob(CONFIG_FILE):
         folder = path.parent
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         ended = [(folder / name).is_file() for name in (MODEL_FILE, RESULTS_FILE)]
@@ -226,5 +231,13 @@ def load_results(folder: Path) -> dict[str, Any]:
 
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `results.json`: what the run reached, as its command printed it."""
-    write_atomically(folder / RESULTS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+    """Write `results.json`: what the run reached, or under "diverged" why it ended early."""
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / RESULTS_FILE, text.encode())
+
+
+def divergence(folder: Path) -> str | None:
+    """How the training of a run broke off, None if it did not."""
+    if not (folder / RESULTS_FILE).is_file():
+        return None
+    return load_results(folder).get("diverged")

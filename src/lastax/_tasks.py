@@ -85,16 +85,15 @@ class Task:
     data: str
     model: ModelConfig
     training: TrainingConfig
-    expect: str
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
+        # Ten words of unseen speakers, bundled: 88 % on test after 2.5 minutes on two cores.
         "speech": Task(
             data="speech",
             model=ModelConfig(dropout=0.1, clip_eigenvalues=True),
             training=TrainingConfig(label_smoothing=0.1),
-            expect="ten words of unseen speakers, bundled: 88 % in 2.5 minutes on two cores",
         ),
     }
 )
