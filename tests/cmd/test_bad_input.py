@@ -38,6 +38,7 @@ from lastax.data import speech
         (["prune", "RUN", "--states", "1"], 2, ["--states 1", "2 to 8"]),
         (["prune", "RUN", "--states", "9"], 2, ["--states 9", "2 to 8"]),
         (["prune", "RUN", "--max-loss", "-1"], 2, ["--max-loss", "-1"]),
+        (["prune", "RUN", "--max-loss", "nan"], 2, ["--max-loss nan"]),
         (["prune", "RUN", "--ratio", "0.5", "--states", "4"], 2, ["one of --ratio, --states"]),
         (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "another folder"]),
         (["prune", "RUN", "--out", "/dev/null/x"], 1, ["cannot write /dev/null/x"]),
@@ -181,6 +182,8 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
     shutil.rmtree(other)
     assert cli("prune", copy, "--ratio", 0.5).status == 0
     assert cli("prune", copy, "--ratio", 0.5).status == 0
+    (other / "sweep").mkdir()
+    assert cli("prune", copy, "--ratio", 0.5).status == 1
 
 
 def test_debug_shows_the_traceback(cli, monkeypatch):

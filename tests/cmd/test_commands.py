@@ -1,12 +1,15 @@
 """evaluate, score, prune and sweep on a trained run: what they answer, write and draw."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import lastax.data
 import numpy as np
 import pytest
 import safetensors.numpy
+from lastax.cmd._console import pruning_key
 from PIL import Image
 
 import lastax
@@ -125,3 +128,27 @@ def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
     assert {row["states"] for row in rows if float(row["ratio"]) == 0.5} == {"4"}
     with Image.open(tmp_path / "sweep.png") as picture:
         assert min(picture.size) > 300
+    again = cli("sweep", trained, "--methods", "last", "--out", tmp_path)
+    assert again.status == 1
+    assert "holds a sweep already" in again.stderr
+
+
+def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):
+    config = lastax.load_config(trained)
+    other = dataclasses.replace(config, seed=1)
+    keys = [pruning_key(0, each) for each in (config, other)]
+    _, model = lastax.load_run(trained)
+    first, second = (
+        lastax.plan_pruning(model, ratio=0.5, method="random", key=key).scores for key in keys
+    )
+    assert not np.array_equal(first[0], second[0])
+
+
+def test_runs_are_found_however_deep_they_lie(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "mine")
+    shutil.copytree(trained, tmp_path / "a" / "b" / "c")
+    shutil.copytree(trained, tmp_path / ".hidden")
+    assert {path.name for path in lastax.find_runs(tmp_path)} == {"mine", "c"}
+    (tmp_path / "mine" / "model.safetensors").unlink()
+    (tmp_path / "mine" / "results.json").unlink()
+    assert [path.name for path in lastax.find_runs(tmp_path, finished=False)] == ["mine"]

@@ -87,8 +87,13 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
     assert "training diverged at step" in ended.stderr
     assert "lower learning rates" in ended.stderr
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    evaluated = cli("evaluate", tmp_path / "run")
+    resumed = cli("train", "--task", "speech", "--out", tmp_path / "run", "--resume")
+    assert evaluated.status == resumed.status == 1
+    assert "training diverged at step" in evaluated.stderr
+    assert "would end as before" in resumed.stderr
     # What diverged would diverge again: `--if-missing` does not pick it up.
-    assert lastax.find_runs(tmp_path.parent, finished=False) == []
+    assert lastax.find_runs(tmp_path, finished=False) == []
 
 
 def test_interrupted_says_how_to_go_on(start, tmp_path):
