@@ -35,6 +35,55 @@ from lastax.cmd._console import (
 KINDS = ("states", "parameters", "bytes")
 
 
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """How much to remove, said in one of three ways; 30 % if in none."""
+
+    ratio: float | None
+    states: int | None
+    max_loss: float | None
+
+    def check(self, config: lastax.RunConfig) -> None:
+        """Refuse what makes no sense for a run.
+
+        Raises:
+            click.UsageError: naming the option and what it may be.
+        """
+        if sum(value is not None for value in vars(self).values()) > 1:
+            raise click.UsageError("give one of --ratio, --states and --max-loss")
+        if self.max_loss is not None and not math.isfinite(self.max_loss):
+            raise click.UsageError(f"--max-loss {self.max_loss}: must be 0 to 100 points")
+        least, most = len(config.states), sum(config.states)
+        if self.states is not None and not least <= self.states <= most:
+            raise click.UsageError(f"--states {self.states}: this run allows {least} to {most}")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise click.UsageError(f"--ratio {self.ratio}: must be at least 0 and below 1")
+
+    @property
+    def label(self) -> str:
+        """A word for names of folders."""
+        if self.max_loss is not None:
+            return f"loss{self.max_loss:g}"
+        if self.states is not None:
+            return f"states{self.states}"
+        return f"{100 * self._share:g}"
+
+    def count(self, config: lastax.RunConfig, loss_of: Callable[[int], float]) -> int:
+        """How many states to keep; `loss_of` tells the points that keeping so many costs."""
+        least, most = len(config.states), sum(config.states)
+        if self.max_loss is not None:
+            # Accuracies are ratios of counts: the margin is for their rounding alone.
+            allowed = self.max_loss + 1e-7
+            return _fewest(least, most, lambda count: loss_of(count) <= allowed)
+        if self.states is not None:
+            return self.states
+        return lastax.keep_count(most, self._share, at_least=least)
+
+    @property
+    def _share(self) -> float:
+        return 0.3 if self.ratio is None else self.ratio
+
+
 @click.command()
 @run_argument
 @method_option
@@ -58,75 +107,54 @@ KINDS = ("states", "parameters", "bytes")
 def prune(
     run: Path | None,
     method: str,
-    ratio: float | None,
-    states: int | None,
-    max_loss: float | None,
     seed: int,
     folder: Path | None,
     as_json: bool,
+    **amount: Any,
 ) -> None:
     """Remove the least important states of RUN and write the smaller network as a run of its own.
 
     RUN defaults to the newest trained run. What is left, and what it cost on the validation and
     test splits, is printed and drawn into the new run: poles.png, states.png.
     """
-    if sum(value is not None for value in (ratio, states, max_loss)) > 1:
-        raise click.UsageError("give one of --ratio, --states and --max-loss")
-    run = resolve_run(run)
+    given, run = Amount(**amount), resolve_run(run)
     config, model = lastax.load_run(run)
-    _check_amount(config, ratio, states, max_loss)
+    given.check(config)
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
+    data = open_data(config)
+    sources = {split: data.source(split) for split in SPLITS}
+    before = {split: evaluate_on(model, sources[split]).accuracy for split in SPLITS}
 
     def plan_for(count: int) -> lastax.PruningPlan:
         return lastax.plan_pruning(
             model, states=count, method=method, length=config.length, key=pruning_key(seed, config)
         )
 
-    data = open_data(config)
-    sources = {split: data.source(split) for split in SPLITS}
-    before = {split: evaluate_on(model, sources[split]).accuracy for split in SPLITS}
-    total, layers = sum(config.states), len(config.states)
-    if max_loss is not None:
-        lowest = before["validation"] - max_loss / 100
+    def loss_of(count: int) -> float:
+        small = lastax.keep_states(model, plan_for(count).keep)
+        reached = evaluate_on(small, sources["validation"]).accuracy
+        err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
+        return 100 * (before["validation"] - reached)
 
-        def acceptable(count: int) -> bool:
-            small = lastax.keep_states(model, plan_for(count).keep)
-            reached = evaluate_on(small, sources["validation"]).accuracy
-            err.print(f"{count} of {total} states: validation {percent(reached)}")
-            # Accuracies are ratios of counts: the margin is for their rounding alone.
-            return reached >= lowest - 1e-9
-
-        count, label = _fewest(layers, total, acceptable), f"loss{max_loss:g}"
-    elif states is not None:
-        count, label = states, f"states{states}"
-    else:
-        share = 0.3 if ratio is None else ratio
-        count, label = lastax.keep_count(total, share, at_least=layers), f"{100 * share:g}"
-    plan = plan_for(count)
+    plan = plan_for(given.count(config, loss_of))
     small = lastax.keep_states(model, plan.keep)
     after = {split: evaluate_on(small, sources[split]).accuracy for split in SPLITS}
     answer = {
         "method": method,
-        "states_before": total,
-        "states_after": count,
+        "states_before": sum(plan.states_before),
+        "states_after": sum(plan.states_after),
         "layers": _layers(model, small),
         **{split: {"before": before[split], "after": after[split]} for split in SPLITS},
     }
-    name = f"{run.name}-{method}-{label}" + (f"-seed{seed}" if method == "random" else "")
-    target = folder or run.with_name(name)
+    draw = f"-seed{seed}" if method == "random" else ""
+    target = folder or run.with_name(f"{run.name}-{method}-{given.label}{draw}")
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
             config,
             states=tuple(plan.states_after),
             parent=os.path.relpath(run, target),
-            pruning={
-                "method": method,
-                "seed": seed,
-                "ratio": ratio,
-                "states": states,
-                "max_loss": max_loss,
-            },
+            pruning={"method": method, "seed": seed, **vars(given)},
         )
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
@@ -137,18 +165,6 @@ def prune(
     else:
         _show(answer, target)
         report_unstable(lastax.systems(model))
-
-
-def _check_amount(
-    config: lastax.RunConfig, ratio: float | None, states: int | None, max_loss: float | None
-) -> None:
-    if max_loss is not None and not math.isfinite(max_loss):
-        raise click.UsageError(f"--max-loss {max_loss}: must be a number of points, 0 to 100")
-    least, most = len(config.states), sum(config.states)
-    if states is not None and not least <= states <= most:
-        raise click.UsageError(f"--states {states}: this run allows {least} to {most}")
-    if ratio is not None and not 0 <= ratio < 1:
-        raise click.UsageError(f"--ratio {ratio}: must be at least 0 and below 1")
 
 
 def _is_child(target: Path, run: Path) -> bool:
