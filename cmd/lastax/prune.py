@@ -137,6 +137,7 @@ def prune(
         err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
         return 100 * (before["validation"] - reached)
 
+    systems = lastax.systems(model)
     plan = plan_for(given.count(config, loss_of))
     small = lastax.keep_states(model, plan.keep)
     after = {split: evaluate_on(small, sources[split]).accuracy for split in SPLITS}
@@ -144,7 +145,7 @@ def prune(
         "method": method,
         "states_before": sum(plan.states_before),
         "states_after": sum(plan.states_after),
-        "layers": _layers(model, small),
+        "layers": _layers(model, small, unstable_states(systems)),
         **{split: {"before": before[split], "after": after[split]} for split in SPLITS},
     }
     draw = f"-seed{seed}" if method == "random" else ""
@@ -159,12 +160,12 @@ def prune(
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
         lastax.save_results(fresh, answer)
-        _draw(fresh, model, plan, title=f"{run.name}, {method}")
+        _draw(fresh, systems, plan, title=f"{run.name}, {method}")
     if as_json:
         emit({**answer, "run": str(target)})
     else:
         _show(answer, target)
-        report_unstable(lastax.systems(model))
+        report_unstable(systems)
 
 
 def _is_child(target: Path, run: Path) -> bool:
@@ -194,15 +195,17 @@ def _fewest(low: int, high: int, acceptable: Callable[[int], bool]) -> int:
     return high
 
 
-def _layers(model: lastax.Network, small: lastax.Network) -> list[dict[str, Any]]:
+def _layers(
+    model: lastax.Network, small: lastax.Network, unstable: list[list[int]]
+) -> list[dict[str, Any]]:
     """What each layer had and has."""
     rows = []
-    for counts_before, sizes_before, counts_after, sizes_after, unstable in zip(
+    for counts_before, sizes_before, counts_after, sizes_after, without_norm in zip(
         lastax.state_counts(model),
         lastax.layer_sizes(model),
         lastax.state_counts(small),
         lastax.layer_sizes(small),
-        unstable_states(lastax.systems(model)),
+        unstable,
         strict=True,
     ):
         row: dict[str, Any] = {}
@@ -210,12 +213,12 @@ def _layers(model: lastax.Network, small: lastax.Network) -> list[dict[str, Any]
             KINDS, (counts_before, *sizes_before), (counts_after, *sizes_after), strict=True
         ):
             row |= {f"{kind}_before": old, f"{kind}_after": new}
-        rows.append(row | {"unstable": unstable})
+        rows.append(row | {"unstable": without_norm})
     return rows
 
 
-def _draw(folder: Path, model: lastax.Network, plan: lastax.PruningPlan, title: str) -> None:
-    poles = [np.asarray(system.lam) for system in lastax.systems(model)]
+def _draw(folder: Path, systems: list[lastax.System], plan: lastax.PruningPlan, title: str) -> None:
+    poles = [np.asarray(system.lam) for system in systems]
     figures = {
         "poles.png": lastax.draw_poles(poles, plan.scores, plan.keep, title=title),
         "states.png": lastax.draw_states(plan.states_before, plan.states_after, title=title),
