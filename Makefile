@@ -66,7 +66,7 @@ format: $(INSTALLED) ## let ruff rewrite
 types: $(INSTALLED) ## mypy on an installed copy: it can't follow the mapping of folders to packages
 	@rm -rf build/types build/lib && mkdir -p build/types
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml
+	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
 
 clean: ## remove what was built, but not .venv and runs
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info src/*.egg-info
