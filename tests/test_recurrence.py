@@ -11,7 +11,7 @@ import lastax
 
 from .systems import few, seeds
 
-methods = pytest.mark.parametrize("method", ["associative", "sequential"])
+methods = pytest.mark.parametrize("method", ["associative", "chunked", "sequential"])
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 LENGTHS = st.sampled_from([1, 2, 7, 16])
 

@@ -19,6 +19,7 @@ FLOORS = (
         "_hippo",
         "_initialize",
         "_norms",
+        "_products",
         "_recurrence",
         "_scores",
         "_selection",

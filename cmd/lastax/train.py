@@ -249,6 +249,7 @@ def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> 
             optimizer=optimizer,
             key=jax.random.fold_in(jax.random.key(config.seed), 1),
             label_smoothing=training.label_smoothing,
+            remat=training.remat,
         )
     )
     batches = training_batches(

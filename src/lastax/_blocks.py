@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from lastax._normalize import Axis, BatchNorm, LayerNorm
+from lastax._products import add_row, product
 from lastax._surgery import Layer
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
@@ -31,8 +32,9 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
         """Apply the map to the last axis."""
-        y = x @ self.weight
-        return y + jnp.broadcast_to(self.bias, y.shape)
+        if x.ndim == 1:
+            return x @ self.weight + self.bias
+        return add_row(product(x, self.weight), self.bias)
 
 
 class Gate(eqx.Module):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lastax._blocks import Block, Linear
 from lastax._normalize import Axis
+from lastax._products import total
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 Pooling = Literal["mean", "last"]
@@ -40,27 +43,33 @@ class Encoder(eqx.Module):
         step_rescale: Scalar = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
+        remat: bool = False,
     ) -> tuple[Float[Array, " H"], Encoder]:
         """Features of one sequence, and the encoder with its running statistics moved."""
         mask = None if length is None else jnp.arange(x.shape[0]) < length
-        y = self.embed(x)
-        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
-        blocks = []
-        for block, block_key in zip(self.blocks, keys, strict=True):
-            y, moved = block(
-                y,
-                mask if self.mask_padding else None,
-                step_rescale=step_rescale,
-                key=block_key,
-                axis=axis,
-            )
-            blocks.append(moved)
+
+        def apply(block: Block, y: Array, key: Array | None) -> tuple[Array, Block]:
+            inside = mask if self.mask_padding else None
+            return block(y, inside, step_rescale=step_rescale, key=key, axis=axis)
+
+        y, blocks = self.embed(x), []
+        keys = None if key is None else jax.random.split(key, len(self.blocks))
+        if remat:
+            for group in _equal_in_a_row(self.blocks):
+                start = len(blocks)
+                group_keys = None if keys is None else keys[start : start + len(group)]
+                y, moved = _scan_blocks(apply, group, y, group_keys)
+                blocks += moved
+        else:
+            for number, block in enumerate(self.blocks):
+                y, moved_block = apply(block, y, None if keys is None else keys[number])
+                blocks.append(moved_block)
         return self.pool(y, mask), dataclasses.replace(self, blocks=tuple(blocks))
 
     def pool(self, y: Float[Array, "L H"], mask: Bool[Array, " L"] | None) -> Float[Array, " H"]:
         """One vector for the steps where `mask` holds, or for all."""
         if mask is None:
-            return y[-1] if self.pooling == "last" else jnp.mean(y, axis=0)
+            return y[-1] if self.pooling == "last" else total(y) / y.shape[0]
         if self.pooling == "last":
             return y[jnp.sum(mask) - 1]
         weight = mask.astype(y.dtype)
@@ -90,12 +99,16 @@ class Classifier(eqx.Module):
         step_rescale: Scalar = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
+        remat: bool = False,
     ) -> tuple[Float[Array, " classes"], Classifier]:
         """Logits, and the model with its running statistics moved.
 
-        A key switches dropout on, the name of the batch's `vmap` axis batch statistics.
+        A key switches dropout on, the name of the batch's `vmap` axis batch statistics. With
+        `remat` a derivative keeps what enters each block and computes the rest again.
         """
-        features, encoder = self.encoder(x, length, step_rescale=step_rescale, key=key, axis=axis)
+        features, encoder = self.encoder(
+            x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat
+        )
         return self.head(features), dataclasses.replace(self, encoder=encoder)
 
 
@@ -128,13 +141,16 @@ class Retrieval(eqx.Module):
         step_rescale: Scalar = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
+        remat: bool = False,
     ) -> tuple[Float[Array, " classes"], Retrieval]:
         """Logits, and the model with its running statistics moved over both documents."""
         axes = None if axis is None else (*(axis if isinstance(axis, tuple) else (axis,)), "pair")
         keys = None if key is None else jax.random.split(key)
 
         def encode(x: Array, length: Array | None, key: Array | None) -> tuple[Array, Encoder]:
-            return self.encoder(x, length, step_rescale=step_rescale, key=key, axis=axes)
+            return self.encoder(
+                x, length, step_rescale=step_rescale, key=key, axis=axes, remat=remat
+            )
 
         # Statistics are the same for both documents: they are summed over the axis "pair".
         (a, b), encoder = eqx.filter_vmap(
@@ -149,3 +165,41 @@ class Retrieval(eqx.Module):
 
 
 Network = Classifier | Retrieval
+
+
+def _equal_in_a_row(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:
+    """The blocks in their order, neighbors of the same kind and shapes together."""
+
+    def shapes(block: Block) -> Any:
+        return jax.tree.structure(block), [
+            (leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
+            for leaf in jax.tree.leaves(block)
+        ]
+
+    return [tuple(group) for _, group in itertools.groupby(blocks, key=shapes)]
+
+
+def _scan_blocks(
+    apply: Callable[[Block, Array, Array | None], tuple[Array, Block]],
+    blocks: tuple[Block, ...],
+    y: Array,
+    keys: Array | None,
+) -> tuple[Array, list[Block]]:
+    """One block after another in a loop that is compiled once."""
+    arrays = [eqx.partition(block, eqx.is_array)[0] for block in blocks]
+    static = eqx.partition(blocks[0], eqx.is_array)[1]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+
+    @jax.checkpoint
+    def body(y: Array, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
+        arrays, key = inputs
+        y, moved = apply(eqx.combine(arrays, static), y, key)
+        # Nothing else of a block moves.
+        return y, moved.norm
+
+    y, norms = jax.lax.scan(body, y, (stacked, keys))
+    moved = [
+        dataclasses.replace(block, norm=jax.tree.map(lambda leaf, n=number: leaf[n], norms))
+        for number, block in enumerate(blocks)
+    ]
+    return y, moved

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from lastax._products import add_row, multiply_row, total
 from lastax._typing import Array
 
 Axis = Hashable
@@ -59,7 +60,7 @@ class BatchNorm(eqx.Module):
 
     def _apply(self, x: Array, statistics: RunningStatistics) -> Array:
         factor = self.scale * jax.lax.rsqrt(statistics.variance + self.epsilon)
-        return (x - statistics.mean[None]) * factor[None] + self.bias[None]
+        return add_row(multiply_row(x - statistics.mean[None], factor), self.bias)
 
 
 class LayerNorm(eqx.Module):
@@ -86,9 +87,14 @@ class LayerNorm(eqx.Module):
 
 
 def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
-    weight = jnp.ones(x.shape[0], x.dtype) if mask is None else mask.astype(x.dtype)
-    count = jax.lax.psum(jnp.sum(weight), axis)
-    mean = jax.lax.psum(weight @ x, axis) / count
+    def average(x: Array) -> Array:
+        return (
+            jax.lax.psum(total(x if mask is None else jnp.where(mask[:, None], x, 0)), axis) / count
+        )
+
+    steps = x.shape[0] if mask is None else jnp.sum(mask)
+    count = jax.lax.psum(jnp.asarray(steps, x.dtype), axis)
+    mean = average(x)
     # A second pass: the mean of squares less the square of the mean cancels where means are large.
-    variance = jax.lax.psum(weight @ (x - mean[None]) ** 2, axis) / count
+    variance = average((x - mean[None]) ** 2)
     return RunningStatistics(mean, variance)

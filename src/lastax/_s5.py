@@ -20,6 +20,7 @@ from lastax._initialize import (
     initialize_log_step,
     lecun_normal_C,
 )
+from lastax._recurrence import ScanMethod
 from lastax._system import System, kept_index
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
@@ -33,7 +34,8 @@ class S5(eqx.Module):
     All parameters are real arrays (complex ones as pairs on the last axis), since optimizers treat
     complex leaves differently. `C_reverse` is there if the layer runs in both directions. The
     static facts say how the parameters are read: each stored state as a conjugate pair
-    (`conj_sym`), the discretization rule, and whether real parts are clipped to stay negative.
+    (`conj_sym`), the discretization rule, whether real parts are clipped to stay negative, and how
+    the recurrence is computed (None: as fits the device and the length).
     """
 
     Lambda_re: Float[Array, " P"]
@@ -46,6 +48,7 @@ class S5(eqx.Module):
     conj_sym: bool = eqx.field(static=True, default=True)
     discretize: Callable = eqx.field(static=True, default=discretize_zoh)
     clip_eigenvalues: bool = eqx.field(static=True, default=False)
+    scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     @classmethod
     def initialize(
@@ -61,6 +64,7 @@ class S5(eqx.Module):
         initialize_C: InitializeC = lecun_normal_C,
         clip_eigenvalues: bool = False,
         step_range: tuple[float, float] = (1e-3, 1e-1),
+        scan_method: ScanMethod | None = None,
     ) -> S5:
         """Draw a layer of `channels` inputs and outputs and `states` stored states.
 
@@ -85,6 +89,7 @@ class S5(eqx.Module):
             conj_sym=conj_sym,
             discretize=discretize,
             clip_eigenvalues=clip_eigenvalues,
+            scan_method=scan_method,
         )
 
     def system(self, step_rescale: Scalar = 1.0) -> System:
@@ -99,7 +104,8 @@ class S5(eqx.Module):
         step = step_rescale * jnp.exp(self.log_step)
         lam, B = self.discretize(Lambda, as_complex(self.B), step)
         reverse = None if self.C_reverse is None else as_complex(self.C_reverse)
-        return System(lam, B, as_complex(self.C), reverse, self.D, self.conj_sym)
+        C = as_complex(self.C)
+        return System(lam, B, C, reverse, self.D, self.conj_sym, self.scan_method)
 
     def __call__(
         self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
-from lastax._recurrence import diagonal_scan, diagonal_step
+from lastax._products import product
+from lastax._recurrence import ScanMethod, diagonal_scan, diagonal_step, scan_planes
 from lastax._typing import Array
 
 
@@ -20,6 +21,8 @@ class System(eqx.Module):
     `x_k = diag(lam) x_{k-1} + B u_k`, `y_k = s Re(C x_k) + D u_k`, where `s` is 2 if each stored
     state stands for a conjugate pair and 1 if not. With `C_reverse` the states also run backward,
     `x'_k = diag(lam) x'_{k+1} + B u_k`, and `s Re(C_reverse x'_k)` is added to `y_k`.
+
+    `scan_method` is the way the recurrence is computed, as `diagonal_scan` names it.
 
     Arrays are JAX's or numpy's. Norms, scores and frequency responses stay in their library and
     precision; responses in time are computed by JAX.
@@ -31,6 +34,7 @@ class System(eqx.Module):
     C_reverse: Complex[Array, "H P"] | None
     D: Float[Array, " H"]
     conj_sym: bool = eqx.field(static=True, default=True)
+    scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         """Compare shapes, for those who run without type checks."""
@@ -56,10 +60,16 @@ class System(eqx.Module):
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The response to `u` from rest."""
-        y, _ = self.run(u)
+        maps, directions = [self.C], (False,)
         if self.C_reverse is not None:
-            backward, _ = diagonal_scan(self.lam, _drive(self.B, u), reverse=True)
-            y = y + self._observe(self.C_reverse, backward)
+            maps, directions = [self.C, self.C_reverse], (False, True)
+        driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
+        states = scan_planes(self.lam, driven, directions, method=self.scan_method)
+        y = self.D[None, :] * u
+        s = 2 if self.conj_sym else 1
+        for C, x in zip(maps, states, strict=True):
+            # Re(C x) as a real product: half the arithmetic of a complex one.
+            y = y + product(x, s * jnp.concatenate([C.real, -C.imag], axis=1).T)
         return y
 
     def run(
@@ -70,7 +80,8 @@ class System(eqx.Module):
         Feeding a sequence in pieces, each from the state the last one ended in, gives the same
         numbers as feeding it whole. What runs backward in time is left out.
         """
-        states, last = diagonal_scan(self.lam, _drive(self.B, u), initial=initial)
+        driven = _drive(self.B, u)
+        states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
         return self._observe(self.C, states) + self.D[None, :] * u, last
 
     def step(
@@ -152,6 +163,7 @@ def real_system(system: System) -> System:
         C_reverse=None if system.C_reverse is None else with_conjugate(system.C_reverse),
         D=system.D,
         conj_sym=False,
+        scan_method=system.scan_method,
     )
 
 

@@ -44,6 +44,9 @@ class ModelConfig:
         setting("lecun_normal", "Starting values of C.")
     )
     clip_eigenvalues: bool = setting(False, "Keep the real parts of eigenvalues negative.")
+    scan_method: Literal["fitting", "associative", "chunked", "sequential"] = setting(
+        "fitting", "How the recurrence is computed; fitting: by device and length."
+    )
     step_minimum: float = setting(0.001, "Smallest step size at the start.")
     step_maximum: float = setting(0.1, "Largest step size at the start.")
     activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
@@ -75,6 +78,7 @@ class TrainingConfig:
     minimum_learning_rate: float = setting(0.0, "Where the cosine ends.")
     anneal: bool = setting(True, "Let the rates fall along a cosine.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
+    remat: bool = setting(False, "Less memory: compute what is inside a block twice.")
     augment: bool = setting(True, "Vary training examples, where the task knows how.")
 
 
@@ -154,6 +158,7 @@ def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
         initialize_C=C_INITIALIZATIONS[config.c_initialization],
         clip_eigenvalues=config.clip_eigenvalues,
         step_range=(config.step_minimum, config.step_maximum),
+        scan_method=None if config.scan_method == "fitting" else config.scan_method,
         key=layer_key,
     )
     gate = Gate.initialize(config.channels, config.activation, key=gate_key)

@@ -78,8 +78,13 @@ def train_step(
     optimizer: optax.GradientTransformation,
     key: PRNGKeyArray,
     label_smoothing: float = 0.0,
+    remat: bool = False,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update on one batch. `key` is the run's: the step's own is folded from it."""
+    """One update on one batch.
+
+    `key` is the run's: the step's own is folded from it. `remat` computes again on the way back
+    what lies inside a block, instead of keeping it.
+    """
     parameters, rest = split_trainable(state.model)
     label = jnp.asarray(batch["label"])
     keys = jax.random.split(jax.random.fold_in(key, state.step), label.shape[0])
@@ -87,7 +92,7 @@ def train_step(
     def loss_of(parameters: Network) -> tuple[Array, tuple[Array, Network]]:
         model = eqx.combine(parameters, rest)
         logits, moved = eqx.filter_vmap(
-            lambda x, length, key: model.forward(x, length, key=key, axis="batch"),
+            lambda x, length, key: model.forward(x, length, key=key, axis="batch", remat=remat),
             in_axes=(0, eqx.if_array(0), 0),
             out_axes=(0, None),
             axis_name="batch",
