@@ -13,7 +13,7 @@ METHOD ?= last
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep bench test test-all lint types format clean
+.PHONY: help setup train evaluate score prune sweep bench bench-check test test-all lint types format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,10 @@ sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="
 bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)
 	$(LASTAX) bench prune $(ARGS)
+
+bench-check: $(INSTALLED) ## fail if a ratio is over 25 % worse than in docs/performance.json
+	$(LASTAX) bench train-step --check docs/performance.json $(ARGS)
+	$(LASTAX) bench prune --check docs/performance.json $(ARGS)
 
 test: $(INSTALLED) ## the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -28,6 +29,18 @@ class Measured:
         """Distance of the quartiles over the median."""
         low, high = np.percentile(self.times, [25, 75])
         return float((high - low) / self.median)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the device reaches in a large matrix product, and in reading and writing memory."""
+
+    operations_per_second: float
+    bytes_per_second: float
+
+    def seconds(self, operations: int, bytes_moved: int) -> float:
+        """What so much work takes at best, products and traffic one after the other."""
+        return operations / self.operations_per_second + bytes_moved / self.bytes_per_second
 
 
 def measure(
@@ -63,3 +76,19 @@ def measure(
         )
         for name in programs
     }
+
+
+def measure_machine() -> Machine:
+    """Time a matrix product and a pass over memory, on the default device."""
+    size, length = 1024, 4 * 2**20
+    square, line = jnp.ones((size, size)), jnp.ones(length)
+    programs = {
+        "product": (lambda x: x @ x, (square,)),
+        "traffic": (lambda x: x * 1.5, (line,)),
+    }
+    results = measure(programs, repeats=9)
+    # The best of several: the limit is the machine's, not that of what else runs on it.
+    return Machine(
+        2 * size**3 / min(results["product"].times),
+        2 * line.nbytes / min(results["traffic"].times),
+    )

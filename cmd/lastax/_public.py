@@ -1,10 +1,12 @@
 """S5 the way its public code computes it, written anew: the yardstick of the benchmark.
 
 One complex `associative_scan` a direction, differentiated by JAX with all its levels kept; complex
-matrix products; states removed by masks at full size. Same parameters, same numbers.
+matrix products; states removed by masks at full size. Dense layers, statistics and pooling are
+written as they are read, and left to JAX to differentiate. Same parameters, same numbers.
 """
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from lastax import S5, System
+from lastax import S5, BatchNorm, Encoder, Linear, Network, RunningStatistics, System
 from lastax._typing import Array, Scalar
 
 
@@ -66,6 +68,67 @@ class PublicS5(eqx.Module):
     def keep(self, mask: Bool[np.ndarray, " P"]) -> "PublicS5":
         """The same arrays with more of them masked: nothing gets smaller."""
         return dataclasses.replace(self, mask=self.mask * jnp.asarray(mask, self.mask.dtype))
+
+
+class PublicLinear(Linear):
+    """A dense layer whose derivative is JAX's."""
+
+    def __call__(self, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
+        """Apply the map to the last axis."""
+        y = x @ self.weight
+        return y + jnp.broadcast_to(self.bias, y.shape)
+
+
+class PublicBatchNorm(BatchNorm):
+    """Statistics in one pass: the mean, and the mean of squares less its square."""
+
+    def __call__(
+        self, x: Float[Array, "L H"], mask: Bool[Array, " L"] | None = None, *, axis: Any = None
+    ) -> tuple[Float[Array, "L H"], "PublicBatchNorm"]:
+        """Normalize one sequence; also return what the norm is after it."""
+        if mask is not None:
+            raise ValueError("PublicBatchNorm: the public way counts padding, it takes no mask")
+        if axis is None:
+            return self._normalize(x, self.running), self
+        mean = jax.lax.pmean(jnp.mean(x, axis=0), axis)
+        variance = jax.lax.pmean(jnp.mean(x**2, axis=0), axis) - mean**2
+        batch = RunningStatistics(mean, variance)
+        running = jax.tree.map(
+            lambda old, new: self.momentum * old + (1 - self.momentum) * new, self.running, batch
+        )
+        return self._normalize(x, batch), dataclasses.replace(self, running=running)
+
+    def _normalize(self, x: Array, statistics: RunningStatistics) -> Array:
+        factor = self.scale * jax.lax.rsqrt(statistics.variance + self.epsilon)
+        return (x - statistics.mean[None]) * factor[None] + self.bias[None]
+
+
+class PublicEncoder(Encoder):
+    """Blocks one after another, and the mean over time."""
+
+    def pool(self, y: Float[Array, "L H"], mask: Bool[Array, " L"] | None) -> Float[Array, " H"]:
+        """The mean over all steps."""
+        if mask is not None or self.pooling != "mean":
+            raise ValueError("PublicEncoder: only the mean over whole sequences is written anew")
+        return jnp.mean(y, axis=0)
+
+
+_PUBLIC = {Linear: PublicLinear, BatchNorm: PublicBatchNorm, Encoder: PublicEncoder}
+
+
+def published(network: Network) -> Network:
+    """A network of S5 layers that computes the same as `network`, all in the public way."""
+
+    def convert(node: Any) -> Any:
+        if isinstance(node, S5):
+            return PublicS5.of(node)
+        if not isinstance(node, eqx.Module):
+            return node
+        inside = jax.tree.map(convert, vars(node), is_leaf=lambda x: isinstance(x, eqx.Module))
+        kind = _PUBLIC.get(type(node), type(node))
+        return kind(**inside) if kind is not RunningStatistics else node
+
+    return convert(network)
 
 
 def _combine(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:

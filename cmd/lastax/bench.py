@@ -1,149 +1,39 @@
 """`lastax bench`."""
 
-import dataclasses
-import functools
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import lastax
-from lastax.cmd._console import debug_option, emit, json_option, out, progress_bar
-from lastax.cmd._measure import Measured, measure
-from lastax.cmd._public import PublicS5, public_scan
+from lastax._files import write_atomically
+from lastax.cmd._console import debug_option, emit, err, json_option, out, progress_bar
+from lastax.cmd._measure import Machine, Measured, measure, measure_machine
+from lastax.cmd._programs import (
+    SHAPES,
+    Program,
+    Shape,
+    layer_programs,
+    prune_programs,
+    recurrence_programs,
+    seconds_to_prune,
+    train_step_programs,
+)
 
-Program = tuple[Callable, tuple[Any, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Sizes of a task of the field, cut to what one machine times in seconds."""
-
-    batch: int
-    length: int
-    channels: int
-    states: int
-    layers: int
-
-
-SHAPES = {
-    "listops": Shape(4, 2048, 128, 8, 8),
-    "text": Shape(2, 2048, 256, 96, 2),
-    "image": Shape(2, 1024, 256, 192, 2),
-    "speech": Shape(1, 16000, 96, 64, 2),
-    "short": Shape(32, 128, 64, 32, 4),
-}
-RATIOS = (0.3, 0.5, 0.8)
-INPUT_SIZE = CLASSES = 10
-
-
-def recurrence_programs(shape: Shape) -> dict[str, Program]:
-    """One direction of the recurrence alone: forward and gradient of each method."""
-    rng = np.random.default_rng(0)
-    radius, angle = rng.uniform(0.9, 0.999, shape.states), rng.uniform(-3, 3, shape.states)
-    lam = jnp.asarray(radius * np.exp(1j * angle), jnp.complex64)
-    size = (shape.batch, shape.length, shape.states)
-    b = jnp.asarray(rng.normal(size=size) + 1j * rng.normal(size=size), jnp.complex64)
-
-    def energy(scan: Callable, lam: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.abs(jax.vmap(lambda b: scan(lam, b))(b)) ** 2)
-
-    scans: dict[str, Callable] = {"public": public_scan} | {
-        method: functools.partial(_own_scan, method) for method in ("associative", "sequential")
-    }
-    programs: dict[str, Program] = {}
-    for name, scan in scans.items():
-        batched = jax.vmap(scan, in_axes=(None, 0))
-        programs[f"forward/{name}"] = (batched, (lam, b))
-        programs[f"gradient/{name}"] = (
-            jax.grad(functools.partial(energy, scan), argnums=(0, 1)),
-            (lam, b),
-        )
-    return programs
-
-
-def _own_scan(method: lastax.ScanMethod, lam: jax.Array, b: jax.Array) -> jax.Array:
-    return lastax.diagonal_scan(lam, b, method=method)[0]
-
-
-def layer_programs(shape: Shape) -> dict[str, Program]:
-    """One bidirectional layer: forward, and the gradient of all its parameters and its input."""
-    layer = lastax.S5.initialize(
-        shape.channels, shape.states, bidirectional=True, key=jax.random.key(0)
-    )
-    u = jax.random.normal(jax.random.key(1), (shape.batch, shape.length, shape.channels))
-
-    def energy(layer_and_input: tuple[Any, jax.Array]) -> jax.Array:
-        layer, u = layer_and_input
-        return jnp.sum(jax.vmap(layer)(u) ** 2)
-
-    programs: dict[str, Program] = {}
-    for name, one in {"public": PublicS5.of(layer), "ours": layer}.items():
-        programs[f"forward/{name}"] = (lambda layer, u: jax.vmap(layer)(u), (one, u))
-        programs[f"gradient/{name}"] = (eqx.filter_grad(energy), ((one, u),))
-    return programs
-
-
-def train_step_programs(shape: Shape) -> dict[str, Program]:
-    """The whole network: evaluation, and a training step with its optimizer."""
-    network = _network(shape)
-    return _network_programs(shape, {"public": _published(network), "ours": network})
-
-
-def prune_programs(shape: Shape) -> dict[str, Program]:
-    """Networks without 30, 50 and 80 % of their states, beside the same ones masked."""
-    network = _network(shape)
-    kinds = {"ours": network}
-    for ratio in RATIOS:
-        plan = lastax.plan_pruning(network, ratio=ratio, method="uniform-hinf")
-        percent = f"{100 * ratio:.0f} %"
-        kinds[f"masked {percent}"] = lastax.keep_states(_published(network), plan.keep)
-        kinds[f"ours {percent}"] = lastax.keep_states(network, plan.keep)
-    return _network_programs(shape, kinds)
-
-
-def _network(shape: Shape) -> lastax.Network:
-    config = lastax.ModelConfig(layers=shape.layers, channels=shape.channels, states=shape.states)
-    return lastax.build_network(
-        config, input_size=INPUT_SIZE, classes=CLASSES, key=jax.random.key(0)
-    )
-
-
-def _published(network: lastax.Network) -> lastax.Network:
-    def is_layer(node: Any) -> bool:
-        return isinstance(node, lastax.S5)
-
-    return jax.tree.map(
-        lambda node: PublicS5.of(node) if is_layer(node) else node, network, is_leaf=is_layer
-    )
-
-
-def _network_programs(shape: Shape, networks: dict[str, lastax.Network]) -> dict[str, Program]:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(shape.batch, shape.length, INPUT_SIZE)).astype(np.float32)
-    batch = {"x": x, "label": (np.arange(shape.batch) % CLASSES).astype(np.int32)}
-    optimizer = lastax.make_optimizer(1e-3, 1e-3, weight_decay=0.05)
-    step = functools.partial(lastax.train_step, optimizer=optimizer, key=jax.random.key(1))
-    programs: dict[str, Program] = {}
-    for name, network in networks.items():
-        programs[f"forward/{name}"] = (lastax.predict, (network, batch))
-        state = lastax.TrainState.initialize(network, optimizer)
-        programs[f"training/{name}"] = (step, (state, batch))
-    return programs
-
-
-SUITES = {
+SUITES: Mapping[str, tuple[Callable[[Shape], dict[str, Program]], str]] = {
     "recurrence": (recurrence_programs, "public"),
     "layer": (layer_programs, "public"),
     "train-step": (train_step_programs, "public"),
     "prune": (prune_programs, "ours"),
 }
+IMAGE = Shape(50, 1024, 512, 192, 6)
+# A loss by more than this against the stored ratios is a failure.
+TOLERATED = 0.25
 
 
 @click.command()
@@ -156,18 +46,44 @@ SUITES = {
     help="Which shapes; may be repeated.  [default: all]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=7, help="Runs of each program.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the ratios in this file, for --check.",
+)
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Fail if a ratio is more than 25 % worse than in this file.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the ratios into this picture.",
+)
 @json_option
 @debug_option
-def bench(suite: str, shapes: tuple[str, ...], repeats: int, as_json: bool) -> None:
+def bench(
+    suite: str,
+    shapes: tuple[str, ...],
+    repeats: int,
+    store: Path | None,
+    check: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Time lastax beside the public way of computing the same, on this machine.
 
     The public way is one complex associative scan a direction, differentiated by JAX, complex
     products, and masks in place of pruning. All programs of a shape are run by turns; ratios are
-    of medians.
+    of medians. MiB are temporaries, `temp` their ratio; `roof` is the share of the time that the
+    products and the memory traffic of a program would take at the rates that this machine reaches
+    in the same run.
     """
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     build, baseline = SUITES[suite]
+    machine = measure_machine()
     cases: list[dict[str, Any]] = []
     for shape in shapes or tuple(SHAPES):
         programs = build(SHAPES[shape])
@@ -177,65 +93,155 @@ def bench(suite: str, shapes: tuple[str, ...], repeats: int, as_json: bool) -> N
             def compiling(name: str, bar: Any = bar, shown: Any = shown) -> None:
                 bar.update(shown, advance=1, note=f"compiling {name}")
 
-            results = measure(programs, repeats=repeats, on_program=compiling)
-        cases += _cases(shape, results, baseline)
-    answer: dict[str, Any] = {"suite": suite, "device": str(jax.devices()[0]), "cases": cases}
+            results = measure(
+                {name: (one.function, one.arguments) for name, one in programs.items()},
+                repeats=repeats,
+                on_program=compiling,
+            )
+        cases += _cases(shape, programs, results, baseline, machine)
+    answer: dict[str, Any] = {
+        "suite": suite,
+        "device": str(jax.devices()[0]),
+        "gigaflops": machine.operations_per_second / 1e9,
+        "gigabytes_per_second": machine.bytes_per_second / 1e9,
+        "cases": cases,
+    }
     if suite == "prune":
-        answer["prune_seconds"] = _seconds_to_prune()
+        answer["prune_seconds"] = seconds_to_prune(IMAGE)
+    if plot is not None:
+        title = f"{suite}: speed against {baseline}"
+        lastax.draw_speeds(_speeds(cases, baseline), title=title).savefig(plot, dpi=110)
+    if store is not None:
+        _store(store, suite, cases)
     if as_json:
         emit(answer)
-        return
-    out.print(_table(suite, cases, baseline))
-    if suite == "prune":
-        seconds = f"{answer['prune_seconds']:.2f} s"
-        out.print(f"lastax.prune, 6 layers of 192 states and 512 channels: {seconds}")
+    else:
+        _show(answer, baseline)
+    if check is not None:
+        _check(check, suite, cases)
 
 
-def _cases(shape: str, results: dict[str, Measured], baseline: str) -> list[dict[str, Any]]:
+def _cases(
+    shape: str,
+    programs: dict[str, Program],
+    results: dict[str, Measured],
+    baseline: str,
+    machine: Machine,
+) -> list[dict[str, Any]]:
     cases = []
     for name, result in sorted(results.items(), key=lambda item: item[0].partition("/")[0]):
         what, _, who = name.partition("/")
         reference = results[f"{what}/{baseline}"]
-        cases.append(
-            {
-                "name": f"{shape}/{name}",
-                "shape": shape,
-                "what": what,
-                "who": who,
-                "ratio": reference.median / result.median,
-                "median_seconds": result.median,
-                "spread": result.spread,
-                "times": list(result.times),
-                "compile_seconds": result.compile_seconds,
-                "temporary_bytes": result.temporary_bytes,
-                "temporary_ratio": result.temporary_bytes / max(reference.temporary_bytes, 1),
-            }
-        )
+        masked = results.get(f"{what}/{who.replace('ours', 'masked')}")
+        work = programs[name].work
+        roofline = machine.seconds(work.operations, work.bytes)
+        case = {
+            "name": f"{shape}/{name}",
+            "shape": shape,
+            "what": what,
+            "who": who,
+            "ratio": reference.median / result.median,
+            "median_seconds": result.median,
+            "spread": result.spread,
+            "times": list(result.times),
+            "compile_seconds": result.compile_seconds,
+            "temporary_bytes": result.temporary_bytes,
+            "temporary_ratio": result.temporary_bytes / max(reference.temporary_bytes, 1),
+            "roofline_seconds": roofline,
+            "share_of_roofline": roofline / result.median,
+        }
+        if masked is not None and "ours" in who:
+            case["ratio_to_masked"] = masked.median / result.median
+        cases.append(case)
     return cases
 
 
-def _table(suite: str, cases: list[dict[str, Any]], baseline: str) -> Table:
-    table = Table(title=f"{suite}: speed against {baseline}, medians")
-    for name in ("shape", "what", "who", "ms", "±", "speed", "temp MiB", "compile s"):
-        table.add_column(name, justify="left" if name in ("shape", "what", "who") else "right")
-    for case in cases:
-        table.add_row(
-            case["shape"],
-            case["what"],
-            case["who"],
+def _show(answer: dict[str, Any], baseline: str) -> None:
+    table = Table(title=f"{answer['suite']}: times as fast as {baseline}, medians", box=SIMPLE_HEAD)
+    pruned = answer["suite"] == "prune"
+    names = ["ms", "±", "speed", "MiB", "temp", "compile", "roof"]
+    if pruned:
+        names.insert(3, "/masked")
+    table.add_column("program", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for case in answer["cases"]:
+        row = [
             f"{1e3 * case['median_seconds']:.1f}",
             f"{100 * case['spread']:.0f} %",
             f"{case['ratio']:.2f}",
             f"{case['temporary_bytes'] / 2**20:.0f}",
-            f"{case['compile_seconds']:.1f}",
+            f"{case['temporary_ratio']:.2f}",
+            f"{case['compile_seconds']:.1f} s",
+            f"{100 * case['share_of_roofline']:.0f} %",
+        ]
+        if pruned:
+            masked = case.get("ratio_to_masked")
+            row.insert(3, "" if masked is None else f"{masked:.2f}")
+        table.add_row(f"{case['shape']} {case['what']}, {case['who']}", *row)
+    out.print(table)
+    out.print(
+        f"this machine: {answer['gigaflops']:.0f} GFLOP/s in matrix products, "
+        f"{answer['gigabytes_per_second']:.0f} GB/s to and from memory"
+    )
+    if "prune_seconds" in answer:
+        out.print(
+            "load, score, select, cut and save, 6 layers of 192 states and 512 channels: "
+            f"{answer['prune_seconds']:.2f} s"
         )
-    return table
 
 
-def _seconds_to_prune() -> float:
-    """Scoring, selection and surgery on the network of LRA's Image task."""
-    network = _network(Shape(1, 1024, 512, 192, 6))
-    started = time.perf_counter()
-    small = lastax.prune(network, ratio=0.3)
-    jax.block_until_ready(eqx.filter(small, eqx.is_array))
-    return time.perf_counter() - started
+def _speeds(cases: list[dict[str, Any]], baseline: str) -> dict[str, dict[str, list[float]]]:
+    """The ratios of single runs, that of a turn against the baseline's of the same turn."""
+    speeds: dict[str, dict[str, list[float]]] = {}
+    for case in cases:
+        reference = next(
+            other
+            for other in cases
+            if (other["shape"], other["what"]) == (case["shape"], case["what"])
+            and other["who"] == baseline
+        )
+        if case is not reference:
+            turns = zip(reference["times"], case["times"], strict=True)
+            group = speeds.setdefault(f"{case['shape']} {case['what']}", {})
+            group[case["who"]] = [one / other for one, other in turns]
+    return speeds
+
+
+def _ratios(cases: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    kept = ("ratio", "temporary_ratio", "ratio_to_masked")
+    return {
+        case["name"]: {name: round(case[name], 3) for name in kept if name in case}
+        for case in cases
+    }
+
+
+def _store(path: Path, suite: str, cases: list[dict[str, Any]]) -> None:
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    stored[suite] = stored.get(suite, {}) | _ratios(cases)
+    write_atomically(path, (json.dumps(stored, indent=1) + "\n").encode())
+
+
+def _check(path: Path, suite: str, cases: list[dict[str, Any]]) -> None:
+    """Compare with stored ratios.
+
+    Raises:
+        RunError: if one is worse by more than a quarter, or none could be compared.
+    """
+    stored = json.loads(path.read_text()).get(suite, {})
+    worse, compared = [], 0
+    for name, ratios in _ratios(cases).items():
+        for kind, now in ratios.items():
+            before = stored.get(name, {}).get(kind)
+            if before is None:
+                continue
+            compared += 1
+            # Of temporaries more is worse, of speed less.
+            loss = now / before - 1 if kind == "temporary_ratio" else before / now - 1
+            if loss > TOLERATED:
+                worse.append(f"{name} {kind} {now:.2f}, was {before:.2f}")
+    if not compared:
+        raise lastax.RunError(f"{path} has no ratio of {suite} to compare with: --store makes them")
+    if worse:
+        raise lastax.RunError(f"slower than {path} tells: {'; '.join(worse)}")
+    err.print(f"{compared} ratios are within {100 * TOLERATED:.0f} % of {path}")

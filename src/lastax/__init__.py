@@ -74,6 +74,7 @@ from lastax._recurrence import ScanMethod as ScanMethod
 from lastax._recurrence import diagonal_scan as diagonal_scan
 from lastax._recurrence import diagonal_step as diagonal_step
 from lastax._reports import draw_poles as draw_poles
+from lastax._reports import draw_speeds as draw_speeds
 from lastax._reports import draw_states as draw_states
 from lastax._reports import draw_sweep as draw_sweep
 from lastax._runs import CONFIG_FILE as CONFIG_FILE
@@ -226,6 +227,7 @@ __all__ = [
     "cross_entropy",
     "divergence",
     "draw_poles",
+    "draw_speeds",
     "draw_states",
     "draw_sweep",
     "evaluate",

@@ -122,3 +122,44 @@ def draw_sweep(
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.set_title(title, fontsize=11)
     return figure
+
+
+def draw_speeds(speeds: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) -> Figure:
+    """How many times as fast each program is as what it is compared with.
+
+    Args:
+        speeds: for each thing that is computed and each way of computing it, the ratios of single
+            runs. Bars are medians, lines the range of the middle half.
+        title: what was timed, and against what.
+    """
+    bars = sum(map(len, speeds.values()))
+    figure = Figure(figsize=(7.2, 0.24 * bars + 0.3 * len(speeds) + 0.8), layout="constrained")
+    axis = figure.subplots()
+    ways = list(dict.fromkeys(way for group in speeds.values() for way in group))
+    positions, labels, top = [], [], 0.0
+    for what, group in speeds.items():
+        first = top
+        for way, ratios in group.items():
+            low, middle, high = np.percentile(ratios, [25, 50, 75])
+            axis.barh(
+                top,
+                middle,
+                height=0.85,
+                color=f"C{ways.index(way)}",
+                xerr=[[middle - low], [high - middle]],
+                error_kw={"elinewidth": 0.8},
+                label=way if way not in axis.get_legend_handles_labels()[1] else None,
+            )
+            axis.text(high, top, f" {middle:.1f}", va="center", fontsize=8)
+            top += 1
+        positions.append((first + top - 1) / 2)
+        labels.append(what)
+        top += 0.8
+    axis.axvline(1, color="0.5", linewidth=0.9, linestyle="--")
+    axis.set_yticks(positions, labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("times as fast")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.set_title(title, fontsize=11)
+    return figure
