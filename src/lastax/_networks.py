@@ -52,7 +52,8 @@ class Encoder(eqx.Module):
             inside = mask if self.mask_padding else None
             return block(y, inside, step_rescale=step_rescale, key=key, axis=axis)
 
-        y, blocks = self.embed(x), []
+        y = self.embed(x)
+        blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
         if remat:
             for group in _equal_in_a_row(self.blocks):

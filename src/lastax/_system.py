@@ -60,9 +60,8 @@ class System(eqx.Module):
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The response to `u` from rest."""
-        maps, directions = [self.C], (False,)
-        if self.C_reverse is not None:
-            maps, directions = [self.C, self.C_reverse], (False, True)
+        maps = [self.C] if self.C_reverse is None else [self.C, self.C_reverse]
+        directions = (False, True)[: len(maps)]
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         states = scan_planes(self.lam, driven, directions, method=self.scan_method)
         y = self.D[None, :] * u
