@@ -29,6 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 		-c constraints.txt --editable . --group dev
 	@touch $@
 
+# Huge pages for what a training step maps anew each time; other C libraries ignore it.
+train prune: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 train: $(INSTALLED) ## train a network: TASK=speech ARGS="--epochs 20 --seed 0"
 	$(LASTAX) train --task $(TASK) $(ARGS)
 
