@@ -13,6 +13,7 @@ from lastax.data._errors import DataError
 
 WINDOW = 256  # samples a frame sees
 BANDS = 40
+COEFFICIENTS = 20  # of the cepstrum
 FLOOR = 1e-6  # power below which everything counts as silence
 CLIPS_AT_ONCE = 64  # a spectrogram of 64 one-second clips is 7 MB: it stays in the cache
 
@@ -55,3 +56,20 @@ def log_mel(
         power = spectra.real**2 + spectra.imag**2
         features[part] = np.log(FLOOR + np.swapaxes(power, 1, 2) @ bank.T)
     return features
+
+
+def mfcc(
+    frames: Float32[np.ndarray, "... L bands"], *, coefficients: int = COEFFICIENTS
+) -> Float32[np.ndarray, "... L coefficients"]:
+    """Mel cepstrum of log-mel frames: the first coefficients of the cosine transform over bands.
+
+    The transform (DCT-II) is orthonormal; coefficient 0 is the mean over bands, times the square
+    root of their number. Davis and Mermelstein, IEEE TASSP 28(4), 1980.
+    """
+    bands = frames.shape[-1]
+    if not 1 <= coefficients <= bands:
+        raise ValueError(f"mfcc: coefficients is {coefficients}, must be in 1..{bands}")
+    angles = np.pi / bands * (np.arange(bands) + 0.5)[:, None] * np.arange(coefficients)
+    basis = np.sqrt(2 / bands) * np.cos(angles)
+    basis[:, 0] = np.sqrt(1 / bands)
+    return frames @ basis.astype(np.float32)

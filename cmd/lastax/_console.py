@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import lastax
-from lastax.data import DATASETS, DataSet, Source, cache_folder, evaluation_batches
+from lastax.data import DATASETS, Data, Source, cache_folder, data_folder, evaluation_batches
 
 RUNS = Path("runs")
 
@@ -115,13 +115,11 @@ def resolve_run(run: Path | None) -> Path:
     return found[-1]
 
 
-def open_data(config: lastax.RunConfig) -> DataSet:
-    """The data set of a run's task."""
-    if config.task not in lastax.TASKS:
-        raise lastax.RunError(
-            f"the run is of task {config.task!r}; there are {', '.join(lastax.TASKS)}"
-        )
-    return DATASETS[lastax.TASKS[config.task].data]
+def open_data(task: str) -> Data:
+    """The data set of a task."""
+    if task not in lastax.TASKS:
+        raise lastax.RunError(f"the run is of task {task!r}; there are {', '.join(lastax.TASKS)}")
+    return DATASETS[lastax.TASKS[task].data].open(data_folder())
 
 
 def evaluate_on(model: lastax.Network, source: Source) -> lastax.Evaluation:

@@ -35,7 +35,7 @@ from lastax.data import evaluation_batches
 def evaluate(run: Path | None, split: str, batch_size: int, as_json: bool) -> None:
     """Accuracy and loss of RUN (default: the newest trained run) on a split."""
     config, model = lastax.load_run(resolve_run(run))
-    source = open_data(config).source(split)
+    source = open_data(config.task).sources[split]
     result = lastax.evaluate(model, evaluation_batches(source, batch_size=batch_size))
     if as_json:
         emit({**result._asdict(), "split": split})

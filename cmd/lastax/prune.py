@@ -122,8 +122,7 @@ def prune(
     given.check(config)
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
-    data = open_data(config)
-    sources = {split: data.source(split) for split in SPLITS}
+    sources = open_data(config.task).sources
     before = {split: evaluate_on(model, sources[split]).accuracy for split in SPLITS}
 
     def plan_for(count: int) -> lastax.PruningPlan:

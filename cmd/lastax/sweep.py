@@ -108,7 +108,7 @@ def sweep(
     with progress_bar("sweep") as bar:
         shown = bar.add_task("", total=cells, note="")
         for run, config, model in loaded:
-            sources = {split: open_data(config).source(split) for split in SPLITS}
+            sources = open_data(config.task).sources
             report_unstable(lastax.systems(model), f"{run.name}, ")
             for method, ratio in [("unpruned", 0.0), *((m, r) for m in methods for r in ratios)]:
                 bar.update(shown, note=f"{run.name} {method} {ratio:g}")

@@ -16,7 +16,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import lastax
 from lastax._files import folder_written_at_once
 from lastax.cmd._console import (
-    DATASETS,
     RUNS,
     SPLITS,
     debug_option,
@@ -158,7 +157,7 @@ def _new_config(
     task: str, seed: int, devices: int | None, chosen: dict[str, Any]
 ) -> lastax.RunConfig:
     preset = lastax.TASKS[task]
-    data = DATASETS[preset.data]
+    data = open_data(task)
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
     lastax.check_settings(training)
@@ -237,9 +236,9 @@ def _free_folder(wanted: Path) -> Path:
 
 def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
-    training, data = config.training, open_data(config)
+    training, data = config.training, open_data(config.task)
     place = _placing(jax.devices()[: config.devices])
-    sources = {split: data.source(split) for split in ("train", "validation", "test")}
+    sources = data.sources
     steps = batches_per_epoch(sources["train"], training.batch_size)
     optimizer = _optimizer(training, steps)
     state = lastax.TrainState.initialize(lastax.build_from_config(config), optimizer)

@@ -159,7 +159,7 @@ def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
     if fault == "damaged":
         archive.write_bytes(speech.ARCHIVE.read_bytes()[:1_000_000])
     broken = dataclasses.replace(
-        lastax.data.DATASETS["speech"], source=functools.partial(speech.Speech, archive=archive)
+        lastax.data.DATASETS["speech"], open=functools.partial(speech.open_speech, archive=archive)
     )
     monkeypatch.setattr(lastax.cmd._console, "DATASETS", {"speech": broken})
     ended = cli("train", "--task", "speech", "--out", tmp_path / "run")

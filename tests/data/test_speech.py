@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lastax.data import DATASETS, DataError, make_speech_sample, speech
+from lastax.data import DATASETS, DataError, data_folder, make_speech_sample, speech
 from lastax.data._archive import open_archive
 
 CLIPS = {"train": 2839, "validation": 394, "test": 841}
@@ -129,8 +129,10 @@ def test_a_sample_that_is_too_large_is_not_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_data_set():
+    data = DATASETS["speech"].open(data_folder())
+    assert DATASETS["speech"].expected == CLIPS
     for split, clips in CLIPS.items():
-        source = DATASETS["speech"].source(split)
+        source = data.sources[split]
         assert len(source) == clips
         assert len(set(source.speakers)) == SPEAKERS[split]
         records = [source[index] for index in range(clips)]
@@ -144,10 +146,10 @@ def test_the_whole_data_set():
 
 
 def test_a_record_is_as_the_registry_says(tmp_path, members):
-    described = DATASETS["speech"]
     archive = write(tmp_path / "small.zip", members)
+    described = speech.open_speech(archive=archive)
     for split in CLIPS:
-        source = speech.Speech(split, archive)
+        source = described.sources[split]
         assert len(source) == 5
         assert repr(source) == f"Speech({split!r}, clips=5)"
         for index in range(5):
@@ -217,7 +219,7 @@ def test_the_cache_is_read(tmp_path, members, monkeypatch):
     archive = write(tmp_path / "small.zip", members)
     expected = contents(speech.Speech("train", archive))
     speech._features.cache_clear()
-    monkeypatch.setattr(speech, "_compute_features", lambda archive: pytest.fail("computed again"))
+    monkeypatch.setattr(speech, "_compute_features", lambda *given: pytest.fail("computed again"))
     np.testing.assert_array_equal(contents(speech.Speech("train", archive)), expected)
 
 
