@@ -22,6 +22,9 @@ Length = int | np.integer | Int[Array, ""]
 class Encoder(eqx.Module):
     """A linear map into the channels, the blocks, and one vector for the sequence.
 
+    A sequence of whole numbers is one of tokens: the map's rows are looked up, which is what it
+    makes of their one-hot vectors.
+
     `pooling` takes the mean over the steps of the sequence or its last step. With `mask_padding`
     what lies beyond a sequence's length is kept out of statistics and recurrences as well; without,
     as published, out of the pooling alone.
@@ -34,7 +37,7 @@ class Encoder(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "L d"],
+        x: Float[Array, "L d"] | Int[Array, " L"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -43,7 +46,8 @@ class Encoder(eqx.Module):
     ) -> tuple[Float[Array, " H"], Encoder]:
         """Features of one sequence, and the encoder with its running statistics moved."""
         mask = None if length is None else jnp.arange(x.shape[0]) < length
-        y = self.embed(x)
+        tokens = jnp.issubdtype(x.dtype, jnp.integer)
+        y = self.embed.rows(x) if tokens else self.embed(x)
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
         blocks = []
         for block, block_key in zip(self.blocks, keys, strict=True):
@@ -77,14 +81,18 @@ class Classifier(eqx.Module):
     head: Linear
 
     def __call__(
-        self, x: Float[Array, "L d"], length: Length | None = None, *, step_rescale: Scalar = 1.0
+        self,
+        x: Float[Array, "L d"] | Int[Array, " L"],
+        length: Length | None = None,
+        *,
+        step_rescale: Scalar = 1.0,
     ) -> Float[Array, " classes"]:
         """Logits in evaluation mode: running statistics, no dropout."""
         return self.forward(x, length, step_rescale=step_rescale)[0]
 
     def forward(
         self,
-        x: Float[Array, "L d"],
+        x: Float[Array, "L d"] | Int[Array, " L"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -112,7 +120,7 @@ class Retrieval(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "2 L d"],
+        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -122,7 +130,7 @@ class Retrieval(eqx.Module):
 
     def forward(
         self,
-        x: Float[Array, "2 L d"],
+        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,
