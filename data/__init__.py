@@ -9,7 +9,10 @@ A new data set is one new file beside this one and one entry in DATASETS.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lastax.data import listops as _listops
+from lastax.data import retrieval as _retrieval
 from lastax.data import speech as _speech
+from lastax.data import text as _text
 from lastax.data._cache import cache_folder as cache_folder
 from lastax.data._data_set import Data as Data
 from lastax.data._data_set import DataSet as DataSet
@@ -26,5 +29,13 @@ from lastax.data._pipeline import evaluation_batches as evaluation_batches
 from lastax.data._pipeline import training_batches as training_batches
 
 DATASETS: Mapping[str, DataSet] = MappingProxyType(
-    {data_set.name: data_set for data_set in (_speech.DATA_SET,)}
+    {
+        data_set.name: data_set
+        for data_set in (
+            _speech.DATA_SET,
+            _listops.DATA_SET,
+            _text.DATA_SET,
+            _retrieval.DATA_SET,
+        )
+    }
 )

@@ -30,7 +30,7 @@ def find(root: Path, *candidates: str) -> Path | None:
                 if path.exists():
                     return path
             except OSError as error:
-                raise _unreadable(path, error) from None
+                raise unreadable(path, error) from None
     return None
 
 
@@ -55,7 +55,7 @@ def list_folder(folder: Path, suffix: str = "") -> list[Path]:
     try:
         return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix)]
     except OSError as error:
-        raise _unreadable(folder, error) from None
+        raise unreadable(folder, error) from None
 
 
 def read_file(path: Path) -> bytes:
@@ -68,10 +68,11 @@ def read_file(path: Path) -> bytes:
         with open(path, "rb", buffering=0) as file:  # one file in 50,000: what `path` adds counts
             return file.read()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What to raise where reading `path` raised `error`."""
     return DataError(
         f"{path} cannot be read ({error.strerror}); restore it, or permit reading by chmod"
     )

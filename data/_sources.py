@@ -10,6 +10,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Shaped
+from lastax.data._errors import DataError
 from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray
 
@@ -44,6 +45,7 @@ class TokenSequences:
 
     `tokens` holds the ids of all texts one after the other, text k at `offsets[k]` up to
     `offsets[k + 1]`. `x` is filled up with 0, the id of padding; "length" counts what is not.
+    Every id is below `kinds`: the network looks them up in a table of that size.
     """
 
     tokens: StoredArray
@@ -51,13 +53,14 @@ class TokenSequences:
     labels: StoredArray
     rows: Rows
     length: int
+    kinds: int
 
     def __len__(self) -> int:
         return _count(self.rows, len(self.labels))
 
     def __getitem__(self, index: SupportsIndex) -> Example:
         row = _row(self.rows, len(self), index)
-        x, length = _padded(self.tokens, self.offsets, row, self.length)
+        x, length = _padded(self, row)
         return {"x": x, "label": np.int32(self.labels[row]), "length": length}
 
 
@@ -73,15 +76,14 @@ class TokenPairs:
     labels: StoredArray
     rows: Rows
     length: int
+    kinds: int
 
     def __len__(self) -> int:
         return _count(self.rows, len(self.labels))
 
     def __getitem__(self, index: SupportsIndex) -> Example:
         row = _row(self.rows, len(self), index)
-        one, other = (
-            _padded(self.tokens, self.offsets, text, self.length) for text in (2 * row, 2 * row + 1)
-        )
+        one, other = _padded(self, 2 * row), _padded(self, 2 * row + 1)
         return {
             "x": np.stack([one[0], other[0]]),
             "label": np.int32(self.labels[row]),
@@ -103,9 +105,15 @@ def _row(rows: Rows, count: int, index: SupportsIndex) -> int:
 
 
 def _padded(
-    tokens: StoredArray, offsets: StoredArray, text: int, length: int
+    source: TokenSequences | TokenPairs, text: int
 ) -> tuple[Int32[np.ndarray, " length"], np.int32]:
-    start, end = offsets[text : text + 2].tolist()
-    x = np.zeros(length, np.int32)
-    x[: end - start] = tokens[start:end]
+    start, end = source.offsets[text : text + 2].tolist()
+    tokens = source.tokens[start:end]
+    if not 0 < end - start <= source.length or tokens.max() >= source.kinds:
+        raise DataError(
+            f"{source.tokens.path} is damaged at text {text}; remove {source.tokens.path.parent}, "
+            "it is made again"
+        )
+    x = np.zeros(source.length, np.int32)
+    x[: end - start] = tokens
     return x, np.int32(end - start)
