@@ -5,7 +5,7 @@ import functools
 import json
 import shutil
 
-import lastax.cmd._console
+import lastax.cmd._open
 import lastax.data
 import pytest
 from lastax.data import speech
@@ -161,7 +161,7 @@ def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
     broken = dataclasses.replace(
         lastax.data.DATASETS["speech"], open=functools.partial(speech.open_speech, archive=archive)
     )
-    monkeypatch.setattr(lastax.cmd._console, "DATASETS", {"speech": broken})
+    monkeypatch.setattr(lastax.cmd._open, "DATASETS", {"speech": broken})
     ended = cli("train", "--task", "speech", "--out", tmp_path / "run")
     assert ended.status == 1
     (line,) = ended.stderr.strip().splitlines()
