@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -172,7 +172,7 @@ class ArrayWriter:
             if self._write_header() != self._start:
                 raise RuntimeError(f"{self._file.name}: its header does not hold {self._length}")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ArrayWriter":
         return self
 
     def __exit__(self, kind: type | None, *rest: object) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt32
@@ -94,7 +94,7 @@ class TokenWriter:
             self._offsets.append(np.zeros(1, np.int64))
             self._files = files.pop_all()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TokenWriter":
         return self
 
     def __exit__(self, *error: Any) -> None:
