@@ -6,19 +6,19 @@ from and how, and only mapped into memory from then on.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+from lastax.data._atomic import alone, sync
 from lastax.data._cache import cache_folder
 from lastax.data._errors import DataError
 
@@ -47,7 +47,7 @@ def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], Non
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(_lock_of(folder)):
+        with alone(_lock_of(folder)):
             if not folder.is_dir():
                 _remove_unfinished(folder)
                 _build(folder, build)
@@ -221,22 +221,13 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         build(unfinished)
         for path in unfinished.iterdir():
-            _sync(path)
-        _sync(unfinished)
+            sync(path)
+        sync(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until `path` is on the disk: else a power cut could leave a name without content."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock_of(folder: Path) -> Path:
@@ -250,36 +241,8 @@ def _remove_unfinished(folder: Path) -> None:
         if owner == folder:
             shutil.rmtree(part, ignore_errors=True)
             continue
-        with contextlib.suppress(BlockingIOError), _alone(_lock_of(owner), wait=False):
+        with contextlib.suppress(BlockingIOError), alone(_lock_of(owner), wait=False):
             shutil.rmtree(part, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold `lock`, a file that exists only meanwhile. The system frees it if the process dies.
-
-    Raises BlockingIOError if another process holds it and `wait` is false.
-    """
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Its last holder may have removed the file while this process waited for it.
-            if _is_file(descriptor, lock):
-                try:
-                    yield
-                    return
-                finally:
-                    lock.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-
-def _is_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _reason(error: OSError) -> str:

@@ -17,16 +17,12 @@ from lastax.data._prepared import fingerprint, load_about, prepared, save_about
 from lastax.data._skipping import Skipping
 from lastax.data._tables import Row, read_rows
 from lastax.data._tokens import END, SPECIALS, TokenWriter, in_groups, open_texts
+from lastax.data.listops_generator import FILES, FOLDER, HEADER, OPERATORS, generate
 
-FILES = MappingProxyType(
-    {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-)
-FOLDER = "listops-1000"
-OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
-VOCABULARY = (*SPECIALS, *"0123456789", "]", *OPERATORS)
+SYMBOLS = tuple(f"[{name}" for name in OPERATORS)
+VOCABULARY = (*SPECIALS, *"0123456789", "]", *SYMBOLS)
 CLASSES = tuple("0123456789")
 LENGTH = 2048
-HEADER = b"Source\tTarget"
 VERSION = 1  # of the prepared files: count it up when the code that makes them changes
 CURE = (
     "`lastax data make listops` makes it, or put that folder of lra_release.gz there (root: "
@@ -34,10 +30,10 @@ CURE = (
 )
 
 # One byte for each operator, which no table has, then one byte for each token, its id.
-_MARKS = {name.encode(): bytes([mark]) for mark, name in enumerate(OPERATORS, start=1)}
+_MARKS = {name.encode(): bytes([mark]) for mark, name in enumerate(SYMBOLS, start=1)}
 _ALPHABET = b"()]0123456789" + b"".join(_MARKS.values())
 _IDS = bytes.maketrans(
-    _ALPHABET[2:], bytes(VOCABULARY.index(name) for name in ("]", *"0123456789", *OPERATORS))
+    _ALPHABET[2:], bytes(VOCABULARY.index(name) for name in ("]", *"0123456789", *SYMBOLS))
 )
 
 
@@ -103,7 +99,7 @@ def _parse(row: Row) -> tuple[UInt8[np.ndarray, " tokens"], int]:
 def _prepare(folder: Path, *, paths: Mapping[str, Path], skip_bad: bool) -> None:
     skipping = Skipping(skip_bad)
     for split, path in paths.items():
-        rows = read_rows(path, _parse, columns=2, skipping=skipping, header=HEADER)
+        rows = read_rows(path, _parse, columns=2, skipping=skipping, header=HEADER.strip())
         with TokenWriter(folder, split, kinds=len(VOCABULARY)) as writer:
             for group in in_groups(rows):
                 texts, labels = zip(*group, strict=True)
@@ -125,6 +121,7 @@ DATA_SET = DataSet(
     needs=f"{FOLDER}/basic_{{train,val,test}}.tsv of lra_release.gz, or lastax data make listops",
     present=_is_present,
     expected=MappingProxyType({"train": 96_000, "validation": 2_000, "test": 2_000}),
+    generate=generate,
     size="660 MB",
     license="Apache-2.0",
     citation=(
