@@ -178,6 +178,49 @@ def test_features_are_those_of_librosa(tmp_path, members, clips):
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
+def test_cepstra_are_the_cosine_transform_of_the_bands(tmp_path, members):
+    import scipy.fft
+
+    archive = write(tmp_path / "small.zip", members)
+    bands, cepstra = (speech.Speech("train", archive, features=f) for f in ("log-mel", "mfcc"))
+    assert speech.open_speech(archive=archive, features="mfcc").input_size == 20
+    frames = bands[2]["x"] * bands.std + bands.mean
+    expected = scipy.fft.dct(frames, type=2, norm="ortho")[:, :20]
+    assert cepstra[2]["x"].shape == (101, 20)
+    got = cepstra[2]["x"] * cepstra.std + cepstra.mean
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    x = np.stack([record["x"] for record in cepstra])
+    np.testing.assert_allclose(x.mean(axis=(0, 1)), 0, atol=1e-4)
+    np.testing.assert_allclose(x.std(axis=(0, 1)), 1, rtol=1e-3)
+
+
+def test_unknown_features_are_named():
+    with pytest.raises(
+        ValueError, match=r"features is 'raw', must be one of \('log-mel', 'mfcc'\)"
+    ):
+        speech.open_speech(features="raw")
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+def test_bad_clips_are_left_out_if_asked(tmp_path, members, clips, number):
+    good = speech.open_speech(archive=write(tmp_path / "good.zip", members))
+    name = [name for name in members if name in clips["validation"]][number]
+    bad = write(tmp_path / "bad.zip", {**members, name: b"fLaC and then nothing"})
+    with pytest.raises(DataError, match=f"{name} in {bad}"):
+        speech.open_speech(archive=bad)
+    data = speech.open_speech(archive=bad, skip_bad=True)
+    assert (good.skipped, data.skipped) == (0, 1)
+    for split, source in data.sources.items():
+        whole = good.sources[split]
+        index = sorted(name for name in members if name in clips[split])
+        left = [i for i, other in enumerate(index) if other != name]
+        assert len(source) == len(left)
+        assert source.speakers == tuple(whole.speakers[i] for i in left)
+        for record, i in zip(source, left, strict=True):
+            np.testing.assert_array_equal(record["x"], whole[i]["x"])
+            assert record["label"] == whole[i]["label"]
+
+
 def test_a_source_survives_pickling(tmp_path, members):
     source = speech.Speech("train", write(tmp_path / "small.zip", members))
     again = pickle.loads(pickle.dumps(source))
