@@ -85,7 +85,9 @@ def open_data(config: lastax.DataConfig, root: Path | None = None) -> Data:
         data = data_set.open(data_folder(root), skip_bad=config.skip_bad, **given)
     if data.skipped:
         err.print(f"{config.name}: {data.skipped} damaged records left out")
-    return data if config.length is None else first_steps(data, config.length)
+    if config.length is not None:
+        data = first_steps(data, config.length)
+    return data if config.every == 1 else every_step(data, config.every)
 
 
 def reopen_data(config: lastax.RunConfig, place: Place) -> Data:

@@ -40,7 +40,7 @@ from lastax.cmd._open import (
 from lastax.data import Data, batches_per_epoch, training_batches
 
 # Settings that every data set has: they act on records, whatever these are.
-_OF_ALL_DATA = {"length", "skip_bad"}
+_OF_ALL_DATA = {"length", "every", "skip_bad"}
 
 
 def setting_options(*configs: type) -> Callable[[Callable], Callable]:
@@ -78,7 +78,7 @@ def _default(config: type, name: str) -> str:
 
 
 def _data_config(task: lastax.Task, preset: lastax.Preset) -> lastax.DataConfig:
-    return dataclasses.replace(task.data, length=preset.length)
+    return dataclasses.replace(task.data, length=preset.length, every=preset.every)
 
 
 SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.presets})

@@ -44,6 +44,7 @@ class DataConfig:
     rate: int | None = setting(None, "Samples a second that sound is brought to.")
     data: str | None = setting(None, "Your own data: a folder or a file.")
     length: int | None = setting(None, "Use so many steps of each record, from its start.")
+    every: int = setting(1, "Use every so many of these steps alone: a lower rate.")
     skip_bad: bool = setting(False, "Leave damaged records out, instead of stopping at the first.")
 
 
@@ -100,11 +101,15 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A network and a training that suit each other; `length` cuts records for them."""
+    """A network and a training that suit each other, and how much of each record they get.
+
+    `length` and `every` are those of `DataConfig`.
+    """
 
     model: ModelConfig
     training: TrainingConfig
     length: int | None = None
+    every: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +118,6 @@ class Task:
 
     data: DataConfig
     presets: Mapping[tuple[str, str], Preset]
-
-    def sizes(self, layer: str) -> tuple[str, ...]:
-        """What sizes there are for a kind of layer."""
-        return tuple(size for kind, size in self.presets if kind == layer)
 
 
 LAYERS: Mapping[str, Callable[..., Layer]] = MappingProxyType({"s5": S5.initialize})

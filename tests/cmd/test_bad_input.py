@@ -102,9 +102,20 @@ def damaged_copies():
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"seed": "x"}))
 
-    def unknown_task(folder):
+    def unknown_data(folder):
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"task": "opera"}))
+        config["data"]["name"] = "opera"
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def other_words(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["labels"][3] = "sideways"
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def missing_word(folder):
+        config = json.loads((folder / "config.json").read_text())
+        del config["labels"][3]
+        (folder / "config.json").write_text(json.dumps(config))
 
     return {
         truncate: ["model.safetensors is damaged"],
@@ -116,7 +127,9 @@ def damaged_copies():
         too_many_states: ["config.json is damaged", "[40, 4]"],
         width_as_text: ["config.json is damaged", "channels"],
         seed_as_text: ["config.json is damaged", "seed"],
-        unknown_task: ["opera", "speech"],
+        unknown_data: ["opera", "speech"],
+        other_words: ["not the data that the run was made with", "classes", "'sideways'"],
+        missing_word: ["config.json is damaged", "9 labels, for 10 classes"],
     }
 
 
