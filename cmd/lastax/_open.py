@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from lastax.data._views import first_steps
 # Steps of all sequences of a batch in evaluation: what is held of a layer at once is bounded.
 _STEPS_AT_ONCE = 2**18
 _MOST_AT_ONCE = 128
+# Settings that act on records, whatever these are.
+_OF_ALL_DATA = {"length", "every", "skip_bad"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,7 @@ def place_options(command: Callable) -> Callable:
     def placed(
         *arguments: Any, root: Path | None, data: str | None, skip_bad: bool, **options: Any
     ) -> Any:
-        place = Place(root, None if data is None else absolute(data), skip_bad)
-        return command(*arguments, place=place, **options)
+        return command(*arguments, place=Place(root, data, skip_bad), **options)
 
     with_data = click.option("--data", help="Your own data, if they have moved since.")(placed)
     skipping = click.option(
@@ -60,16 +61,21 @@ def absolute(path: str | Path) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def refuse_strangers(data_set: str, given: Iterable[str]) -> None:
-    """Raise a usage error for settings that a data set does not know."""
+def data_settings(data_set: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given settings that are of data, None left out.
+
+    Raises:
+        click.UsageError: if there is one that the data set does not know.
+    """
+    fields = {field.name for field in dataclasses.fields(lastax.DataConfig)}
+    chosen = {k: v for k, v in given.items() if k in fields and v is not None}
     known = DATASETS[data_set].options
-    flags = ", ".join("--" + name for name in known)
-    for name in given:
-        if name not in known:
-            raise click.UsageError(
-                f"--{name}: {data_set} knows no such setting"
-                + (f"; it has {flags}" if flags else "")
-            )
+    for name in chosen.keys() - _OF_ALL_DATA - set(known):
+        flags = ", ".join("--" + option for option in known) or "none"
+        raise click.UsageError(f"--{name}: not a setting of {data_set}, which has {flags}")
+    if "data" in chosen:
+        chosen["data"] = absolute(chosen["data"])
+    return chosen
 
 
 def open_data(config: lastax.DataConfig, root: Path | None = None) -> Data:
@@ -102,8 +108,7 @@ def reopen_data(config: lastax.RunConfig, place: Place) -> Data:
         )
     wanted = config.data
     if place.data is not None:
-        refuse_strangers(wanted.name, ["data"])
-        wanted = dataclasses.replace(wanted, data=place.data)
+        wanted = dataclasses.replace(wanted, **data_settings(wanted.name, {"data": place.data}))
     if place.skip_bad:
         wanted = dataclasses.replace(wanted, skip_bad=True)
     data = open_data(wanted, place.root)

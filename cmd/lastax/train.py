@@ -28,58 +28,16 @@ from lastax.cmd._console import (
     percent,
     progress_bar,
 )
+from lastax.cmd._flags import data_config, setting_options
 from lastax.cmd._open import (
     Place,
-    absolute,
+    data_settings,
     evaluate_on,
     open_data,
-    refuse_strangers,
     reopen_data,
     root_option,
 )
 from lastax.data import Data, batches_per_epoch, training_batches
-
-# Settings that every data set has: they act on records, whatever these are.
-_OF_ALL_DATA = {"length", "every", "skip_bad"}
-
-
-def setting_options(*configs: type) -> Callable[[Callable], Callable]:
-    """One flag a field of the configurations; left out, the value of the task's preset holds."""
-
-    def decorate(command: Callable) -> Callable:
-        for config in configs:
-            for field in reversed(dataclasses.fields(config)):
-                if field.metadata["help"] is None:
-                    continue
-                flag = "--" + field.name.replace("_", "-")
-                allowed = lastax.allowed_values(config)[field.name]
-                kind: Any = click.Choice(allowed.choices) if allowed.choices else allowed.kind
-                if kind is bool:
-                    flag, kind = f"{flag}/--no-{flag[2:]}", None
-                text = f"{field.metadata['help']}  [default: {_default(config, field.name)}]"
-                command = click.option(
-                    flag, field.name, type=kind, default=None, help=text, show_default=False
-                )(command)
-        return command
-
-    return decorate
-
-
-def _default(config: type, name: str) -> str:
-    """The value of the presets where all have the same."""
-    parts = [
-        part
-        for task in lastax.TASKS.values()
-        for preset in task.presets.values()
-        for part in (_data_config(task, preset), preset.model, preset.training)
-    ]
-    values = {getattr(part, name) for part in parts if isinstance(part, config)}
-    return str(values.pop()) if len(values) == 1 else "the task's own"
-
-
-def _data_config(task: lastax.Task, preset: lastax.Preset) -> lastax.DataConfig:
-    return dataclasses.replace(task.data, length=preset.length, every=preset.every)
-
 
 SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.presets})
 
@@ -132,10 +90,7 @@ def train(
     The values of the task's preset can each be overridden by a flag.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
-    of_data = {field.name for field in dataclasses.fields(lastax.DataConfig)}
-    refuse_strangers(lastax.TASKS[task].data.name, (of_data - _OF_ALL_DATA) & chosen.keys())
-    if "data" in chosen:
-        chosen["data"] = absolute(chosen["data"])
+    chosen |= data_settings(lastax.TASKS[task].data.name, chosen)
     if if_missing:
         finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
         if finished and (finished[-1] / lastax.MODEL_FILE).is_file():
@@ -210,7 +165,7 @@ def _new_config(
 ) -> tuple[lastax.RunConfig, Data]:
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
-    wanted = _override(_data_config(lastax.TASKS[task], preset), chosen)
+    wanted = _override(data_config(lastax.TASKS[task], preset), chosen)
     for part in (training, model, wanted):
         lastax.check_settings(part)
     data = open_data(wanted, root)
