@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import re
 import signal
 import statistics
@@ -17,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lastax.data import DataError, data_folder
 from lastax.data._folders import find
-from lastax.data._processes import in_order
 from lastax.data.listops_generator import (
     OPERATORS,
     Level,
@@ -577,9 +575,3 @@ def test_after_a_kill_nothing_looks_finished_and_no_worker_lives(tmp_path):
     assert names(root) == [".listops-1000.lock", ".listops-1000.part"]
     generate(root, train=3, validation=1, test=1, **SMALL)
     assert names(root) == ["listops-1000"]
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_one_line(tmp_path):
-    with pytest.raises(DataError, match=r"a worker process was killed.*start again with fewer"):
-        list(in_order(os._exit, [1, 2, 3], workers=2))
