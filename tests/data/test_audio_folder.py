@@ -410,6 +410,15 @@ def test_no_permission_is_named(unprivileged, monkeypatch):
     assert failure(folder).startswith(f"{path} cannot be read (Permission denied)")
 
 
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, cache, full_disk):
+    limit, reason = full_disk
+    folder = write_tones(tmp_path / "sounds", seconds=lambda number: 1)  # 750 KiB
+    with limit(cache, 2**18):
+        message = failure(folder, features="raw")
+        assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert message.startswith(f"audio-folder cannot be prepared in {cache / 'prepared'} ({reason}")
+
+
 def test_changed_clips_are_read_again(folder):
     before = open_folder(folder, features="raw").sources["test"][0]["x"]
     path = folder / NAMES[of_split("test")[0]]

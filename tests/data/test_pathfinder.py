@@ -225,6 +225,15 @@ def test_tables_that_are_no_numbers_or_not_there_are_named(root):
     assert failure(root) == f"{table.parent} holds no .npy file; restore it"
 
 
+def test_a_full_disk_is_named_and_nothing_is_left(cache, full_disk):
+    limit, reason = full_disk
+    with limit(cache, 2**16):
+        with pytest.raises(DataError, match=r"^pathx-hard cannot be prepared in ") as caught:
+            PATHX.open(fixtures.FIXTURES)
+        assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert reason in str(caught.value)
+
+
 def test_a_split_without_good_records_is_named(root):
     for sample in range(12):
         (root / HARD / f"imgs/2/sample_{sample}.png").write_bytes(b"")
