@@ -55,11 +55,10 @@ def _check_png(packed: bytes, size: int) -> None:
 
 def gray(colors: UInt8[np.ndarray, "... 3"]) -> UInt8[np.ndarray, "..."]:
     """Luminance of red, green and blue in 0..255: ITU-R BT.601 in 16 bits, rounded, as Pillow."""
-    weighted = (
-        colors[..., channel] * np.uint32(weight)
-        for channel, weight in enumerate((19595, 38470, 7471))
-    )
-    return ((sum(weighted) + np.uint32(2**15)) >> 16).astype(np.uint8)
+    total = np.full(colors.shape[:-1], 2**15, np.uint32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        total += colors[..., channel] * np.uint32(weight)
+    return (total >> 16).astype(np.uint8)
 
 
 def standardize(

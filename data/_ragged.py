@@ -47,8 +47,10 @@ class RaggedSequences:
         if len(steps) != self.length:
             x = np.zeros((self.length, steps.shape[1]), np.float32)
             x[: len(steps)] = steps
-        record = {"x": x, "label": np.int32(self.labels[row])}
-        return {**record, "length": np.int32(len(steps))} if self.with_length else record
+        record: Example = {"x": x, "label": np.int32(self.labels[row])}
+        if self.with_length:
+            record["length"] = np.int32(len(steps))
+        return record
 
 
 def save_lengths(folder: Path, lengths: Int64[np.ndarray, " n"], size: int) -> None:

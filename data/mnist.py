@@ -80,11 +80,12 @@ def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:
     training, test = files[0].count, files[2].count
     good, labels = np.zeros(training + test, bool), np.zeros(training + test, np.int32)
     x = create_sequences(folder, (training + test, SIDE * SIDE, 1), np.uint8)
-    for start, pictures, numbers in ((0, *files[:2]), (training, *files[2:])):
+    for start, pair in ((0, files[:2]), (training, files[2:])):
+        pictures, numbers = pair
         _check_pair(pictures, numbers)
         whole = min(len(pictures.rows), len(numbers.rows))
         with skipping.item(pictures.count - whole):
-            for file in (pictures, numbers):
+            for file in pair:
                 if len(file.rows) < file.count:
                     ends = f"ends inside row {len(file.rows) + 1:,} of {file.count:,}"
                     raise DataError(f"{file.path} {ends}; {CURE}")

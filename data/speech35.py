@@ -112,7 +112,8 @@ def _build(
     names = [f"{clip.parent.name}/{clip.name}" for clip in clips]
     split_of = read_lists(lists, names, skipping)
     x = create_sequences(folder, (len(clips), LENGTH), np.int16)
-    good, rows = np.zeros(len(clips), bool), {split: [] for split in ("train", *LISTS)}
+    good = np.zeros(len(clips), bool)
+    rows: dict[str, list[int]] = {split: [] for split in ("train", *LISTS)}
     moments = np.zeros((2, LENGTH), np.int64)  # sums and sums of squares, exact
     for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
         split = split_of.get(name, "train")

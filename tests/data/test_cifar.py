@@ -274,19 +274,19 @@ TYPE = (
     b"cnumpy\ndtype\nU\x02%sK\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 )
 STATES = {
-    "objects": (TYPE % b"O8", 3, b"]"),
-    "floats": (TYPE % b"f8", 3, b"U\x03abc"),
-    "no type": (b"N", 3, b"U\x03abc"),
-    "too few bytes": (TYPE % b"u1", 9, b"U\x03abc"),
-    "a list": (TYPE % b"u1", 3, b"]"),
+    "objects": (TYPE % b"O8", 3, b"]", "another type than uint8"),
+    "floats": (TYPE % b"f8", 3, b"U\x03abc", "another type than uint8"),
+    "no type": (b"N", 3, b"U\x03abc", "another type than uint8"),
+    "too few bytes": (TYPE % b"u1", 9, b"U\x03abc", r"3 bytes for an array of shape \(9,\)"),
+    "a list": (TYPE % b"u1", 3, b"]", r"0 bytes for an array of shape \(3,\)"),
 }
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
 def test_only_whole_arrays_of_bytes_are_read(state):
-    kind, count, content = state
+    kind, count, content, message = state
     state = b"(K\x01K" + bytes([count]) + b"\x85" + kind + b"\x89" + content + b"tb"
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=message):
         read_pickle(ARRAY + state + b"s.")
 
 
