@@ -9,6 +9,7 @@ A new data set is one new file beside this one and one entry in DATASETS.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lastax.data import cifar as _cifar
 from lastax.data import listops as _listops
 from lastax.data import retrieval as _retrieval
 from lastax.data import speech as _speech
@@ -36,6 +37,8 @@ DATASETS: Mapping[str, DataSet] = MappingProxyType(
             _listops.DATA_SET,
             _text.DATA_SET,
             _retrieval.DATA_SET,
+            _cifar.IMAGE,
+            _cifar.SCIFAR,
         )
     }
 )

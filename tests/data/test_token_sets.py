@@ -171,6 +171,18 @@ def test_long_texts_are_cut_and_end_all_the_same(root):
         assert kept == ("]" if name == "listops" else "e")
 
 
+def test_characters_have_tokens_if_they_are_frequent_enough_in_what_is_kept_of_train(root):
+    (root / "aclImdb/train/neg/99_1.txt").write_text("^" * 15 + "~" * 14 + "e" * 5000 + "~")
+    (root / "aclImdb/test/neg/99_1.txt").write_text("#" * 20)
+    vocabulary = open_set("text", root).vocabulary
+    assert [character in vocabulary for character in "^~#"] == [True, False, False]
+    for split in ("train", "test"):
+        with (root / f"tsv_data/new_aan_pairs.{split}.tsv").open("a") as file:
+            file.write(f"1.0\ta\tb\t{'^~'[split == 'test']}{'e' * 4000}#\te\n")
+    vocabulary = open_set("retrieval", root).vocabulary
+    assert [character in vocabulary for character in "^~#"] == [True, False, False]
+
+
 def test_a_release_may_be_nested_as_it_comes(root, tmp_path):
     nested = tmp_path / "below/lra_release/lra_release"
     nested.parent.mkdir(parents=True)
