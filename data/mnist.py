@@ -160,7 +160,7 @@ def parse_idx(packed: bytes, dimensions: int) -> tuple[int, UInt8[np.ndarray, "n
     count, *shape = np.frombuffer(packed, ">u4", dimensions, 4).tolist()
     size = math.prod(shape)
     content = np.frombuffer(packed, np.uint8, offset=header)
-    if not size or len(content) > count * size:
+    if not 0 < size <= MOST or len(content) > count * size:
         raise DataError(f"promises {count:,} rows of {size:,} bytes, holds {len(content):,} bytes")
     whole = len(content) // size
     return count, content[: whole * size].reshape(whole, *shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lastax.data import DataError
 from lastax.data._splits import torch_permutation
@@ -202,6 +202,7 @@ def test_a_file_that_unpacks_to_too_much_is_named(root, monkeypatch):
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=40), dimensions=st.sampled_from([1, 3]))
+@example(content=b"\xff" * 40, dimensions=3)
 def test_any_bytes_are_an_array_or_an_error(content, dimensions):
     for packed in (content, bytes((0, 0, 8, dimensions)) + content):
         try:
