@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -21,7 +21,7 @@ _AHEAD = 3  # items in work or waiting for each process: none is idle, and resul
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`map(function, items)` by `workers` processes; `items` may be without end.
 
     Close the iterator to end the processes early. With one worker it is this process.

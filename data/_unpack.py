@@ -4,22 +4,20 @@ Whatever an archive says, nothing is written outside its own folder: names that 
 and devices are refused, and content is counted as it comes, not as the archive announces it.
 """
 
-import contextlib
-import functools
 import gzip
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import IO, BinaryIO
 
 from lastax.data._errors import DataError
 
 Progress = Callable[[int, int], None]
+_Stream = IO[bytes] | gzip.GzipFile
 
 _CHUNK = 2**20  # bytes
 _LARGEST_NOTE = 2**20  # bytes of a long name or the like, which tarfile holds in memory
@@ -59,18 +57,13 @@ class Limits:
 LIMITS = Limits()
 
 
-@runtime_checkable
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 @dataclass(frozen=True)
 class _Member:
     """One entry of an archive. `kind` names it if it is neither a file nor a folder."""
 
     name: str
     kind: str | None
-    open: Callable[[], AbstractContextManager[_Readable]] | None  # None: a folder
+    content: _Stream | None  # None: a folder
 
 
 def unpack(
@@ -130,11 +123,11 @@ def _write_all(
         if number > limits.members:
             raise _RefusedError(f"it holds more than {limits.members:,} files")
         path = folder / _safe(member)
-        if member.open is None:
+        if member.content is None:
             path.mkdir(parents=True, exist_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as content, path.open("wb") as copy:
+        with member.content as content, path.open("wb") as copy:
             # One byte more than there is room for tells whether it fits.
             while chunk := content.read(min(_CHUNK, room + 1)):
                 room -= len(chunk)
@@ -152,7 +145,7 @@ def _safe(member: _Member) -> PurePosixPath:
         raise _RefusedError(f"{member.name!r} is {member.kind}")
     if path.is_absolute() or ".." in path.parts:
         raise _RefusedError(f"{member.name!r} leads out of the folder")
-    if not path.parts and member.open is not None:
+    if not path.parts and member.content is not None:
         raise _RefusedError("a file has no name")
     return path
 
@@ -169,7 +162,7 @@ def _members(file: BinaryIO, name: str) -> Iterator[_Member]:
         file.seek(0)
         if _is_tar(inner):
             return _compressed_tar_members(file)
-        return iter([_Member(name, None, functools.partial(gzip.open, file))])
+        return iter([_Member(name, None, gzip.GzipFile(fileobj=file))])
     if _is_tar(start):
         return _tar_members(file)
     raise _RefusedError("it is no tar, zip or gz file")
@@ -183,25 +176,24 @@ class _Header(tarfile.TarInfo):
     """A header of a tar file. tarfile itself takes a damaged one, or none, for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # the end as it should be
-            raise
         except tarfile.HeaderError as error:
+            if buf.count(0) == tarfile.BLOCKSIZE:  # the end as it should be
+                raise
             raise tarfile.ReadError(str(error)) from None
         if header.type in _NOTES and header.size > _LARGEST_NOTE:
             raise tarfile.ReadError("a name of more than a mebibyte")
         return header
 
 
-def _tar_members(stream: _Readable) -> Iterator[_Member]:
+def _tar_members(stream: _Stream) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         while (header := archive.next()) is not None:
-            archive.members.clear()  # it would keep all of them
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             content = archive.extractfile(header) if header.isfile() else None
-            opened = None if content is None else functools.partial(contextlib.nullcontext, content)
-            yield _Member(header.name, _tar_kind(header), opened)
+            yield _Member(header.name, _tar_kind(header), content)
 
 
 def _tar_kind(header: tarfile.TarInfo) -> str | None:
@@ -226,5 +218,5 @@ def _zip_members(file: BinaryIO) -> Iterator[_Member]:
             mode = stat.S_IFMT(entry.external_attr >> 16)
             plain = mode in (0, stat.S_IFREG, stat.S_IFDIR)
             kind = None if plain else "a link" if stat.S_ISLNK(mode) else "a device or a pipe"
-            opened = None if entry.is_dir() else functools.partial(archive.open, entry)
-            yield _Member(entry.filename, kind, opened)
+            content = None if entry.is_dir() else archive.open(entry)
+            yield _Member(entry.filename, kind, content)

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -149,7 +149,9 @@ def generate(
         finish(folder, target)
 
 
-def distinct_rows(seed: int, shape: Shape, *, workers: int = 1) -> Iterator[memoryview]:
+def distinct_rows(
+    seed: int, shape: Shape, *, workers: int = 1
+) -> Generator[memoryview, None, None]:
     """Lines of the file `<expression>TAB<value>CRLF` without end, no two the same.
 
     Raises:
