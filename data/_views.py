@@ -47,7 +47,7 @@ class Steps:
             fewer["length"] = self._count(np.asarray(record["length"]))
         return fewer
 
-    def _count(self, length: Int[np.ndarray, "*pair"]) -> Int[np.ndarray, "*pair"]:
+    def _count(self, length: Int[np.ndarray, "*pair"]) -> Int[np.ndarray | np.generic, "*pair"]:
         """How many steps are left of sequences of some lengths."""
         return (-(-np.minimum(length, self.stop) // self.step)).astype(length.dtype)
 

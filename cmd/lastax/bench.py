@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,8 +15,10 @@ import numpy as np
 from rich.table import Table
 
 import lastax
+from lastax.cmd._bench_data import bench_data
 from lastax.cmd._console import debug_option, emit, json_option, out, progress_bar
 from lastax.cmd._measure import Measured, measure
+from lastax.cmd._open import root_option
 from lastax.cmd._public import PublicS5, public_scan
 
 Program = tuple[Callable, tuple[Any, ...]]
@@ -147,7 +150,7 @@ SUITES = {
 
 
 @click.command()
-@click.argument("suite", type=click.Choice(list(SUITES)))
+@click.argument("suite", type=click.Choice([*SUITES, "data"]))
 @click.option(
     "--shape",
     "shapes",
@@ -155,16 +158,34 @@ SUITES = {
     multiple=True,
     help="Which shapes; may be repeated.  [default: all]",
 )
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(sorted(lastax.TASKS)),
+    multiple=True,
+    help="Of `data`: which tasks; may be repeated.  [default: all that are here]",
+)
 @click.option("--repeats", type=click.IntRange(1), default=7, help="Runs of each program.")
+@root_option
 @json_option
 @debug_option
-def bench(suite: str, shapes: tuple[str, ...], repeats: int, as_json: bool) -> None:
+def bench(
+    suite: str,
+    shapes: tuple[str, ...],
+    tasks: tuple[str, ...],
+    repeats: int,
+    root: Path | None,
+    as_json: bool,
+) -> None:
     """Time lastax beside the public way of computing the same, on this machine.
 
     The public way is one complex associative scan a direction, differentiated by JAX, complex
     products, and masks in place of pruning. All programs of a shape are run by turns; ratios are
-    of medians.
+    of medians. `data` measures how fast batches come, and how fast training takes them.
     """
+    if suite == "data":
+        bench_data(tasks, repeats=repeats, root=root, as_json=as_json)
+        return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     build, baseline = SUITES[suite]
