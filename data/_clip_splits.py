@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from lastax.data._errors import DataError
 from lastax.data._folders import read_file
-from lastax.data._skipping import Skipping
+from lastax.data._skipping import CURE, Skipping
 
 # What is in neither list is for training.
 LISTS: Mapping[str, str] = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-BAD = "restore it, or leave bad clips out by --skip-bad"
 _SPEAKER_ENDS = "_nohash_"
 
 
@@ -36,7 +35,7 @@ def read_lists(
                 split_of.setdefault(name, split)
             elif name.split("/")[0] in classes:
                 with skipping.item():
-                    raise DataError(f"{path}, row {row}: there is no {name[:80]}; {BAD}")
+                    raise DataError(f"{path}, row {row}: there is no {name[:80]}; {CURE}")
     return split_of
 
 

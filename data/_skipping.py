@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from lastax.data._errors import DataError
 
+CURE = "restore it, or leave bad items out by --skip-bad"
+
 
 @dataclass
 class Skipping:
@@ -40,6 +42,6 @@ def good_labels(
     for row in np.flatnonzero(~good):
         with skipping.item():
             raise DataError(
-                f"{where}, row {row + 1}: label {labels[row]} is not in 0..{classes - 1}"
+                f"{where}, row {row + 1}: label {labels[row]} is not in 0..{classes - 1}; {CURE}"
             )
     return good

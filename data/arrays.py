@@ -11,7 +11,7 @@ from lastax.data._npz import Npz
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import save_splits
-from lastax.data._skipping import Skipping
+from lastax.data._skipping import CURE, Skipping
 from lastax.data._splits import random_split
 
 SPLITS = ("train", "validation", "test")
@@ -182,8 +182,10 @@ def _lengths(
     for row in np.flatnonzero(wrong_label | wrong_length):
         with skipping.item():
             if wrong_label[row]:
-                raise file.wrong(f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}")
-            raise file.wrong(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}")
+                raise file.wrong(
+                    f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}; {CURE}"
+                )
+            raise file.wrong(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}; {CURE}")
     return np.where(wrong_label | wrong_length, 0, lengths)
 
 
@@ -204,7 +206,9 @@ def _kept(
         finite = (np.isfinite(steps).all(axis=2) | ~counted).all(axis=1)
         for row in np.flatnonzero(~finite):
             with skipping.item():
-                raise file.wrong(f"{name}[{start + row}]", "holds values that float32 cannot")
+                raise file.wrong(
+                    f"{name}[{start + row}]", f"holds values that float32 cannot; {CURE}"
+                )
         counted &= finite[:, None]
         lengths[here] *= finite
         start += len(piece)

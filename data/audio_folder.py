@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int16, Int32
-from lastax.data._clip_splits import BAD, LISTS, hold_out, read_lists
+from lastax.data._clip_splits import LISTS, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import list_folder, read_file
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
-from lastax.data._skipping import Skipping
+from lastax.data._skipping import CURE, Skipping
 from lastax.data._sound_files import decode_sound
 from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
@@ -189,7 +189,7 @@ def _read(path: Path, steps: SoundSteps, rate: int) -> Int16[np.ndarray, "L d"]:
     try:
         return steps.compute(decode_sound(packed, rate=rate), rate)
     except DataError as error:
-        raise DataError(f"{path} {error}; {BAD}") from None
+        raise DataError(f"{path} {error}; {CURE}") from None
 
 
 def _check_classes(source: Path, classes: list[str], labels: Int32[np.ndarray, " n"]) -> None:

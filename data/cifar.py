@@ -25,7 +25,7 @@ from lastax.data._sequence_files import (
     open_sequences,
     save_splits,
 )
-from lastax.data._skipping import Skipping, good_labels
+from lastax.data._skipping import CURE, Skipping, good_labels
 from lastax.data._splits import random_split
 
 CLASSES = (
@@ -48,7 +48,10 @@ COLOR = {
     "std": np.array([0.247, 0.243, 0.261], np.float32),
 }
 VERSION = 1  # of the prepared files: count it up when the code that makes them changes
-CURE = "run `lastax data fetch image`"
+MISSING = (
+    "`lastax data fetch image` downloads it, or unpack cifar-10-binary.tar.gz or "
+    "cifar-10-python.tar.gz there (root: --data-dir, LASTAX_DATA)"
+)
 
 
 def open_image(root: Path, *, skip_bad: bool = False) -> Data:
@@ -83,7 +86,7 @@ class _Batch:
 
 
 def _open(root: Path, convert: Convert, decode: Decode, skip_bad: bool) -> Data:
-    folder = need(root, *_FORMATS, cure=CURE)
+    folder = need(root, *_FORMATS, cure=MISSING)
     suffix, parse = _FORMATS[folder.name]
     paths = [folder / f"{name}{suffix}" for name in BATCHES]
     identity = {

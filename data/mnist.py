@@ -16,7 +16,7 @@ from lastax.data._folders import need, read_file
 from lastax.data._pictures import standardize
 from lastax.data._prepared import fingerprint, prepared
 from lastax.data._sequence_files import create_sequences, held_out, open_sequences, save_splits
-from lastax.data._skipping import Skipping, good_labels
+from lastax.data._skipping import CURE, Skipping, good_labels
 from lastax.data._splits import random_split
 
 CLASSES = tuple("0123456789")
@@ -25,7 +25,11 @@ PICTURES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 SIDE = 28
 MOST = 2**30  # bytes of a file unpacked: the largest has 47,040,016
 VERSION = 1  # of the prepared files: count it up when the code that makes them changes
-CURE = "run `lastax data fetch smnist`"
+MISSING = (
+    "`lastax data fetch smnist` downloads it, or put the four files there (root: --data-dir, "
+    "LASTAX_DATA)"
+)
+DAMAGED = "remove it and run `lastax data fetch smnist`"
 
 
 def open_smnist(root: Path, *, skip_bad: bool = False) -> Data:
@@ -71,7 +75,7 @@ def _open(root: Path, order: Int64[np.ndarray, " L"] | None, skip_bad: bool) -> 
 
 def _find(root: Path, name: str) -> Path:
     names = (f"{folder}/{name}{end}" for end in (".gz", "") for folder in ("mnist", "MNIST/raw"))
-    return need(root, *names, cure=CURE)
+    return need(root, *names, cure=MISSING)
 
 
 def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:
@@ -112,12 +116,12 @@ def _check_pair(pictures: _File, labels: _File) -> None:
     if pictures.rows.shape[1:] != (SIDE, SIDE):
         height, width = pictures.rows.shape[1:]
         raise DataError(
-            f"{pictures.path} holds pictures of {height} x {width}, not 28 x 28; {CURE}"
+            f"{pictures.path} holds pictures of {height} x {width}, not 28 x 28; {DAMAGED}"
         )
     if pictures.count != labels.count:
         raise DataError(
             f"{labels.path} holds {labels.count:,} labels for the {pictures.count:,} pictures in "
-            f"{pictures.path}; {CURE}"
+            f"{pictures.path}; {DAMAGED}"
         )
 
 
@@ -128,7 +132,7 @@ def _read(path: Path, dimensions: int) -> _File:
             packed = _unpack(packed)
         return _File(path, *parse_idx(packed, dimensions))
     except DataError as error:
-        raise DataError(f"{path} {error}; {CURE}") from None
+        raise DataError(f"{path} {error}; {DAMAGED}") from None
 
 
 def _unpack(packed: bytes) -> bytes:

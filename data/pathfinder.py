@@ -6,10 +6,10 @@ Long Range Arena's folders as they are published, or made by `lastax data make p
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,10 +19,11 @@ from lastax.data._folders import find, list_folder, need, read_file
 from lastax.data._pictures import decode_png, standardize
 from lastax.data._prepared import fingerprint, prepared
 from lastax.data._sequence_files import create_sequences, open_sequences, save_splits
-from lastax.data._skipping import Skipping
+from lastax.data._skipping import CURE, Skipping
 from lastax.data._splits import random_split
 
 CLASSES = ("different lines", "same line")
+Level = Literal["easy", "intermediate", "hard"]
 LEVELS = MappingProxyType(
     {
         "easy": "curv_baseline",
@@ -32,7 +33,6 @@ LEVELS = MappingProxyType(
 )
 # The release has one empty file, which all published figures leave out.
 EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"
-CURE = "make or unpack it again, or leave bad items out by --skip-bad"
 VERSION = 1  # of the prepared files: count it up when the code that makes them changes
 
 
@@ -57,6 +57,44 @@ def open_pathfinder(root: Path, *, level: str = "hard", skip_bad: bool = False) 
 def open_pathx(root: Path, *, level: str = "hard", skip_bad: bool = False) -> Data:
     """Pathfinder of 128 x 128 pixels, as `open_pathfinder`: `x` (16384, 1)."""
     return _open(root, 128, level, skip_bad)
+
+
+def make_pictures(
+    side: int,
+    root: Path,
+    *,
+    level: Level = "hard",
+    count: int = 200_000,
+    seed: int = 0,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draw Pathfinder of `side` x `side` pixels anew, in the published layout below `root`.
+
+    Args:
+        side: 32 or 128.
+        root: of all data sets.
+        level: of difficulty, by the length of the lines.
+        count: how many pictures.
+        seed: of the pictures.
+        workers: processes that draw.
+        on_progress: called with pictures that are there and pictures in all.
+
+    Raises:
+        DataError: if other pictures are there already, or the folder cannot be written.
+    """
+    # Opening what is there does not need all that drawing does.
+    from lastax.data.pathfinder_generator import generate
+
+    generate(
+        root,
+        resolution=side,
+        level=level,
+        count=count,
+        seed=seed,
+        workers=workers,
+        on_progress=on_progress,
+    )
 
 
 def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
@@ -188,6 +226,7 @@ PATHFINDER = DataSet(
     needs="pathfinder32/ of lra_release.gz, or `lastax data make pathfinder`",
     present=functools.partial(_is_present, "pathfinder32"),
     options=("level",),
+    generate=functools.partial(make_pictures, 32),
     expected=MappingProxyType({"train": 160_000, "validation": 20_000, "test": 20_000}),
     size="0.8 GB a level",
     license="MIT (generator)",
@@ -200,6 +239,7 @@ PATHX = dataclasses.replace(
     PATHFINDER,
     name="pathx",
     open=open_pathx,
+    generate=functools.partial(make_pictures, 128),
     needs="pathfinder128/ of lra_release.gz, or `lastax data make pathx`",
     present=functools.partial(_is_present, "pathfinder128"),
     size="2 GB a level",

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32, Int16, Int64
-from lastax.data._clip_splits import BAD, LISTS, read_lists
+from lastax.data._clip_splits import LISTS, read_lists
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
 from lastax.data._folders import find, list_folder, need, read_file
@@ -19,7 +19,7 @@ from lastax.data._sequence_files import (
     save_array,
     save_splits,
 )
-from lastax.data._skipping import Skipping
+from lastax.data._skipping import CURE, Skipping
 from lastax.data._sound_files import read_pcm16
 
 FOLDER = "speech_commands_v0.02"
@@ -33,7 +33,7 @@ WORDS = (
 RATE = 16_000
 LENGTH = RATE  # one second
 VERSION = 1  # of the prepared files: count it up when the code that makes them changes
-CURE = (
+MISSING = (
     "`lastax data fetch speech35` downloads it, or unpack speech_commands_v0.02.tar.gz into that "
     "folder (root: --data-dir, LASTAX_DATA)"
 )
@@ -63,14 +63,14 @@ def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool
     if normalization not in NORMALIZATIONS:
         allowed = f"must be one of {NORMALIZATIONS}"
         raise ValueError(f"open_speech35: normalization is {normalization!r}, {allowed}")
-    folder = need(root, FOLDER, cure=CURE)
+    folder = need(root, FOLDER, cure=MISSING)
     words = tuple(word for word in WORDS if (folder / word).is_dir())
     clips = [clip for word in sorted(words) for clip in list_folder(folder / word, ".wav")]
     if not clips:
         raise DataError(
-            f"{folder} has no folder of clips named {', '.join(WORDS[:3])}, ...; {CURE}"
+            f"{folder} has no folder of clips named {', '.join(WORDS[:3])}, ...; {MISSING}"
         )
-    lists = {split: need(folder, name, cure=CURE) for split, name in LISTS.items()}
+    lists = {split: need(folder, name, cure=MISSING) for split, name in LISTS.items()}
     identity = {
         "version": VERSION,
         "files": fingerprint([*clips, *lists.values()]),
@@ -157,7 +157,7 @@ def _samples(clip: Path) -> Int16[np.ndarray, " L"]:
         if len(samples) > LENGTH:
             raise DataError(f"has {len(samples):,} samples, more than a second")
     except DataError as error:
-        raise DataError(f"{clip} {error}; {BAD}") from None
+        raise DataError(f"{clip} {error}; {CURE}") from None
     return np.pad(samples, (0, LENGTH - len(samples)))
 
 
