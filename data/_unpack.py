@@ -4,7 +4,9 @@ Whatever an archive says, nothing is written outside its own folder: names that 
 and devices are refused, and content is counted as it comes, not as the archive announces it.
 """
 
+import contextlib
 import gzip
+import io
 import stat
 import tarfile
 import zipfile
@@ -12,12 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import Protocol, runtime_checkable
 
 from lastax.data._errors import DataError
 
 Progress = Callable[[int, int], None]
-_Stream = IO[bytes] | gzip.GzipFile
 
 _CHUNK = 2**20  # bytes
 _LARGEST_NOTE = 2**20  # bytes of a long name or the like, which tarfile holds in memory
@@ -57,13 +58,20 @@ class Limits:
 LIMITS = Limits()
 
 
+@runtime_checkable
+class _Content(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class _Member:
     """One entry of an archive. `kind` names it if it is neither a file nor a folder."""
 
     name: str
     kind: str | None
-    content: _Stream | None  # None: a folder
+    content: _Content | None  # None: a folder
 
 
 def unpack(
@@ -111,7 +119,7 @@ class _RefusedError(Exception):
 
 def _write_all(
     members: Iterator[_Member],
-    file: BinaryIO,
+    file: io.BufferedReader,
     folder: Path,
     limits: Limits,
     on_progress: Progress | None,
@@ -127,7 +135,7 @@ def _write_all(
             path.mkdir(parents=True, exist_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with member.content as content, path.open("wb") as copy:
+        with contextlib.closing(member.content) as content, path.open("wb") as copy:
             # One byte more than there is room for tells whether it fits.
             while chunk := content.read(min(_CHUNK, room + 1)):
                 room -= len(chunk)
@@ -150,7 +158,7 @@ def _safe(member: _Member) -> PurePosixPath:
     return path
 
 
-def _members(file: BinaryIO, name: str) -> Iterator[_Member]:
+def _members(file: io.BufferedReader, name: str) -> Iterator[_Member]:
     """The entries of an archive of whichever format; `name` is for one that names none."""
     start = file.read(512)
     file.seek(0)
@@ -188,7 +196,7 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _tar_members(stream: _Stream) -> Iterator[_Member]:
+def _tar_members(stream: io.BufferedIOBase) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         while (header := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
@@ -204,7 +212,7 @@ def _tar_kind(header: tarfile.TarInfo) -> str | None:
     return "a device or a pipe" if header.isdev() else "of unknown kind"
 
 
-def _compressed_tar_members(file: BinaryIO) -> Iterator[_Member]:
+def _compressed_tar_members(file: io.BufferedReader) -> Iterator[_Member]:
     with gzip.open(file) as stream:
         yield from _tar_members(stream)
         # The checksum comes after the end of the tar file.
@@ -212,7 +220,7 @@ def _compressed_tar_members(file: BinaryIO) -> Iterator[_Member]:
             pass
 
 
-def _zip_members(file: BinaryIO) -> Iterator[_Member]:
+def _zip_members(file: io.BufferedReader) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             mode = stat.S_IFMT(entry.external_attr >> 16)
