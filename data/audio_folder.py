@@ -113,6 +113,8 @@ def _standardize(
 
 def _clips(folder: Path) -> list[str]:
     """The names of all clips, `<class>/<file>`, sorted."""
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {folder}: give another --data")
     names = []
     for path in list_folder(folder):
         if path.name.startswith(("_", ".")) or not os.path.isdir(path):

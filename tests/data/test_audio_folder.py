@@ -330,7 +330,8 @@ def test_a_speaker_is_the_same_in_every_class():
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):
-    assert f"{tmp_path / 'gone'} cannot be read" in failure(tmp_path / "gone")
+    for path in (tmp_path / "gone", Path(__file__)):
+        assert failure(path) == f"there is no folder {path}: give another --data"
     assert "must hold two or more folders" in failure(tmp_path)
     write_tones(tmp_path / "sounds")
     shutil.rmtree(tmp_path / "sounds/low")
