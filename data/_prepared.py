@@ -68,7 +68,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
         DataError: if a file is missing.
     """
     files = sorted(map(str, paths))
-    shared = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    shared = os.path.commonpath(set(map(os.path.dirname, files))) if files else ""
     seen = hashlib.sha256()
     for file in files:
         try:
