@@ -118,6 +118,29 @@ def test_an_unknown_level_is_named():
         PATHFINDER.open(fixtures.FIXTURES, level="medium")
 
 
+@pytest.mark.parametrize(("data_set", "length"), [(PATHFINDER, 32**2), (PATHX, 128**2)])
+def test_what_is_made_can_be_read(tmp_path, data_set, length):
+    seen = []
+    data_set.generate(
+        tmp_path, level="easy", count=20, seed=3, on_progress=lambda *at: seen.append(at)
+    )
+    assert seen[-1] == (20, 20)
+    data = data_set.open(tmp_path, level="easy")
+    assert [len(data.sources[split]) for split in SPLITS] == [16, 2, 2]
+    (table,) = tmp_path.glob("*/curv_baseline/metadata/*.npy")
+    rows = [line.split() for line in table.read_text().splitlines()]
+    order = torch_permutation(20)
+    for split, places in zip(SPLITS, np.split(order, [16, 18]), strict=True):
+        for record, place in zip(data.sources[split], places, strict=True):
+            folder, name, _, label = rows[place][:4]
+            picture = Image.open(table.parents[1] / folder / name)
+            assert record["x"].shape == (length, 1)
+            assert record["label"] == int(label)
+            np.testing.assert_array_equal(
+                np.rint((record["x"][:, 0] + 1) * 127.5), np.asarray(picture).reshape(-1)
+            )
+
+
 # Damage
 
 
