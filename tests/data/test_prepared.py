@@ -47,6 +47,11 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def kinds(folder):
+    """What stands behind the last dot of each name."""
+    return sorted(name.rpartition(".")[2] for name in names(folder))
+
+
 # Made once
 
 
@@ -174,10 +179,10 @@ def other():
 
 @pytest.mark.slow
 def test_a_second_process_waits_for_the_first(place, other):
-    assert [name.rpartition(".")[2] for name in names(place)] == ["lock", "part"]
+    assert kinds(place) == ["lock", "part"]
     with pytest.raises(DataError, match="another set, whose start removes no other's work"):
         prepared("unlike", {}, refuse)
-    assert [name.rpartition(".")[2] for name in names(place)] == ["lock", "part"]
+    assert kinds(place) == ["lock", "part"]
     found = []
     waiting = threading.Thread(target=lambda: found.append(prepared("set", {}, never)))
     waiting.start()

@@ -456,8 +456,7 @@ def test_real_texts(real):
             text = files[number].read_bytes().decode()
             expected = [c if c in data.vocabulary else "<unk>" for c in text[:4095]]
             assert words(data, source[number]) == [*expected, "<eos>"]
-        labels = [int(record["label"]) for record in source]
-        assert labels == [0] * 12_500 + [1] * 12_500
+        np.testing.assert_array_equal(source.labels[:], [0] * 12_500 + [1] * 12_500)
     train = [path.read_bytes().decode() for path in review_files(root / "aclImdb", "train")]
     assert data.vocabulary == characters(train, 4096, 15)
     _, data = real("text")
