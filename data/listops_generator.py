@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from lastax.data._errors import DataError
 from lastax.data._processes import in_order
 
 FOLDER = "listops-1000"
-FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+FILES = MappingProxyType(
+    {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+)
 ABOUT = "made.json"
 HEADER = b"Source\tTarget\r\n"
 OPERATORS = ("MIN", "MAX", "MED", "SM")  # SM: sum modulo 10
@@ -54,9 +57,6 @@ class Shape:
     max_length: int = 1999
 
     def __post_init__(self) -> None:
-        longest = 1
-        for _ in range(self.max_depth - 1):
-            longest = min(2 + self.max_args * longest, self.min_length)
         for name, value, least in (
             ("max_depth", self.max_depth, 1),
             ("max_args", self.max_args, 2),
@@ -65,6 +65,9 @@ class Shape:
         ):
             if value < least:
                 raise DataError(f"ListOps: {name} is {value}; make it {least} or more")
+        longest = depth = 1
+        while depth < self.max_depth and longest < self.min_length:
+            longest, depth = 2 + self.max_args * longest, depth + 1
         if longest < self.min_length:
             raise DataError(
                 f"ListOps: no expression of max_depth {self.max_depth} and max_args "
@@ -182,15 +185,16 @@ def distinct_rows(
 def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[Level]:
     """Draw that many trees and return those of a length that `shape` allows, in order.
 
-    Level k holds depth k + 1. A node is an operator with probability 1/4, above the last level,
-    and a digit otherwise; operators, digits and numbers of arguments are uniform.
+    Level k holds depth k + 1, as deep as any tree goes. A node is an operator with probability
+    1/4, above the last level, and a digit otherwise; operators, digits and numbers of arguments
+    are uniform.
     """
     levels = []
     owners = []
     tree = np.arange(trees)
     length = np.zeros(trees, np.int64)
     short_enough = np.ones(trees, bool)
-    for depth in range(1, shape.max_depth + 1):
+    for depth in itertools.count(1):
         # One word of 64 bits a node, cut up here: unlike what numpy's distributions make of them,
         # these are the same in every version.
         word = bits.random_raw(len(tree))
@@ -204,6 +208,8 @@ def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[L
         short_enough &= length + np.bincount(tree, arity, trees) <= shape.max_length
         below = np.repeat(tree, arity)
         tree = below[short_enough[below]]
+        if not len(tree):
+            break
     kept = short_enough & (length >= shape.min_length)
     return [_select(level, kept[tree]) for level, tree in zip(levels, owners, strict=True)]
 

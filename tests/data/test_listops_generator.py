@@ -194,6 +194,13 @@ def test_the_largest_expression_can_be_asked_for(max_depth, max_args):
     Shape(min_length=longest, max_length=longest, **settings)
 
 
+def test_depth_may_be_unlimited():
+    deep = Shape(max_depth=10**12, min_length=400, max_length=500)
+    text, target = split_line(next(distinct_rows(0, deep)))
+    assert value_of(read_pairs(text)) == target
+    assert depth_of(read_pairs(text)) > 10
+
+
 # The distribution
 
 
