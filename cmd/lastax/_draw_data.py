@@ -72,7 +72,7 @@ def _draw_samples(
     axes = axes.reshape(rows, axes_a_record, columns).transpose(0, 2, 1)
     axes = axes.reshape(rows * columns, axes_a_record)
     for own, (heading, record) in zip(axes, samples.items(), strict=False):
-        draw(own, record, data)
+        draw(own.tolist(), record, data)
         own[0].set_title(heading, fontsize=9, loc="left", parse_math=False)
     for unused in axes[len(samples) :].ravel():
         unused.set_axis_off()
@@ -84,6 +84,7 @@ def _draw_sound(axes: Sequence[Axes], record: Example, data: Data) -> None:
     wave, spectrum = axes
     wave.plot(x, linewidth=0.4, color=_COLORS[0])
     wave.set_xlim(0, data.length)
+    wave.locator_params(axis="x", nbins=5)
     wave.tick_params(labelbottom=False, labelsize=7)
     power = spectrogram(x)
     decibel = 10 * np.log10(power + _FLOOR)
@@ -92,6 +93,7 @@ def _draw_sound(axes: Sequence[Axes], record: Example, data: Data) -> None:
         vmin=decibel.max() - 80,
     )  # fmt: skip
     spectrum.set_xlim(0, data.length)
+    spectrum.locator_params(axis="x", nbins=5)
     spectrum.set_xlabel("step", fontsize=8)
     spectrum.set_ylabel("cycles a step", fontsize=8)
     spectrum.tick_params(labelsize=7)

@@ -50,7 +50,7 @@ def evaluate(
     answer = {**results[split]._asdict(), "split": split}
     if every is not None:
         fewer = evaluate_on(
-            model, every_step(data, every), split, batch_size=batch_size, step_rescale=every
+            model, every_step(data, every), split, batch_size=batch_size, step_rescale=float(every)
         )
         results[f"{split}, every {every} steps"] = fewer
         answer |= {"every": every, "at_every": fewer._asdict()}
