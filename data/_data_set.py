@@ -68,7 +68,7 @@ class DataSet:
         present: whether they are there.
         options: names that `open` takes beside `skip_bad`.
         remotes: what can be downloaded.
-        expected: published number of records a split.
+        expected: published number of records a split, with the options left at their defaults.
         generate: `generate(root, *, seed, workers, on_progress, **sizes)` makes the files anew;
             None if they cannot be made.
         size: of the files, for people.
