@@ -114,13 +114,15 @@ def test_classes_may_have_names(path):
 @pytest.mark.parametrize(
     "dtype", [np.float64, np.float16, np.int64, np.int32, np.uint16, bool, ">f4", ">i2"]
 )
-def test_any_numbers_become_float32(path, dtype):
-    given = arrays()
+def test_any_numbers_become_float32(path, cache, dtype):
+    given = arrays(rows=60)
     given["x_train"] = (given["x_train"] % 2).astype(dtype)
     np.savez(path, **given)
     for record in open_file(path).sources["train"]:
         assert record["x"].dtype == np.float32
         assert set(np.unique(record["x"]).tolist()) <= {0.0, 1.0}
+    (kept,) = cache.rglob("values.npy")
+    assert kept.stat().st_size == 128 + 4 * given["x_train"].size
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])

@@ -296,6 +296,11 @@ def test_a_good_array_of_the_same_kind_is_read():
     np.testing.assert_array_equal(read_pickle(ARRAY + state + b"s.")["data"], [97, 98, 99])
 
 
+def test_a_pickle_of_no_dictionary_is_named():
+    with pytest.raises(DataError, match=r"^holds no dictionary$"):
+        read_pickle(pickle.dumps([1]))
+
+
 @pytest.mark.parametrize(
     "content",
     [
