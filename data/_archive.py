@@ -4,6 +4,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,16 +38,22 @@ class Archive:
     def read(self, *names: str) -> list[bytes]:
         """The bytes of the members `names`, checked against the archive's own checksums."""
         found = []
+        for content in self.attempt(*names):
+            if isinstance(content, DataError):
+                raise content
+            found.append(content)
+        return found
+
+    def attempt(self, *names: str) -> Iterator[bytes | DataError]:
+        """As `read`, one after the other, and what is wrong with a member in its place."""
         with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
             for name in names:
                 try:
-                    found.append(archive.read(name))
+                    yield archive.read(name)
                 except KeyError:
-                    raise DataError(f"{self.path} has no {name}; {self.cure}") from None
+                    yield DataError(f"{self.path} has no {name}; {self.cure}")
                 except _DAMAGE as error:
-                    where = self.member(name)
-                    raise DataError(f"{where} is damaged ({error}); {self.cure}") from None
-        return found
+                    yield DataError(f"{self.member(name)} is damaged ({error}); {self.cure}")
 
     def member(self, name: str) -> str:
         """`name` as an error message writes it: with the archive that holds it."""

@@ -54,6 +54,7 @@ def run_config(model):
     return lastax.RunConfig(
         task="speech",
         seed=0,
+        data=lastax.DataConfig("speech"),
         input_size=3,
         classes=2,
         length=25,

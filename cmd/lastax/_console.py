@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import lastax
-from lastax.data import DATASETS, DataSet, Source, cache_folder, evaluation_batches
+from lastax.data import cache_folder
 
 RUNS = Path("runs")
 
 SPLITS = ("validation", "test")
-EVALUATION_BATCH = 128
 
 # Names of folders may hold what rich would take for markup.
 out = Console(highlight=False, markup=False, soft_wrap=True)
@@ -113,20 +112,6 @@ def resolve_run(run: Path | None) -> Path:
         raise lastax.RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
     err.print(f"run: {found[-1]}")
     return found[-1]
-
-
-def open_data(config: lastax.RunConfig) -> DataSet:
-    """The data set of a run's task."""
-    if config.task not in lastax.TASKS:
-        raise lastax.RunError(
-            f"the run is of task {config.task!r}; there are {', '.join(lastax.TASKS)}"
-        )
-    return DATASETS[lastax.TASKS[config.task].data]
-
-
-def evaluate_on(model: lastax.Network, source: Source) -> lastax.Evaluation:
-    """Accuracy and loss of a model on all records of a split."""
-    return lastax.evaluate(model, evaluation_batches(source, batch_size=EVALUATION_BATCH))
 
 
 def unstable_states(systems: Sequence[lastax.System]) -> list[list[int]]:

@@ -183,7 +183,9 @@ def seconds_to_prune(shape: Shape) -> float:
     """What `lastax prune` does between start and evaluation: load, score, select, cut, save."""
     config = lastax.RunConfig(
         task="image",
+        size="paper",
         seed=0,
+        data=lastax.DataConfig("image"),
         input_size=1,
         classes=CLASSES,
         length=shape.length,

@@ -12,8 +12,10 @@ from rich.table import Table
 
 import lastax
 from lastax._files import write_atomically
+from lastax.cmd._bench_data import bench_data
 from lastax.cmd._console import debug_option, emit, err, json_option, out, progress_bar
 from lastax.cmd._measure import Machine, Measured, measure, measure_machine
+from lastax.cmd._open import root_option
 from lastax.cmd._programs import (
     SHAPES,
     Program,
@@ -37,13 +39,20 @@ TOLERATED = 0.25
 
 
 @click.command()
-@click.argument("suite", type=click.Choice(list(SUITES)))
+@click.argument("suite", type=click.Choice([*SUITES, "data"]))
 @click.option(
     "--shape",
     "shapes",
     type=click.Choice(list(SHAPES)),
     multiple=True,
     help="Which shapes; may be repeated.  [default: all]",
+)
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(sorted(lastax.TASKS)),
+    multiple=True,
+    help="Of `data`: which tasks; may be repeated.  [default: all that are here]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=7, help="Runs of each program.")
 @click.option(
@@ -61,15 +70,18 @@ TOLERATED = 0.25
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the ratios into this picture.",
 )
+@root_option
 @json_option
 @debug_option
 def bench(
     suite: str,
     shapes: tuple[str, ...],
+    tasks: tuple[str, ...],
     repeats: int,
     store: Path | None,
     check: Path | None,
     plot: Path | None,
+    root: Path | None,
     as_json: bool,
 ) -> None:
     """Time lastax beside the public way of computing the same, on this machine.
@@ -78,8 +90,11 @@ def bench(
     products, and masks in place of pruning. All programs of a shape are run by turns; ratios are
     of medians. MiB are temporaries, `temp` their ratio; `roof` is the share of the time that the
     products and the memory traffic of a program would take at the rates that this machine reaches
-    in the same run.
+    in the same run. `data` measures how fast batches come, and how fast training takes them.
     """
+    if suite == "data":
+        bench_data(tasks, repeats=repeats, root=root, as_json=as_json)
+        return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     build, baseline = SUITES[suite]

@@ -7,6 +7,7 @@ import click
 from lastax import RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs
 from lastax.cmd.bench import bench
+from lastax.cmd.data import data
 from lastax.cmd.evaluate import evaluate
 from lastax.cmd.prune import prune
 from lastax.cmd.score import score
@@ -21,7 +22,7 @@ def cli() -> None:
     """Train diagonal state-space models, score their states, remove the unneeded ones."""
 
 
-for command in (train, evaluate, score, prune, sweep, bench):
+for command in (data, train, evaluate, score, prune, sweep, bench):
     cli.add_command(command)
 
 
@@ -29,7 +30,8 @@ def main() -> None:
     """Run the program: exit status 0, 1 (a failure, told in one line) or 2 (wrong usage)."""
     keep_compiled_programs()
     try:
-        cli(standalone_mode=False)
+        # A number if a command ended by `Exit`: what it told is an answer, but not a good one.
+        status = cli(standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         status = 2
@@ -41,8 +43,6 @@ def main() -> None:
         status = fail(str(error) or type(error).__name__, 1)
     except (click.Abort, KeyboardInterrupt):
         status = fail("interrupted", 130)
-    else:
-        status = 0
     sys.exit(status)
 
 

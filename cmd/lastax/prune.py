@@ -18,10 +18,8 @@ from lastax.cmd._console import (
     debug_option,
     emit,
     err,
-    evaluate_on,
     json_option,
     method_option,
-    open_data,
     out,
     percent,
     pruning_key,
@@ -31,6 +29,7 @@ from lastax.cmd._console import (
     seed_option,
     unstable_states,
 )
+from lastax.cmd._open import Place, evaluate_on, place_options, reopen_data
 
 KINDS = ("states", "parameters", "bytes")
 
@@ -102,6 +101,7 @@ class Amount:
     type=click.Path(path_type=Path),
     help="Folder of the new run.  [default: beside RUN, named after the method]",
 )
+@place_options
 @json_option
 @debug_option
 def prune(
@@ -109,6 +109,7 @@ def prune(
     method: str,
     seed: int,
     folder: Path | None,
+    place: Place,
     as_json: bool,
     **amount: Any,
 ) -> None:
@@ -122,9 +123,8 @@ def prune(
     given.check(config)
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
-    data = open_data(config)
-    sources = {split: data.source(split) for split in SPLITS}
-    before = {split: evaluate_on(model, sources[split]).accuracy for split in SPLITS}
+    data = reopen_data(config, place)
+    before = {split: evaluate_on(model, data, split).accuracy for split in SPLITS}
 
     def plan_for(count: int) -> lastax.PruningPlan:
         return lastax.plan_pruning(
@@ -133,14 +133,14 @@ def prune(
 
     def loss_of(count: int) -> float:
         small = lastax.keep_states(model, plan_for(count).keep)
-        reached = evaluate_on(small, sources["validation"]).accuracy
+        reached = evaluate_on(small, data, "validation").accuracy
         err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
         return 100 * (before["validation"] - reached)
 
     systems = lastax.systems(model)
     plan = plan_for(given.count(config, loss_of))
     small = lastax.keep_states(model, plan.keep)
-    after = {split: evaluate_on(small, sources[split]).accuracy for split in SPLITS}
+    after = {split: evaluate_on(small, data, split).accuracy for split in SPLITS}
     answer = {
         "method": method,
         "states_before": sum(plan.states_before),

@@ -16,9 +16,7 @@ from lastax.cmd._console import (
     SPLITS,
     debug_option,
     emit,
-    evaluate_on,
     json_option,
-    open_data,
     out,
     progress_bar,
     pruning_key,
@@ -26,6 +24,7 @@ from lastax.cmd._console import (
     resolve_run,
     seed_option,
 )
+from lastax.cmd._open import Place, evaluate_on, place_options, reopen_data
 
 
 class NumberList(click.ParamType):
@@ -79,6 +78,7 @@ class MethodList(click.ParamType):
     type=click.Path(path_type=Path),
     help="Folder for sweep.csv and sweep.png.  [default: sweep in the first RUN]",
 )
+@place_options
 @json_option
 @debug_option
 def sweep(
@@ -87,6 +87,7 @@ def sweep(
     ratios: list[float],
     seed: int,
     folder: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Accuracy of RUNS (default: the newest trained run) pruned by each method at each ratio.
@@ -103,12 +104,14 @@ def sweep(
     tasks = {config.task for _, config, _ in loaded}
     if len(tasks) > 1:
         raise click.UsageError(f"the runs are of different tasks: {', '.join(sorted(tasks))}")
+    if len({config.data for _, config, _ in loaded}) > 1:
+        raise click.UsageError(f"the runs read {tasks.pop()} in different ways: sweep them apart")
+    opened = [reopen_data(config, place) for _, config, _ in loaded]
     rows: list[dict[str, Any]] = []
     cells = len(loaded) * (1 + len(methods) * len(ratios))
     with progress_bar("sweep") as bar:
         shown = bar.add_task("", total=cells, note="")
-        for run, config, model in loaded:
-            sources = {split: open_data(config).source(split) for split in SPLITS}
+        for (run, config, model), data in zip(loaded, opened, strict=True):
             report_unstable(lastax.systems(model), f"{run.name}, ")
             for method, ratio in [("unpruned", 0.0), *((m, r) for m in methods for r in ratios)]:
                 bar.update(shown, note=f"{run.name} {method} {ratio:g}")
@@ -129,7 +132,7 @@ def sweep(
                     "states": sum(lastax.state_counts(small)),
                 }
                 for split in SPLITS:
-                    row[f"{split}_accuracy"] = evaluate_on(small, sources[split]).accuracy
+                    row[f"{split}_accuracy"] = evaluate_on(small, data, split).accuracy
                 rows.append(row)
                 bar.advance(shown)
     _write(folder, rows, title=", ".join(run.name for run in runs))

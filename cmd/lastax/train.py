@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import click
 import equinox as eqx
@@ -16,57 +16,38 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import lastax
 from lastax._files import folder_written_at_once
 from lastax.cmd._console import (
-    DATASETS,
     RUNS,
     SPLITS,
     debug_option,
     emit,
     err,
-    evaluate_on,
     fail,
     git_revision,
     json_option,
-    open_data,
     out,
     percent,
     progress_bar,
 )
-from lastax.data import batches_per_epoch, training_batches
+from lastax.cmd._flags import data_config, setting_options
+from lastax.cmd._open import (
+    Place,
+    data_settings,
+    evaluate_on,
+    open_data,
+    reopen_data,
+    root_option,
+)
+from lastax.data import Data, batches_per_epoch, training_batches
 
-
-def setting_options(*configs: type) -> Callable[[Callable], Callable]:
-    """One flag a field of the configurations; left out, the value of the task's preset holds."""
-
-    def decorate(command: Callable) -> Callable:
-        for config in configs:
-            hints = get_type_hints(config)
-            for field in reversed(dataclasses.fields(config)):
-                if field.metadata["help"] is None:
-                    continue
-                flag = "--" + field.name.replace("_", "-")
-                choices = get_args(hints[field.name])
-                kind: Any = click.Choice(choices) if choices else hints[field.name]
-                if kind is bool:
-                    flag, kind = f"{flag}/--no-{flag[2:]}", None
-                text = f"{field.metadata['help']}  [default: {_default(config, field.name)}]"
-                command = click.option(
-                    flag, field.name, type=kind, default=None, help=text, show_default=False
-                )(command)
-        return command
-
-    return decorate
-
-
-def _default(config: type, name: str) -> str:
-    """The value of the presets where all have the same."""
-    presets = [(task.model, task.training) for task in lastax.TASKS.values()]
-    values = {getattr(part, name) for pair in presets for part in pair if isinstance(part, config)}
-    return str(values.pop()) if len(values) == 1 else "the task's own"
+SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.presets})
 
 
 @click.command()
 @click.option(
     "--task", type=click.Choice(sorted(lastax.TASKS)), required=True, help="What to learn."
+)
+@click.option(
+    "--size", type=click.Choice(SIZES), help="Which preset.  [default: the task's first, small]"
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of everything random.  [default: 0]"
@@ -87,17 +68,20 @@ def _default(config: type, name: str) -> str:
 @click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that prepare batches."
 )
+@root_option
 @json_option
 @debug_option
-@setting_options(lastax.TrainingConfig, lastax.ModelConfig)
+@setting_options(lastax.TrainingConfig, lastax.ModelConfig, lastax.DataConfig)
 def train(
     task: str,
+    size: str | None,
     seed: int | None,
     folder: Path | None,
     resume: bool,
     if_missing: bool,
     devices: int | None,
     workers: int,
+    root: Path | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -106,33 +90,38 @@ def train(
     The values of the task's preset can each be overridden by a flag.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
+    chosen |= data_settings(lastax.TASKS[task].data.name, chosen)
     if if_missing:
-        finished = [folder] if folder is not None else _runs_of(task, finished=True)
+        finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
         if finished and (finished[-1] / lastax.MODEL_FILE).is_file():
             if as_json:
                 emit(lastax.load_results(finished[-1]))
             return
-        unfinished = [folder] if folder is not None else _runs_of(task, finished=False)
+        unfinished = [folder] if folder is not None else _runs_of(task, size, finished=False)
         resume = bool(unfinished) and unfinished[-1].exists()
     if resume:
-        folder = folder or _newest_unfinished(task)
+        folder = folder or _newest_unfinished(task, size)
         config = lastax.load_config(folder)
-        given = {"task": task, "seed": seed, "devices": devices, **chosen}
+        # Its own data may have moved; that they are the same is checked below.
+        place = Place(root, chosen.pop("data", None))
+        given = {"task": task, "size": size, "seed": seed, "devices": devices, **chosen}
         _refuse_changes(config, {name: v for name, v in given.items() if v is not None})
         if (folder / lastax.MODEL_FILE).is_file():
             raise lastax.RunError(f"run {folder} has finished: there is nothing to resume")
         diverged = lastax.divergence(folder)
         if diverged is not None:
             raise lastax.RunError(f"run {folder} would end as before: {diverged}")
+        data = reopen_data(config, place)
     else:
-        config = _new_config(task, seed or 0, devices, chosen)
-        folder = folder or _free_folder(RUNS / task / f"{config.model.layer}-seed{config.seed}")
+        size, preset = _preset(task, chosen.get("layer"), size)
+        config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
+        folder = folder or _free_folder(RUNS / task / _name(config))
         if folder.exists():
             raise lastax.RunError(
                 f"{folder} is there already: --resume goes on with it, --out names another"
             )
     try:
-        answer = _run(config, folder, resume, workers)
+        answer = _run(config, data, folder, resume, workers)
     except lastax.TrainingDivergedError as error:
         # So that nothing resumes it by itself.
         lastax.save_results(folder, {"run": str(folder), "diverged": str(error)})
@@ -141,6 +130,7 @@ def train(
         if not (folder / lastax.CONFIG_FILE).is_file():
             raise
         again = f"lastax train --task {task} --out {folder} --resume"
+        again += f" --data-dir {root}" if root is not None else ""
         sys.exit(fail(f"interrupted; {again} goes on with the run", 130))
     _answer(answer, as_json)
 
@@ -154,27 +144,55 @@ def _answer(answer: dict[str, Any], as_json: bool) -> None:
     out.print(f"run: {answer['run']}")
 
 
+def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax.Preset]:
+    """The preset that is meant, and its size: the first one that fits what was said."""
+    presets = lastax.TASKS[task].presets
+    for (kind, named), preset in presets.items():
+        if layer in (None, kind) and size in (None, named):
+            return named, preset
+    known = ", ".join(f"{named} of {kind}" for kind, named in presets)
+    raise click.UsageError(f"--size {size}: the presets of {task} are {known}")
+
+
 def _new_config(
-    task: str, seed: int, devices: int | None, chosen: dict[str, Any]
-) -> lastax.RunConfig:
-    preset = lastax.TASKS[task]
-    data = DATASETS[preset.data]
+    task: str,
+    size: str,
+    preset: lastax.Preset,
+    seed: int,
+    devices: int | None,
+    chosen: dict[str, Any],
+    root: Path | None,
+) -> tuple[lastax.RunConfig, Data]:
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
-    lastax.check_settings(training)
-    lastax.check_settings(model)
-    return lastax.RunConfig(
+    wanted = _override(data_config(lastax.TASKS[task], preset), chosen)
+    for part in (training, model, wanted):
+        lastax.check_settings(part)
+    data = open_data(wanted, root)
+    config = lastax.RunConfig(
         task=task,
+        size=size,
         seed=seed,
+        data=wanted,
         input_size=data.input_size,
         classes=len(data.classes),
         length=data.length,
+        labels=data.classes,
+        vocabulary=data.vocabulary,
         model=model,
         training=training,
         states=(model.states,) * model.layers,
         devices=_device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )
+    return config, data
+
+
+def _name(config: lastax.RunConfig) -> str:
+    """What a run's folder is called: the first size of a task goes without saying."""
+    first = next(iter(lastax.TASKS[config.task].presets))[1]
+    size = "" if config.size == first else f"-{config.size}"
+    return f"{config.model.layer}{size}-seed{config.seed}"
 
 
 def _device_count(wanted: int | None, batch_size: int) -> int:
@@ -196,7 +214,8 @@ def _override(preset: Any, chosen: dict[str, Any]) -> Any:
 
 def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them."""
-    recorded = vars(config.training) | vars(config.model) | vars(config)
+    own = {name: getattr(config, name) for name in ("task", "size", "seed", "devices")}
+    recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
     for name, value in given.items():
         if recorded[name] != value:
             raise click.UsageError(
@@ -215,13 +234,13 @@ def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
         err.print(f"not the versions that the run began with: {', '.join(changed)}")
 
 
-def _runs_of(task: str, *, finished: bool) -> list[Path]:
-    found = lastax.find_runs(RUNS, finished=finished)
-    return [run for run in found if lastax.load_config(run).task == task]
+def _runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
+    found = [(run, lastax.load_config(run)) for run in lastax.find_runs(RUNS, finished=finished)]
+    return [run for run, it in found if it.task == task and size in (None, it.size)]
 
 
-def _newest_unfinished(task: str) -> Path:
-    found = _runs_of(task, finished=False)
+def _newest_unfinished(task: str, size: str | None) -> Path:
+    found = _runs_of(task, size, finished=False)
     if not found:
         raise lastax.RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
     return found[-1]
@@ -235,12 +254,13 @@ def _free_folder(wanted: Path) -> Path:
     return folder
 
 
-def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> dict[str, Any]:
+def _run(
+    config: lastax.RunConfig, data: Data, folder: Path, resume: bool, workers: int
+) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
-    training, data = config.training, open_data(config)
+    training, source = config.training, data.sources["train"]
     place = _placing(jax.devices()[: config.devices])
-    sources = {split: data.source(split) for split in ("train", "validation", "test")}
-    steps = batches_per_epoch(sources["train"], training.batch_size)
+    steps = training.epoch_batches or batches_per_epoch(source, training.batch_size)
     optimizer = _optimizer(training, steps)
     state = lastax.TrainState.initialize(lastax.build_from_config(config), optimizer)
     pure_step = eqx.filter_jit(
@@ -253,7 +273,7 @@ def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> 
         )
     )
     batches = training_batches(
-        sources["train"],
+        source,
         batch_size=training.batch_size,
         seed=config.seed,
         augment=data.augment if training.augment else None,
@@ -269,7 +289,7 @@ def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> 
             state,
             lambda state, batch: pure_step(state, place(batch)),
             batches,
-            validate=lambda model: evaluate_on(model, sources["validation"]),
+            validate=lambda model: evaluate_on(model, data, "validation"),
             folder=folder,
             epochs=training.epochs,
             steps_per_epoch=steps,
@@ -280,7 +300,7 @@ def _run(config: lastax.RunConfig, folder: Path, resume: bool, workers: int) -> 
     answer = {
         "run": str(folder),
         "best_epoch": result.epoch,
-        **{s: evaluate_on(result.model, sources[s])._asdict() for s in SPLITS},
+        **{s: evaluate_on(result.model, data, s)._asdict() for s in SPLITS},
     }
     lastax.save_results(folder, answer)
     return answer

@@ -62,6 +62,7 @@ from lastax._optimize import parameter_groups as parameter_groups
 from lastax._optimize import published_schedule as published_schedule
 from lastax._optimize import split_trainable as split_trainable
 from lastax._optimize import textbook_schedule as textbook_schedule
+from lastax._presets import TASKS as TASKS
 from lastax._prune import METHODS as METHODS
 from lastax._prune import Method as Method
 from lastax._prune import PruningPlan as PruningPlan
@@ -103,6 +104,8 @@ from lastax._selection import select_global as select_global
 from lastax._selection import select_top as select_top
 from lastax._selection import select_uniform as select_uniform
 from lastax._selection import uniform_counts as uniform_counts
+from lastax._settings import allowed_values as allowed_values
+from lastax._settings import check_settings as check_settings
 from lastax._surgery import Layer as Layer
 from lastax._surgery import find_layers as find_layers
 from lastax._surgery import keep_states as keep_states
@@ -113,12 +116,12 @@ from lastax._system import frequency_response as frequency_response
 from lastax._system import impulse_response as impulse_response
 from lastax._system import real_system as real_system
 from lastax._system import transfer_function as transfer_function
-from lastax._tasks import TASKS as TASKS
+from lastax._tasks import DataConfig as DataConfig
 from lastax._tasks import ModelConfig as ModelConfig
+from lastax._tasks import Preset as Preset
 from lastax._tasks import Task as Task
 from lastax._tasks import TrainingConfig as TrainingConfig
 from lastax._tasks import build_network as build_network
-from lastax._tasks import check_settings as check_settings
 from lastax._train import Batch as Batch
 from lastax._train import Evaluation as Evaluation
 from lastax._train import StepMetrics as StepMetrics
@@ -211,9 +214,11 @@ __all__ = [
     "Batch",
     "Batches",
     "Checkpoints",
+    "DataConfig",
     "Evaluation",
     "FitResult",
     "ModelConfig",
+    "Preset",
     "RunConfig",
     "RunError",
     "StepMetrics",
@@ -221,6 +226,7 @@ __all__ = [
     "TrainState",
     "TrainingConfig",
     "TrainingDivergedError",
+    "allowed_values",
     "build_from_config",
     "build_network",
     "check_settings",

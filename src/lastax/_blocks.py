@@ -8,7 +8,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from lastax._normalize import Axis, BatchNorm, LayerNorm
 from lastax._products import add_row, product
@@ -35,6 +35,13 @@ class Linear(eqx.Module):
         if x.ndim == 1:
             return x @ self.weight + self.bias
         return add_row(product(x, self.weight), self.bias)
+
+    def rows(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape m"]:
+        """The map of the one-hot vectors of `index`, without making them."""
+        weight = jnp.asarray(self.weight)
+        # A number that has no place in the vectors leaves them zero; it is no other row's.
+        y = weight.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return y + jnp.broadcast_to(self.bias, y.shape)
 
 
 class Gate(eqx.Module):

@@ -25,6 +25,9 @@ Length = int | np.integer | Int[Array, ""]
 class Encoder(eqx.Module):
     """A linear map into the channels, the blocks, and one vector for the sequence.
 
+    A sequence of whole numbers is one of tokens: the map's rows are looked up, which is what it
+    makes of their one-hot vectors.
+
     `pooling` takes the mean over the steps of the sequence or its last step. With `mask_padding`
     what lies beyond a sequence's length is kept out of statistics and recurrences as well; without,
     as published, out of the pooling alone.
@@ -37,7 +40,7 @@ class Encoder(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "L d"],
+        x: Float[Array, "L d"] | Int[Array, " L"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -52,7 +55,8 @@ class Encoder(eqx.Module):
             inside = mask if self.mask_padding else None
             return block(y, inside, step_rescale=step_rescale, key=key, axis=axis)
 
-        y = self.embed(x)
+        tokens = jnp.issubdtype(x.dtype, jnp.integer)
+        y = self.embed.rows(x) if tokens else self.embed(x)
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
         if remat:
@@ -87,14 +91,18 @@ class Classifier(eqx.Module):
     head: Linear
 
     def __call__(
-        self, x: Float[Array, "L d"], length: Length | None = None, *, step_rescale: Scalar = 1.0
+        self,
+        x: Float[Array, "L d"] | Int[Array, " L"],
+        length: Length | None = None,
+        *,
+        step_rescale: Scalar = 1.0,
     ) -> Float[Array, " classes"]:
         """Logits in evaluation mode: running statistics, no dropout."""
         return self.forward(x, length, step_rescale=step_rescale)[0]
 
     def forward(
         self,
-        x: Float[Array, "L d"],
+        x: Float[Array, "L d"] | Int[Array, " L"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -126,7 +134,7 @@ class Retrieval(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "2 L d"],
+        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -136,7 +144,7 @@ class Retrieval(eqx.Module):
 
     def forward(
         self,
-        x: Float[Array, "2 L d"],
+        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,

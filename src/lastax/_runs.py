@@ -22,8 +22,9 @@ import safetensors.numpy
 from lastax._errors import RunError
 from lastax._files import write_atomically
 from lastax._networks import Network
+from lastax._settings import check_settings, is_a
 from lastax._surgery import find_layers, keep_states, state_counts
-from lastax._tasks import ModelConfig, TrainingConfig, build_network, check_settings, is_a
+from lastax._tasks import DataConfig, ModelConfig, TrainingConfig, build_network
 
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
@@ -41,19 +42,26 @@ def installed_versions() -> dict[str, str]:
 class RunConfig:
     """Everything that a run was made with.
 
-    `states` counts the states of each layer. `devices` shared each batch: another number rounds
+    `data`, `labels` and `vocabulary` say what the network's inputs and outputs mean, so that it
+    can be used on the same data again: names of the classes by label, and of tokens by id. `size`
+    names the preset that the settings began from. `states` counts the states of each layer.
+    `devices` shared each batch: another number rounds
     differently. `parent`, a path from the run's own folder, and `pruning` tell where a pruned run
     comes from and what was done to it.
     """
 
     task: str
     seed: int
+    data: DataConfig
     input_size: int
     classes: int
     length: int
     model: ModelConfig
     training: TrainingConfig
     states: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    size: str | None = None
     devices: int = 1
     parent: str | None = None
     pruning: Mapping[str, Any] | None = None
@@ -91,9 +99,11 @@ def load_config(folder: Path) -> RunConfig:
         raise RunError(f"no run at {folder}: there is no {CONFIG_FILE}; train one or name another")
     try:
         fields = json.loads(path.read_text())
+        fields["data"] = DataConfig(**fields["data"])
         fields["model"] = ModelConfig(**fields["model"])
         fields["training"] = TrainingConfig(**fields["training"])
-        fields["states"] = tuple(fields["states"])
+        for name in ("states", "labels", "vocabulary"):
+            fields[name] = tuple(fields[name])
         config = RunConfig(**fields)
         _check_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
@@ -102,14 +112,21 @@ def load_config(folder: Path) -> RunConfig:
 
 
 def _check_config(config: RunConfig) -> None:
-    check_settings(config.model)
-    check_settings(config.training)
+    for part in (config.data, config.model, config.training):
+        check_settings(part)
     if not isinstance(config.task, str) or not isinstance(config.versions, dict):
         raise ValueError("task must be a name and versions a table")
     for name in ("seed", "input_size", "classes", "length", "devices"):
         value = getattr(config, name)
         if not is_a(value, int) or value < (0 if name == "seed" else 1):
             raise ValueError(f"{name} is {value!r}")
+    names = (config.labels, config.vocabulary)
+    if not all(isinstance(name, str) for listed in names for name in listed):
+        raise ValueError("labels and vocabulary must be lists of names")
+    if len(config.labels) not in (0, config.classes):
+        raise ValueError(f"{len(config.labels)} labels, for {config.classes} classes")
+    if len(config.vocabulary) not in (0, config.input_size):
+        raise ValueError(f"{len(config.vocabulary)} tokens, for an input of {config.input_size}")
     largest = config.model.states
     fits = [is_a(count, int) and 1 <= count <= largest for count in config.states]
     if len(fits) != config.model.layers or not all(fits):

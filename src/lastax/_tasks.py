@@ -1,7 +1,7 @@
-"""Every task as plain data: its data set, the network for it, and how that is trained.
+"""What describes a task: its data, the network for it, and how that is trained.
 
-The values are those that `lastax train --task NAME` uses; any of them can be overridden there by
-the flag of the same name.
+Each field is one setting: `lastax train` has a flag of its name for those that a user may set.
+`_presets.py` has the values.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
 import jax
 
@@ -19,13 +19,33 @@ from lastax._initialize import complex_normal_C, lecun_normal_C, truncated_stand
 from lastax._networks import Classifier, Encoder, Network, Pooling, Retrieval
 from lastax._normalize import BatchNorm, LayerNorm
 from lastax._s5 import S5
+from lastax._settings import check_settings, setting
 from lastax._surgery import Layer
 from lastax._typing import PRNGKeyArray
 
 
-def setting(default: Any, text: str | None) -> Any:
-    """A field of a configuration, with what a user reads of it; None if it is not theirs to set."""
-    return dataclasses.field(default=default, metadata={"help": text})
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are read. None: the data set knows no such setting."""
+
+    name: str = dataclasses.field(metadata={"help": None})
+    level: Literal["easy", "intermediate", "hard"] | None = setting(
+        None, "Contours of how many paddles: 6, 9 or 14."
+    )
+    normalization: Literal["standard", "published"] | None = setting(
+        None, "One mean and deviation for all steps, or one for each, as published."
+    )
+    validation: Literal["held-out", "published"] | None = setting(
+        None, "What to choose the best epoch by: a tenth of train, or, as published, test."
+    )
+    features: Literal["raw", "log-mel", "mfcc"] | None = setting(
+        None, "What a step of sound is: a sample, or a frame of 10 ms."
+    )
+    rate: int | None = setting(None, "Samples a second that sound is brought to.")
+    data: str | None = setting(None, "Your own data: a folder or a file.")
+    length: int | None = setting(None, "Use so many steps of each record, from its start.")
+    every: int = setting(1, "Use every so many of these steps alone: a lower rate.")
+    skip_bad: bool = setting(False, "Leave damaged records out, instead of stopping at the first.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +85,7 @@ class TrainingConfig:
     """How a network is trained."""
 
     epochs: int = setting(30, "Passes over the training set.")
+    epoch_batches: int = setting(0, "Or: so many batches an epoch; 0: one pass.", least=0)
     batch_size: int = setting(50, "Sequences in a batch, over all devices.")
     learning_rate: float = setting(0.008, "Rate of everything but the layers' dynamics.")
     ssm_learning_rate: float = setting(0.002, "Rate of the layers' dynamics.")
@@ -74,7 +95,7 @@ class TrainingConfig:
     )
     step_size_global: bool = setting(False, "Train step sizes like all other parameters.")
     schedule: Literal["textbook", "published"] = setting("textbook", "Course of the rates.")
-    warmup_epochs: int = setting(1, "Epochs of linear warm-up.")
+    warmup_epochs: int = setting(1, "Epochs of linear warm-up.", least=0)
     minimum_learning_rate: float = setting(0.0, "Where the cosine ends.")
     anneal: bool = setting(True, "Let the rates fall along a cosine.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
@@ -83,24 +104,25 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """A data set, by its name in `lastax.data`, and the network and training that suit it."""
+class Preset:
+    """A network and a training that suit each other, and how much of each record they get.
 
-    data: str
+    `length` and `every` are those of `DataConfig`.
+    """
+
     model: ModelConfig
     training: TrainingConfig
+    length: int | None = None
+    every: int = 1
 
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        # Ten words of unseen speakers, bundled: 88 % on test after 2.5 minutes on two cores.
-        "speech": Task(
-            data="speech",
-            model=ModelConfig(dropout=0.1, clip_eigenvalues=True),
-            training=TrainingConfig(label_smoothing=0.1),
-        ),
-    }
-)
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data, and presets for them by (kind of layer, size); the first is the one to begin with."""
+
+    data: DataConfig
+    presets: Mapping[tuple[str, str], Preset]
+
 
 LAYERS: Mapping[str, Callable[..., Layer]] = MappingProxyType({"s5": S5.initialize})
 DISCRETIZATIONS = MappingProxyType({"zoh": discretize_zoh, "bilinear": discretize_bilinear})
@@ -163,33 +185,3 @@ def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
     )
     gate = Gate.initialize(config.channels, config.activation, key=gate_key)
     return Block(norm, layer, gate, prenorm=config.prenorm, dropout=config.dropout)
-
-
-def is_a(value: Any, kind: type) -> bool:
-    """Whether a value is of a simple type. Every int is a float, no bool is an int."""
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def check_settings(config: ModelConfig | TrainingConfig) -> None:
-    """Compare choices, signs and ranges.
-
-    Raises:
-        ValueError: naming the setting, the value, and what it may be.
-    """
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, allowed = getattr(config, field.name), get_args(hints[field.name])
-        if allowed and value not in allowed:
-            raise ValueError(f"{field.name} must be one of {', '.join(allowed)}; got {value!r}")
-        if not allowed and not is_a(value, hints[field.name]):
-            raise ValueError(f"{field.name} must be {hints[field.name].__name__}; got {value!r}")
-        least = 0 if field.name == "warmup_epochs" else 1
-        if hints[field.name] is int and value < least:
-            raise ValueError(f"{field.name} must be at least {least}; got {value}")
-        if hints[field.name] is float and not 0 <= value < float("inf"):
-            raise ValueError(f"{field.name} must be finite and not negative; got {value}")
-    for name in ("dropout", "label_smoothing", "norm_momentum"):
-        if not 0 <= getattr(config, name, 0.0) < 1:
-            raise ValueError(f"{name} must be in [0, 1); got {getattr(config, name)}")

@@ -5,7 +5,7 @@ import functools
 import json
 import shutil
 
-import lastax.cmd._console
+import lastax.cmd._open
 import lastax.data
 import pytest
 from lastax.data import speech
@@ -102,9 +102,20 @@ def damaged_copies():
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"seed": "x"}))
 
-    def unknown_task(folder):
+    def unknown_data(folder):
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"task": "opera"}))
+        config["data"]["name"] = "opera"
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def other_words(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config["labels"][3] = "sideways"
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def missing_word(folder):
+        config = json.loads((folder / "config.json").read_text())
+        del config["labels"][3]
+        (folder / "config.json").write_text(json.dumps(config))
 
     return {
         truncate: ["model.safetensors is damaged"],
@@ -116,7 +127,9 @@ def damaged_copies():
         too_many_states: ["config.json is damaged", "[40, 4]"],
         width_as_text: ["config.json is damaged", "channels"],
         seed_as_text: ["config.json is damaged", "seed"],
-        unknown_task: ["opera", "speech"],
+        unknown_data: ["opera", "speech"],
+        other_words: ["not the data that the run was made with", "classes", "'sideways'"],
+        missing_word: ["config.json is damaged", "9 labels, for 10 classes"],
     }
 
 
@@ -159,9 +172,9 @@ def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
     if fault == "damaged":
         archive.write_bytes(speech.ARCHIVE.read_bytes()[:1_000_000])
     broken = dataclasses.replace(
-        lastax.data.DATASETS["speech"], source=functools.partial(speech.Speech, archive=archive)
+        lastax.data.DATASETS["speech"], open=functools.partial(speech.open_speech, archive=archive)
     )
-    monkeypatch.setattr(lastax.cmd._console, "DATASETS", {"speech": broken})
+    monkeypatch.setattr(lastax.cmd._open, "DATASETS", {"speech": broken})
     ended = cli("train", "--task", "speech", "--out", tmp_path / "run")
     assert ended.status == 1
     (line,) = ended.stderr.strip().splitlines()

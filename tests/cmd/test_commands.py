@@ -34,7 +34,7 @@ def test_accuracy_does_not_depend_on_the_batch(cli, trained):
 
 def test_evaluate_agrees_with_answers_counted_one_by_one(cli, trained):
     _, model = lastax.load_run(trained)
-    source = lastax.data.DATASETS["speech"].source("validation")
+    source = lastax.data.DATASETS["speech"].open(lastax.data.data_folder()).sources["validation"]
     records = [source[index] for index in range(40)]
     logits = lastax.predict(model, {"x": np.stack([record["x"] for record in records])})
     alone = [model(record["x"]) for record in records[:3]]

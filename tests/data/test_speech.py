@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lastax.data import DATASETS, DataError, make_speech_sample, speech
+from lastax.data import DATASETS, DataError, data_folder, make_speech_sample, speech
 from lastax.data._archive import open_archive
 
 CLIPS = {"train": 2839, "validation": 394, "test": 841}
@@ -129,8 +129,10 @@ def test_a_sample_that_is_too_large_is_not_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_data_set():
+    data = DATASETS["speech"].open(data_folder())
+    assert DATASETS["speech"].expected == CLIPS
     for split, clips in CLIPS.items():
-        source = DATASETS["speech"].source(split)
+        source = data.sources[split]
         assert len(source) == clips
         assert len(set(source.speakers)) == SPEAKERS[split]
         records = [source[index] for index in range(clips)]
@@ -144,10 +146,10 @@ def test_the_whole_data_set():
 
 
 def test_a_record_is_as_the_registry_says(tmp_path, members):
-    described = DATASETS["speech"]
     archive = write(tmp_path / "small.zip", members)
+    described = speech.open_speech(archive=archive)
     for split in CLIPS:
-        source = speech.Speech(split, archive)
+        source = described.sources[split]
         assert len(source) == 5
         assert repr(source) == f"Speech({split!r}, clips=5)"
         for index in range(5):
@@ -174,6 +176,49 @@ def test_features_are_those_of_librosa(tmp_path, members, clips):
     index = sorted(name for name in members if name in clips["test"]).index(name)
     got = source[index]["x"] * source.std + source.mean
     np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+def test_cepstra_are_the_cosine_transform_of_the_bands(tmp_path, members):
+    import scipy.fft
+
+    archive = write(tmp_path / "small.zip", members)
+    bands, cepstra = (speech.Speech("train", archive, features=f) for f in ("log-mel", "mfcc"))
+    assert speech.open_speech(archive=archive, features="mfcc").input_size == 20
+    frames = bands[2]["x"] * bands.std + bands.mean
+    expected = scipy.fft.dct(frames, type=2, norm="ortho")[:, :20]
+    assert cepstra[2]["x"].shape == (101, 20)
+    got = cepstra[2]["x"] * cepstra.std + cepstra.mean
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    x = np.stack([record["x"] for record in cepstra])
+    np.testing.assert_allclose(x.mean(axis=(0, 1)), 0, atol=1e-4)
+    np.testing.assert_allclose(x.std(axis=(0, 1)), 1, rtol=1e-3)
+
+
+def test_unknown_features_are_named():
+    with pytest.raises(
+        ValueError, match=r"features is 'raw', must be one of \('log-mel', 'mfcc'\)"
+    ):
+        speech.open_speech(features="raw")
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+def test_bad_clips_are_left_out_if_asked(tmp_path, members, clips, number):
+    good = speech.open_speech(archive=write(tmp_path / "good.zip", members))
+    name = [name for name in members if name in clips["validation"]][number]
+    bad = write(tmp_path / "bad.zip", {**members, name: b"fLaC and then nothing"})
+    with pytest.raises(DataError, match=f"{name} in {bad}"):
+        speech.open_speech(archive=bad)
+    data = speech.open_speech(archive=bad, skip_bad=True)
+    assert (good.skipped, data.skipped) == (0, 1)
+    for split, source in data.sources.items():
+        whole = good.sources[split]
+        index = sorted(name for name in members if name in clips[split])
+        left = [i for i, other in enumerate(index) if other != name]
+        assert len(source) == len(left)
+        assert source.speakers == tuple(whole.speakers[i] for i in left)
+        for record, i in zip(source, left, strict=True):
+            np.testing.assert_array_equal(record["x"], whole[i]["x"])
+            assert record["label"] == whole[i]["label"]
 
 
 def test_a_source_survives_pickling(tmp_path, members):
@@ -217,7 +262,7 @@ def test_the_cache_is_read(tmp_path, members, monkeypatch):
     archive = write(tmp_path / "small.zip", members)
     expected = contents(speech.Speech("train", archive))
     speech._features.cache_clear()
-    monkeypatch.setattr(speech, "_compute_features", lambda archive: pytest.fail("computed again"))
+    monkeypatch.setattr(speech, "_compute_features", lambda *given: pytest.fail("computed again"))
     np.testing.assert_array_equal(contents(speech.Speech("train", archive)), expected)
 
 

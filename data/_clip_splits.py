@@ -1,0 +1,74 @@
+"""Which split a clip of sound is in: by lists of names, or by who speaks.
+
+Clips are named `<class>/<file>`.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from lastax.data._errors import DataError
+from lastax.data._folders import read_file
+from lastax.data._skipping import CURE, Skipping
+
+# What is in neither list is for training.
+LISTS: Mapping[str, str] = {"validation": "validation_list.txt", "test": "testing_list.txt"}
+_SPEAKER_ENDS = "_nohash_"
+
+
+def read_lists(
+    lists: Mapping[str, Path], names: Iterable[str], skipping: Skipping
+) -> dict[str, str]:
+    """The split of each clip that a list names. Lines of classes without any clip mean nothing.
+
+    Raises:
+        DataError: if a list cannot be read, or a line names no clip.
+    """
+    known = set(names)
+    classes = {name.split("/")[0] for name in known}
+    split_of: dict[str, str] = {}
+    for split, path in lists.items():
+        for row, line in enumerate(_text(path).splitlines(), start=1):
+            name = line.strip()
+            if name in known:
+                split_of.setdefault(name, split)
+            elif name.split("/")[0] in classes:
+                with skipping.item():
+                    raise DataError(f"{path}, row {row}: there is no {name[:80]}; {CURE}")
+    return split_of
+
+
+def hold_out(
+    names: Sequence[str], listed: Mapping[str, str], wanted: Iterable[str]
+) -> dict[str, str]:
+    """The split of each clip: as `listed`, else one of `wanted`, else "train".
+
+    Speakers go in the order of the SHA-256 of their names, first into the first split of `wanted`,
+    then into the next, each until it has a tenth of all clips.
+    """
+    clips_of = defaultdict(list)
+    for name in names:
+        if name not in listed:
+            clips_of[speaker(name)].append(name)
+    order = iter(sorted(clips_of, key=lambda name: hashlib.sha256(name.encode()).digest()))
+    split_of = dict(listed)
+    for split in wanted:
+        taken = 0
+        while 10 * taken < len(names) and (group := next(order, None)) is not None:
+            taken += len(clips_of[group])
+            split_of.update(dict.fromkeys(clips_of[group], split))
+    return {name: split_of.get(name, "train") for name in names}
+
+
+def speaker(name: str) -> str:
+    """Who speaks the clip `<class>/<speaker>_nohash_<k>.wav`; of another clip, its own name."""
+    before, mark, _ = PurePosixPath(name).name.partition(_SPEAKER_ENDS)
+    return before if mark else name
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 (byte {error.start:,}); restore it") from None

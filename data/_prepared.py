@@ -1,0 +1,250 @@
+"""Data prepared once: compact files that are read through the page cache, never as a whole.
+
+What a data set's publisher ships is slow to read (50,000 files, text to parse, pictures to
+unpack). It is turned into plain `.npy` files once, in a folder whose name says what it was made
+from and how, and only mapped into memory from then on.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from lastax.data._atomic import alone, sync
+from lastax.data._cache import cache_folder
+from lastax.data._errors import DataError
+
+ABOUT = "about.json"
+
+
+def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+    """The folder of what `build` makes of a data set; built now if it is not there yet.
+
+    Two processes that ask at once build once: the second waits for the first. A folder appears
+    whole or not at all; what a killed process left unfinished is removed by the next one.
+
+    Args:
+        name: of the data set, for people who look into the cache.
+        identity: whatever the result depends on, fit for JSON: `fingerprint` of the files,
+            options, the version of the code.
+        build: writes the files into the empty folder that it is given, with `write_array`,
+            `ArrayWriter` and `save_about`.
+
+    Raises:
+        DataError: what `build` raises, or that the folder cannot be written (a full disk).
+    """
+    described = json.dumps({"name": name, **identity}, sort_keys=True).encode()
+    folder = cache_folder() / "prepared" / f"{name}-{hashlib.sha256(described).hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(_lock_of(folder)):
+            if not folder.is_dir():
+                _remove_unfinished(folder)
+                _build(folder, build)
+    except OSError as error:
+        raise DataError(
+            f"{name} cannot be prepared in {folder.parent} ({_reason(error)}); make room or "
+            "permit writing there, or name another folder by LASTAX_CACHE"
+        ) from error
+    return folder
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Names, sizes and times of change of files, as one short word: cheap, no file is opened.
+
+    Names count from the folder that all files share, so a set may be moved.
+
+    Raises:
+        DataError: if a file is missing.
+    """
+    files = sorted(map(str, paths))
+    shared = os.path.commonpath(set(map(os.path.dirname, files))) if files else ""
+    seen = hashlib.sha256()
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({error.strerror}); restore it") from None
+        name = file[len(shared) :]
+        seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return seen.hexdigest()[:16]
+
+
+class StoredArray:
+    """An array in a `.npy` file, mapped into memory where it is first used.
+
+    Only the path is pickled: worker processes map the file for themselves and share its pages.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @functools.cached_property
+    def _array(self) -> Shaped[np.ndarray, "..."]:
+        try:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.path} is damaged ({reason}); remove {self.path.parent}, it is made again"
+            ) from None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: Any) -> Shaped[np.ndarray | np.generic, "..."]:
+        return self._array[index]
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+    def __repr__(self) -> str:
+        return f"StoredArray({str(self.path)!r})"
+
+
+def write_array(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """A new array of zeros in `folder/name.npy`, mapped for writing.
+
+    Its room on the disk is taken at once, as a mapped file that meets a full disk later kills the
+    process instead of raising OSError.
+    """
+    path = folder / f"{name}.npy"
+    size = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file,
+            {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                "fortran_order": False,
+                "shape": shape,
+            },
+        )
+        start = file.tell()
+        if hasattr(os, "posix_fallocate") and size:
+            file.flush()
+            os.posix_fallocate(file.fileno(), start, size)
+        else:
+            for offset in range(0, size, 2**20):
+                file.write(bytes(min(2**20, size - offset)))
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+class ArrayWriter:
+    """`folder/name.npy`, written piece after piece: its length need not be known beforehand."""
+
+    def __init__(self, folder: Path, name: str, dtype: Any):
+        self._dtype = np.dtype(dtype)
+        self._length = 0
+        self._file = (folder / f"{name}.npy").open("wb")
+        self._start = self._write_header()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, piece: Shaped[np.ndarray, " n"]) -> None:
+        """Add `piece` at the end, its values converted to the array's own type."""
+        self._file.write(np.ascontiguousarray(piece, self._dtype).data)
+        self._length += len(piece)
+
+    def close(self) -> None:
+        """Write the length. Without this the array has none."""
+        with self._file:
+            self._file.seek(0)
+            # numpy leaves room in the header for the first axis to grow.
+            if self._write_header() != self._start:
+                raise RuntimeError(f"{self._file.name}: its header does not hold {self._length}")
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with contextlib.suppress(OSError):  # the error that is under way says more
+                self._file.close()
+
+    def _write_header(self) -> int:
+        np.lib.format.write_array_header_1_0(
+            self._file,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self._length,),
+            },
+        )
+        return self._file.tell()
+
+
+def save_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Keep what is known of a prepared set (vocabulary, items left out), as JSON."""
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def load_about(folder: Path) -> dict[str, Any]:
+    """What `save_about` kept.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{folder / ABOUT} is damaged ({reason}); remove {folder}, it is made again"
+        ) from None
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    unfinished = Path(
+        tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part")
+    )
+    try:
+        build(unfinished)
+        for path in unfinished.iterdir():
+            sync(path)
+        sync(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left: for `folder`, whose lock is held, and for any other."""
+    for part in folder.parent.glob(".*.part"):
+        owner = part.with_name(part.name[1:].rsplit(".", 2)[0])
+        if owner == folder:
+            shutil.rmtree(part, ignore_errors=True)
+            continue
+        with contextlib.suppress(BlockingIOError), alone(_lock_of(owner), wait=False):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"

@@ -1,0 +1,105 @@
+"""Tables of tab-separated text, read row by row: no row is in memory together with another."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from lastax.data._errors import DataError
+from lastax.data._folders import unreadable
+from lastax.data._skipping import Skipping
+
+LONGEST = 2**26  # bytes in a row; a file of something else may have no line ends at all
+CURE = "restore the file, or leave bad rows out by --skip-bad"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. `number` counts lines, from 1."""
+
+    path: Path
+    number: int
+    columns: list[bytes]
+
+    def wrong(self, what: str) -> DataError:
+        """What to raise if the row is bad: `what` ends the sentence that its place begins."""
+        return DataError(f"{self.path}, row {self.number}: {what}; {CURE}")
+
+    def label(self, column: int, *, classes: int) -> int:
+        """The label in a column, written as 1 or like 1.0.
+
+        Raises:
+            DataError: if it is none of 0..classes-1.
+        """
+        try:
+            value = float(self.columns[column])
+        except ValueError:
+            value = -1.0
+        if value not in range(classes):
+            written = _shown(self.columns[column])
+            raise self.wrong(f"label {written} is not in 0..{classes - 1}")
+        return int(value)
+
+
+def read_rows(
+    path: Path,
+    parse: Callable[[Row], Item],
+    *,
+    columns: int,
+    skipping: Skipping,
+    header: bytes | None = None,
+) -> Iterator[Item]:
+    """What `parse` makes of each row of `path`.
+
+    Quotation marks have no meaning, and lines without content are passed over.
+
+    Args:
+        path: the file.
+        parse: may raise DataError, which makes a row bad.
+        columns: how many a row has. One with more or fewer is bad.
+        skipping: what to do about bad rows.
+        header: what the first line must be; it is no row.
+
+    Raises:
+        DataError: if the file cannot be read, has no row, or another header.
+    """
+    rows = 0
+    for number, line in _lines(path):
+        if number == 1 and header is not None:
+            if line != header:
+                raise DataError(
+                    f"{path} begins with {_shown(line)} where {_shown(header)} must be: restore it"
+                )
+            continue
+        if not line:
+            continue
+        rows += 1
+        parsed = []
+        with skipping.item():
+            row = Row(path, number, line.split(b"\t"))
+            if len(row.columns) != columns:
+                raise row.wrong(f"{len(row.columns)} columns instead of {columns}")
+            parsed.append(parse(row))
+        yield from parsed
+    if not rows:
+        raise DataError(f"{path} has no rows; restore it")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST):
+                number += 1
+                if len(line) == LONGEST:
+                    raise DataError(f"{path}, row {number} does not end: restore the file")
+                yield number, line.rstrip(b"\r\n")
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _shown(text: bytes) -> str:
+    """`text` as a message quotes it: short, in one line, whatever bytes it holds."""
+    return repr(text[:40].decode("utf-8", "backslashreplace")) + ("..." if len(text) > 40 else "")

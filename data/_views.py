@@ -1,0 +1,65 @@
+"""A data set of which only some steps of each record are used."""
+
+import dataclasses
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int
+from lastax.data._data_set import Data
+from lastax.data._pipeline import Example, Source
+
+
+def first_steps(data: Data, count: int) -> Data:
+    """`data` with only the first `count` steps of each record.
+
+    Raises:
+        ValueError: if the records have fewer.
+    """
+    if count > data.length:
+        raise ValueError(f"length must be at most {data.length}, as the records have; got {count}")
+    return _stepped(data, slice(0, count, 1))
+
+
+def every_step(data: Data, every: int) -> Data:
+    """`data` with only the steps 0, `every`, 2 `every`, ... of each record: a lower rate."""
+    return _stepped(data, slice(0, data.length, every))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """The records of `source` with only the steps `0:stop:step` on one axis of `x`."""
+
+    source: Source
+    stop: int
+    step: int
+    axis: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        record = self.source[index.__index__()]
+        x = np.asarray(record["x"])
+        # Contiguous, as a view would hold on to the steps that are left out.
+        kept = np.moveaxis(np.moveaxis(x, self.axis, 0)[: self.stop : self.step], 0, self.axis)
+        fewer = {**record, "x": np.ascontiguousarray(kept)}
+        if "length" in record:
+            fewer["length"] = self._count(np.asarray(record["length"]))
+        return fewer
+
+    def _count(self, length: Int[np.ndarray, "*pair"]) -> Int[np.ndarray | np.generic, "*pair"]:
+        """How many steps are left of sequences of some lengths."""
+        return (-(-np.minimum(length, self.stop) // self.step)).astype(length.dtype)
+
+
+def _stepped(data: Data, steps: slice) -> Data:
+    # Tokens are numbers, other steps are vectors.
+    axis = -1 if data.vocabulary else -2
+    return dataclasses.replace(
+        data,
+        sources={
+            split: Steps(source, steps.stop, steps.step, axis)
+            for split, source in data.sources.items()
+        },
+        length=len(range(data.length)[steps]),
+    )

@@ -1,0 +1,246 @@
+"""The `arrays` data set: anyone's sequences of numbers, in one `.npz` file."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int, Int64, Shaped
+from lastax.data._data_set import Data, DataSet
+from lastax.data._npz import Npz
+from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
+from lastax.data._ragged import open_ragged, save_lengths
+from lastax.data._sequence_files import save_splits
+from lastax.data._skipping import CURE, Skipping
+from lastax.data._splits import random_split
+
+SPLITS = ("train", "validation", "test")
+NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in ("x", "y", "lengths")), "classes")
+COMPACT = {
+    np.dtype(kind) for kind in (np.uint8, np.int8, np.int16)
+}  # kept as they are; all else becomes float32
+VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+
+
+def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = False) -> Data:
+    """Sequences from `numpy.savez(file, x_train=..., y_train=..., ...)`.
+
+    - `x_train` (n, L, d) or (n, L), numbers: used as they are, in float32. Standardize them.
+    - `y_train` (n,), labels 0..k-1, each in use.
+    - `x_validation`, `y_validation`, `x_test`, `y_test`: likewise, with the same L and d. Without
+      one of the two, a tenth of the training rows takes its place, drawn as torch's
+      `random_split` with seed 42 in the order train, validation, test.
+    - `lengths_train`, ... (n,), optional: steps of each sequence that are no padding. Steps behind
+      them are not looked at, and records say "length".
+    - `classes` (k,), optional: texts, what the labels mean.
+
+    Args:
+        root: of other data sets: plays no part.
+        data: the file.
+        skip_bad: leave out rows whose label or length is out of range or that hold values that
+            are not finite.
+
+    Raises:
+        DataError: if the file is damaged, an array is missing, of another shape, or no numbers, or
+            a row is bad; with `skip_bad` only if none of a split is good.
+    """
+    del root
+    file = Npz(Path(data).expanduser())
+    identity = {"version": VERSION, "file": fingerprint([file.path]), "skip_bad": skip_bad}
+    ready = prepared("arrays", identity, functools.partial(_build, file=file, skip=skip_bad))
+    about = load_about(ready)
+    size = about["input_size"]
+    decode = functools.partial(_steps, size=size)
+    return open_ragged(ready, decode, classes=tuple(about["classes"]), input_size=size)
+
+
+def _steps(values: Shaped[np.ndarray, " values"], *, size: int) -> Float32[np.ndarray, "L d"]:
+    return values.reshape(-1, size).astype(np.float32)
+
+
+def _build(folder: Path, *, file: Npz, skip: bool) -> None:
+    skipping = Skipping(skip)
+    splits = _given_splits(file)
+    length, size = _check_shapes(file, splits)
+    labels = {split: _labels(file, split) for split in splits}
+    classes = _classes(file, labels["train"])
+    lengths = {
+        split: _lengths(file, split, length, labels[split], len(classes), skipping)
+        for split in splits
+    }
+    kinds = {file.headers[f"x_{split}"].dtype for split in splits}
+    dtype = min(kinds) if len(kinds) == 1 and kinds <= COMPACT else np.dtype(np.float32)
+    with ArrayWriter(folder, "values", dtype) as values:
+        for split in splits:
+            for piece in _kept(file, split, lengths[split], dtype, skipping):
+                values.append(piece)
+    stored = np.concatenate([lengths[split] for split in splits])
+    save_lengths(folder, stored, size)
+    save_splits(
+        folder,
+        np.concatenate([labels[split] for split in splits]).astype(np.int32),
+        _rows({split: len(labels[split]) for split in splits}, file),
+        stored > 0,
+        where=file.path,
+        skipped=skipping.count,
+        classes=classes,
+        length=length,
+        input_size=size,
+        uniform=not any(f"lengths_{split}" in file.headers for split in splits),
+    )
+
+
+def _given_splits(file: Npz) -> list[str]:
+    """The splits whose arrays are there."""
+    for name in file.headers:
+        if name not in NAMES:
+            raise file.wrong(name, f"is no name that counts: they are {', '.join(NAMES)}")
+    given = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & set(file.headers)]
+    for split in dict.fromkeys(["train", *given]):
+        for kind in ("x", "y"):
+            if f"{kind}_{split}" not in file.headers:
+                raise file.wrong(f"{kind}_{split}", "is missing; save it with the others")
+    return given
+
+
+def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
+    """Steps and values a step of all records."""
+    wanted = file.headers["x_train"].shape[1:]
+    for split in splits:
+        name = f"x_{split}"
+        header = file.headers[name]
+        _check_kind(file, name, "biuf", "numbers")
+        if len(header.shape) not in (2, 3) or 0 in header.shape:
+            raise file.wrong(name, f"has shape {header.shape}, must have (n, L) or (n, L, d)")
+        if header.shape[1:] != wanted:
+            raise file.wrong(name, f"has rows of shape {header.shape[1:]}, x_train of {wanted}")
+        for other in (f"y_{split}", f"lengths_{split}"):
+            if other in file.headers and file.headers[other].shape != header.shape[:1]:
+                shape = file.headers[other].shape
+                raise file.wrong(
+                    other, f"has shape {shape}, must have {header.shape[:1]} as {name}"
+                )
+    length, *size = wanted
+    return length, size[0] if size else 1
+
+
+def _check_kind(file: Npz, name: str, kinds: str, what: str) -> None:
+    dtype = file.headers[name].dtype
+    if dtype.kind == "O":
+        raise file.wrong(name, f"holds Python objects, must hold {what} in one regular array")
+    if dtype.kind not in kinds:
+        raise file.wrong(name, f"is of type {dtype}, must hold {what}")
+
+
+def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
+    """The labels, with -1 for those that no integer type holds."""
+    return _whole_numbers(file, f"y_{split}", "labels 0..k-1")
+
+
+def _whole_numbers(file: Npz, name: str, what: str) -> Int64[np.ndarray, " n"]:
+    _check_kind(file, name, "biuf", what)
+    values = file.whole(name)
+    usable = np.abs(values.astype(np.float64)) < 2**31
+    numbers = np.where(usable, values, -1).astype(np.int64)
+    if (numbers != values)[usable].any():
+        raise file.wrong(name, f"holds fractions, must hold {what}")
+    return numbers
+
+
+def _classes(file: Npz, labels: Int64[np.ndarray, " n"]) -> list[str]:
+    """What the labels mean: the names that are given, or their numbers."""
+    used = set(np.unique(labels[labels >= 0]).tolist())
+    names = [str(number) for number in sorted(used)]
+    if "classes" in file.headers:
+        _check_kind(file, "classes", "U", "texts")
+        if len(file.headers["classes"].shape) != 1:
+            raise file.wrong("classes", "must have one axis")
+        names = file.whole("classes").tolist()
+    unused = [number for number in range(len(names)) if number not in used]
+    if unused:
+        raise file.wrong("y_train", f"has no label {unused[0]}: labels are 0..k-1, each in use")
+    if len(names) < 2:
+        raise file.wrong("y_train", "must have labels of two classes or more")
+    return names
+
+
+def _lengths(
+    file: Npz,
+    split: str,
+    longest: int,
+    labels: Int64[np.ndarray, " n"],
+    classes: int,
+    skipping: Skipping,
+) -> Int64[np.ndarray, " n"]:
+    """Steps of each row; 0 of a bad one."""
+    name = f"lengths_{split}"
+    lengths = np.full(len(labels), longest, np.int64)
+    if name in file.headers:
+        lengths = _whole_numbers(file, name, f"numbers of steps, 1..{longest}")
+    wrong_label = (labels < 0) | (labels >= classes)
+    wrong_length = (lengths < 1) | (lengths > longest)
+    for row in np.flatnonzero(wrong_label | wrong_length):
+        with skipping.item():
+            if wrong_label[row]:
+                raise file.wrong(
+                    f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}; {CURE}"
+                )
+            raise file.wrong(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}; {CURE}")
+    return np.where(wrong_label | wrong_length, 0, lengths)
+
+
+def _kept(
+    file: Npz,
+    split: str,
+    lengths: Int64[np.ndarray, " n"],
+    dtype: np.dtype,
+    skipping: Skipping,
+) -> Iterator[Shaped[np.ndarray, " values"]]:
+    """The steps of the good rows. The length of a row that turns out bad becomes 0."""
+    name, start = f"x_{split}", 0
+    for piece in file.pieces(name):
+        with np.errstate(over="ignore"):  # what is too large for float32 is found right away
+            steps = piece.astype(dtype).reshape(len(piece), piece.shape[1], -1)
+        here = slice(start, start + len(piece))
+        counted = np.arange(steps.shape[1]) < lengths[here, None]
+        finite = (np.isfinite(steps).all(axis=2) | ~counted).all(axis=1)
+        for row in np.flatnonzero(~finite):
+            with skipping.item():
+                raise file.wrong(
+                    f"{name}[{start + row}]", f"holds values that float32 cannot; {CURE}"
+                )
+        counted &= finite[:, None]
+        lengths[here] *= finite
+        start += len(piece)
+        yield steps[counted].reshape(-1)
+
+
+def _rows(counts: Mapping[str, int], file: Npz) -> dict[str, Int[np.ndarray, " m"]]:
+    """The rows of each split, counted through all splits; what is missing is held out of train."""
+    ends = dict(zip(counts, np.cumsum(list(counts.values())).tolist(), strict=True))
+    rows = {split: np.arange(end - counts[split], end) for split, end in ends.items()}
+    missing = [split for split in SPLITS if split not in counts]
+    tenth = int(0.1 * counts["train"])
+    if missing and not tenth:
+        raise file.wrong("x_train", f"has too few rows to hold out a tenth: give x_{missing[0]}")
+    lengths = [counts["train"] - len(missing) * tenth, *[tenth] * len(missing)]
+    dealt = random_split(counts["train"], lengths) if missing else [rows["train"]]
+    return {**rows, **dict(zip(["train", *missing], dealt, strict=True))}
+
+
+def _is_present(root: Path) -> bool:
+    """Only the user knows where it is."""
+    del root
+    return False
+
+
+DATA_SET = DataSet(
+    name="arrays",
+    open=open_arrays,
+    kind="features",
+    needs="--data FILE: an .npz file of x_train (n, L[, d]) and y_train (n,)",
+    present=_is_present,
+    options=("data",),
+    license="your own",
+    citation="your own",
+)

@@ -1,0 +1,364 @@
+"""ListOps made anew: nested lists of digits and what they evaluate to, of any number and size.
+
+The distribution is that of the data set of the Long Range Arena. Nangia and Bowman, ListOps,
+NAACL-HLT student workshop 2018; Tay et al., Long Range Arena, ICLR 2021.
+
+An expression is a tree: a leaf is a digit, any other node an operator with its arguments. Many
+trees are handled at once, level by level: a level holds the nodes of one depth, tree after tree,
+the arguments of a node in a row. So everything is a few operations on long arrays.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8, UInt64
+from lastax.data._atomic import exists, finish, making
+from lastax.data._errors import DataError
+from lastax.data._processes import in_order
+
+FOLDER = "listops-1000"
+FILES = MappingProxyType(
+    {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+)
+ABOUT = "made.json"
+HEADER = b"Source\tTarget\r\n"
+OPERATORS = ("MIN", "MAX", "MED", "SM")  # SM: sum modulo 10
+VERSION = 1  # count it up when the rows of a seed change
+
+_TREES = 4096  # drawn at once, a matter of memory and speed
+_FRUITLESS = 2**20  # trees without a new row after which there are hardly any left
+_NAMES = np.array([list(name.ljust(3).encode()) for name in OPERATORS], np.uint8)
+_NAME_LENGTHS = np.array([len(name) for name in OPERATORS])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Which expressions there are. The default is that of the published data set.
+
+    Attributes:
+        max_depth: levels, the outermost operator included.
+        max_args: most arguments of an operator; the fewest are 2.
+        min_length: fewest tokens, counting digits, operators and closing brackets.
+        max_length: most tokens.
+    """
+
+    max_depth: int = 10
+    max_args: int = 10
+    min_length: int = 501
+    max_length: int = 1999
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("max_depth", self.max_depth, 1),
+            ("max_args", self.max_args, 2),
+            ("min_length", self.min_length, 1),
+            ("max_length", self.max_length, self.min_length),
+        ):
+            if value < least:
+                raise DataError(f"ListOps: {name} is {value}; make it {least} or more")
+        longest = depth = 1
+        while depth < self.max_depth and longest < self.min_length:
+            longest, depth = 2 + self.max_args * longest, depth + 1
+        if longest < self.min_length:
+            raise DataError(
+                f"ListOps: no expression of max_depth {self.max_depth} and max_args "
+                f"{self.max_args} has min_length {self.min_length}; make that one smaller"
+            )
+
+
+@dataclass(frozen=True)
+class Level:
+    """The nodes of one depth: `arity` counts a node's arguments and is 0 for digits.
+
+    `choice` is the digit 0..9, or the operator's place in OPERATORS.
+    """
+
+    arity: Int64[np.ndarray, " nodes"]
+    choice: Int64[np.ndarray, " nodes"]
+
+
+def generate(
+    root: Path,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+    train: int = 96_000,
+    validation: int = 2_000,
+    test: int = 2_000,
+    max_depth: int = 10,
+    max_args: int = 10,
+    min_length: int = 501,
+    max_length: int = 1999,
+) -> None:
+    """Write the three files of ListOps below `root`, in the official layout.
+
+    The rows depend on `seed` and on the sizes, not on `workers`; no row occurs twice, in whichever
+    file. The folder appears when all is done. If it is there already, made with the same settings,
+    nothing happens. Lengths count tokens, as in `Shape`.
+
+    Args:
+        root: folder that gets a `listops-1000`.
+        seed: not negative.
+        workers: processes.
+        on_progress: called with rows that are made and rows in all.
+        train: rows for training, the first ones of all.
+        validation: rows for validation, those after.
+        test: rows for testing, the last ones.
+        max_depth: levels of an expression.
+        max_args: most arguments of an operator.
+        min_length: fewest tokens of an expression.
+        max_length: most tokens of an expression.
+
+    Raises:
+        DataError: if other data is there already, if there are not that many distinct expressions,
+            if a setting makes no sense, or if the folder cannot be written.
+    """
+    shape = Shape(
+        max_depth=max_depth, max_args=max_args, min_length=min_length, max_length=max_length
+    )
+    sizes = {"train": train, "validation": validation, "test": test}
+    for name, value in {"seed": seed, **sizes}.items():
+        if value < 0:
+            raise DataError(f"ListOps: {name} is {value}; make it 0 or more")
+    about = {"generator": "listops", "version": VERSION, "seed": seed, **sizes, **asdict(shape)}
+    target = root / FOLDER
+    total = sum(sizes.values())
+    if _is_made(target, about):
+        return
+    with making(target) as folder:
+        if _is_made(target, about):  # by another process, meanwhile
+            return
+        with contextlib.closing(distinct_rows(seed, shape, workers=workers)) as rows:
+            done = 0
+            for split, size in sizes.items():
+                with (folder / FILES[split]).open("wb") as file:
+                    file.write(HEADER)
+                    for row in itertools.islice(rows, size):
+                        file.write(row)
+                        done += 1
+                        if on_progress is not None and (done % 256 == 0 or done == total):
+                            on_progress(done, total)
+        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        finish(folder, target)
+
+
+def distinct_rows(
+    seed: int, shape: Shape, *, workers: int = 1
+) -> Generator[memoryview, None, None]:
+    """Lines of the file `<expression>TAB<value>CRLF` without end, no two the same.
+
+    Raises:
+        DataError: if no more are found.
+    """
+    # A tree of the longest kind takes room in proportion to its length.
+    trees = max(1, _TREES * 2000 // max(2000, shape.max_length))
+    draw = partial(_block, seed, shape, trees)
+    seen: set[bytes] = set()
+    fruitless = 0
+    with contextlib.closing(in_order(draw, itertools.count(), workers=workers)) as blocks:
+        for lines, ends, digests in blocks:
+            before = len(seen)
+            start = 0
+            for end, digest in zip(ends, digests, strict=True):
+                if digest not in seen:
+                    seen.add(digest)
+                    yield memoryview(lines)[start:end]
+                start = end
+            fruitless = 0 if len(seen) > before else fruitless + trees
+            if fruitless >= _FRUITLESS:
+                raise DataError(
+                    f"ListOps: found {len(seen)} distinct expressions of this kind, then none in "
+                    f"{fruitless:,} draws; ask for fewer rows or for other lengths"
+                )
+
+
+def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[Level]:
+    """Draw that many trees and return those of a length that `shape` allows, in order.
+
+    Level k holds depth k + 1, as deep as any tree goes. A node is an operator with probability
+    1/4, above the last level, and a digit otherwise; operators, digits and numbers of arguments
+    are uniform.
+    """
+    levels = []
+    owners = []
+    tree = np.arange(trees)
+    length = np.zeros(trees, np.int64)
+    short_enough = np.ones(trees, bool)
+    for depth in itertools.count(1):
+        # One word of 64 bits a node, cut up here: unlike what numpy's distributions make of them,
+        # these are the same in every version.
+        word = bits.random_raw(len(tree))
+        operator = (word >> 62 == 0) & (depth < shape.max_depth)
+        arity = np.where(operator, 2 + _below(shape.max_args - 1, word >> 2), 0)
+        choice = np.where(operator, (word & 3).astype(np.int64), _below(10, word >> 2))
+        levels.append(Level(arity, choice))
+        owners.append(tree)
+        length += np.bincount(tree, 1 + operator, trees).astype(np.int64)
+        # Too long even if all that is left to draw were digits: do not draw it.
+        short_enough &= length + np.bincount(tree, arity, trees) <= shape.max_length
+        below = np.repeat(tree, arity)
+        tree = below[short_enough[below]]
+        if not len(tree):
+            break
+    kept = short_enough & (length >= shape.min_length)
+    return [_select(level, kept[tree]) for level, tree in zip(levels, owners, strict=True)]
+
+
+def evaluate(levels: list[Level]) -> list[Int64[np.ndarray, " nodes"]]:
+    """The value 0..9 of every node, level by level.
+
+    MED is the mean of the two middle values, rounded down, where their number is even.
+    """
+    values = [levels[-1].choice]
+    for level in reversed(levels[:-1]):
+        operator = level.arity > 0
+        value = level.choice.copy()
+        value[operator] = _apply(level.choice[operator], level.arity[operator], values[-1])
+        values.append(value)
+    return values[::-1]
+
+
+def write_lines(
+    levels: list[Level], values: Int64[np.ndarray, " trees"]
+) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np.ndarray, " trees"]]:
+    """The lines `<expression>TAB<value>CRLF` of all trees, and where each one ends.
+
+    A node `OP` with arguments a, b is `( ( ( [OP a ) b ) ] )`: as if the operator took the first
+    argument, the result of that the next, and so on up to the closing bracket.
+    """
+    widths = _widths(levels)
+    ends = np.cumsum(widths[0] + len("\t0\r\n"))
+    text = np.full(ends[-1] if len(ends) else 0, ord(" "), np.uint8)
+    for place, mark in ((-4, "\t"), (-2, "\r"), (-1, "\n")):
+        text[ends + place] = ord(mark)
+    text[ends - 3] = ord("0") + values
+    starts = ends - 4 - widths[0]
+    for level, width, below in zip(levels, widths, [*widths[1:], widths[0][:0]], strict=True):
+        operator = level.arity > 0
+        text[starts[~operator]] = ord("0") + level.choice[~operator]
+        starts = _write_operators(text, starts[operator], width[operator], level, below)
+    return text, ends
+
+
+def _write_operators(
+    text: UInt8[np.ndarray, " bytes"],
+    starts: Int64[np.ndarray, " operators"],
+    widths: Int64[np.ndarray, " operators"],
+    level: Level,
+    below: Int64[np.ndarray, " arguments"],
+) -> Int64[np.ndarray, " arguments"]:
+    """Write all of a level's operators but their arguments; return where those start."""
+    operator = level.arity > 0
+    arity = level.arity[operator]
+    choice = level.choice[operator]
+    opening = arity + 1
+    text[_spread(starts, opening, np.full(opening.sum(), 2))] = ord("(")
+    name = starts + 2 * opening
+    text[name] = ord("[")
+    for letter in range(3):
+        text[name + 1 + letter] = _NAMES[choice, letter]
+    text[starts + widths - 3] = ord("]")
+    text[starts + widths - 1] = ord(")")
+    arguments = _spread(name + _NAME_LENGTHS[choice] + 2, arity, below + 3)
+    text[arguments + below + 1] = ord(")")
+    return arguments
+
+
+def _widths(levels: list[Level]) -> list[Int64[np.ndarray, " nodes"]]:
+    """How many letters the expression of every node takes."""
+    widths = [np.ones(len(levels[-1].arity), np.int64)]
+    for level in reversed(levels[:-1]):
+        operator = level.arity > 0
+        arity = level.arity[operator]
+        name = _NAME_LENGTHS[level.choice[operator]] + 2
+        width = np.ones(len(operator), np.int64)
+        width[operator] = (
+            2 * (arity + 1) + name + np.add.reduceat(widths[-1] + 3, _firsts(arity)) + 3
+        )
+        widths.append(width)
+    return widths[::-1]
+
+
+def _apply(
+    operator: Int64[np.ndarray, " operators"],
+    arity: Int64[np.ndarray, " operators"],
+    arguments: Int64[np.ndarray, " arguments"],
+) -> Int64[np.ndarray, " operators"]:
+    """What each operator makes of its arguments, which follow one another."""
+    first = _firsts(arity)
+    owner = 10 * np.arange(len(arity))
+    ranked = np.sort(np.repeat(owner, arity) + arguments)  # each operator's own, ascending
+    middles = ranked[first + (arity - 1) // 2] + ranked[first + arity // 2] - 2 * owner
+    results = (
+        np.minimum.reduceat(arguments, first),
+        np.maximum.reduceat(arguments, first),
+        middles // 2,
+        np.add.reduceat(arguments, first) % 10,
+    )
+    return np.choose(operator, results)
+
+
+def _firsts(arity: Int64[np.ndarray, " operators"]) -> Int64[np.ndarray, " operators"]:
+    """The number of each operator's first argument."""
+    return np.cumsum(arity) - arity
+
+
+def _spread(
+    starts: Int64[np.ndarray, " groups"],
+    counts: Int64[np.ndarray, " groups"],
+    steps: Int64[np.ndarray, " items"],
+) -> Int64[np.ndarray, " items"]:
+    """Places of items: a group's first at its start, any other a step after the one before."""
+    before = np.cumsum(steps) - steps
+    return before + np.repeat(starts - before[_firsts(counts)], counts)
+
+
+def _below(limit: int, word: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Numbers 0..limit - 1, each as likely, of the 32 lowest bits of the words."""
+    return ((word & 0xFFFFFFFF) * np.uint64(limit) >> 32).astype(np.int64)
+
+
+def _select(level: Level, kept: Bool[np.ndarray, " nodes"]) -> Level:
+    return Level(level.arity[kept], level.choice[kept])
+
+
+def _block(
+    seed: int, shape: Shape, trees: int, number: int
+) -> tuple[bytes, list[int], list[bytes]]:
+    """Lines of the `number`-th draw of that many trees, their ends, and a digest of each."""
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(number,)))
+    levels = draw_trees(bits, trees, shape)
+    text, ends = write_lines(levels, evaluate(levels)[0])
+    lines = text.tobytes()
+    bounds = [0, *ends.tolist()]
+    digests = [
+        hashlib.blake2b(memoryview(lines)[start:end], digest_size=16).digest()
+        for start, end in itertools.pairwise(bounds)
+    ]
+    return lines, bounds[1:], digests
+
+
+def _is_made(target: Path, about: Mapping[str, Any]) -> bool:
+    """Whether `target` holds these very rows; DataError if it holds something else."""
+    if not exists(target):
+        return False
+    try:
+        same = json.loads((target / ABOUT).read_text(encoding="utf-8")) == about
+    except (OSError, ValueError):
+        same = False
+    if not same or not all((target / name).is_file() for name in FILES.values()):
+        raise DataError(
+            f"{target} is there already, but not from this generator with these settings; "
+            "move it away, or name another folder by --data-dir"
+        )
+    return True

@@ -1,0 +1,191 @@
+"""The `speech35` data set: the 35 words of Speech Commands v0.02 as raw sound at 16 kHz."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float32, Int16, Int64
+from lastax.data._clip_splits import LISTS, read_lists
+from lastax.data._data_set import Data, DataSet, Remote
+from lastax.data._errors import DataError
+from lastax.data._folders import find, list_folder, need, read_file
+from lastax.data._prepared import StoredArray, fingerprint, load_about, prepared
+from lastax.data._sequence_files import (
+    create_sequences,
+    mean_and_deviation,
+    open_sequences,
+    save_array,
+    save_splits,
+)
+from lastax.data._skipping import CURE, Skipping
+from lastax.data._sound_files import read_pcm16
+
+FOLDER = "speech_commands_v0.02"
+# The order of the published code, which numbers the classes.
+WORDS = (
+    *("bed", "cat", "down", "five", "forward", "go", "house", "left", "marvin", "no", "on"),
+    *("right", "sheila", "tree", "up", "visual", "yes", "backward", "bird", "dog", "eight"),
+    *("follow", "four", "happy", "learn", "nine", "off", "one", "seven", "six", "stop", "three"),
+    *("two", "wow", "zero"),
+)
+RATE = 16_000
+LENGTH = RATE  # one second
+VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+MISSING = (
+    "`lastax data fetch speech35` downloads it, or unpack speech_commands_v0.02.tar.gz into that "
+    "folder (root: --data-dir, LASTAX_DATA)"
+)
+NORMALIZATIONS = ("standard", "published")
+
+
+def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool = False) -> Data:
+    """Spoken words as 16,000 samples: `x` (16000, 1), shorter clips followed by silence.
+
+    The splits are the official lists; what neither of them names is for training. If the folder
+    holds only some of the 35 words, these are the classes, in the order of the published code.
+    Clips come in order of word and name.
+
+    Args:
+        root: of all data sets.
+        normalization: "standard" makes mean 0 and standard deviation 1 over all samples of all
+            training clips. "published" is what the code of S5 does: sound of -1..1 is divided by
+            2^15 once more, then the mean of each of the 16,000 places in time is subtracted and
+            divided by that place's standard deviation + 1e-5, which leaves a deviation of about
+            0.2. Statistics are of training clips either way.
+        skip_bad: leave out clips that are damaged or listed and missing.
+
+    Raises:
+        DataError: if the folder or a list is missing or a clip is bad; with `skip_bad` only if
+            none of a split is good.
+    """
+    if normalization not in NORMALIZATIONS:
+        allowed = f"must be one of {NORMALIZATIONS}"
+        raise ValueError(f"open_speech35: normalization is {normalization!r}, {allowed}")
+    folder = need(root, FOLDER, cure=MISSING)
+    words = tuple(word for word in WORDS if (folder / word).is_dir())
+    clips = [clip for word in sorted(words) for clip in list_folder(folder / word, ".wav")]
+    if not clips:
+        raise DataError(
+            f"{folder} has no folder of clips named {', '.join(WORDS[:3])}, ...; {MISSING}"
+        )
+    lists = {split: need(folder, name, cure=MISSING) for split, name in LISTS.items()}
+    identity = {
+        "version": VERSION,
+        "files": fingerprint([*clips, *lists.values()]),
+        "skip_bad": skip_bad,
+    }
+    build = functools.partial(_build, words=words, clips=clips, lists=lists, skip=skip_bad)
+    ready = prepared("speech35", identity, build)
+    decode = functools.partial(_normalize, **_statistics(ready, normalization))
+    return open_sequences(ready, decode, words)
+
+
+def _normalize(
+    samples: Int16[np.ndarray, " L"],
+    *,
+    mean: Float32[np.ndarray, " L_or_1"],
+    std: Float32[np.ndarray, " L_or_1"],
+) -> Float32[np.ndarray, "L 1"]:
+    return ((samples.astype(np.float32) - mean) / std)[:, None]
+
+
+def _statistics(folder: Path, normalization: str) -> dict[str, Float32[np.ndarray, " L_or_1"]]:
+    """Mean and deviation that `_normalize` uses, in units of a sample's least step."""
+    mean, std = (np.array(StoredArray(folder / f"{name}.npy")) for name in ("mean", "std"))
+    if normalization == "published":
+        return {"mean": mean, "std": std + np.float32(1e-5 * 2**30)}
+    about = load_about(folder)
+    return {name: np.array(about[name], np.float32) for name in ("mean", "std")}
+
+
+def _build(
+    folder: Path,
+    *,
+    words: tuple[str, ...],
+    clips: list[Path],
+    lists: Mapping[str, Path],
+    skip: bool,
+) -> None:
+    skipping = Skipping(skip)
+    names = [f"{clip.parent.name}/{clip.name}" for clip in clips]
+    split_of = read_lists(lists, names, skipping)
+    x = create_sequences(folder, (len(clips), LENGTH), np.int16)
+    good = np.zeros(len(clips), bool)
+    rows: dict[str, list[int]] = {split: [] for split in ("train", *LISTS)}
+    moments = np.zeros((2, LENGTH), np.int64)  # sums and sums of squares, exact
+    for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
+        split = split_of.get(name, "train")
+        rows[split].append(number)
+        with skipping.item():
+            x[number] = _samples(clip)
+            good[number] = True
+            if split == "train":
+                wide = x[number].astype(np.int64)
+                moments += wide, wide**2
+    x.flush()
+    labels = np.array([words.index(clip.parent.name) for clip in clips], np.int32)
+    splits = {split: np.array(numbers, np.int64) for split, numbers in rows.items()}
+    training = int(np.count_nonzero(good[splits["train"]]))
+    _save_places(folder, moments, training)
+    mean, std = mean_and_deviation(moments.sum(axis=1, keepdims=True), training * LENGTH)
+    save_splits(
+        folder,
+        labels,
+        splits,
+        good,
+        where=clips[0].parents[1],
+        skipped=skipping.count,
+        mean=mean.tolist(),
+        std=std.tolist(),
+    )
+
+
+def _save_places(folder: Path, moments: Int64[np.ndarray, "2 L"], clips: int) -> None:
+    """Keep mean and (unbiased) deviation of each place in time over so many clips."""
+    mean, squares = moments / max(clips, 1)
+    variance = (squares - mean**2) * clips / max(clips - 1, 1)
+    save_array(folder, "mean", mean.astype(np.float32))
+    save_array(folder, "std", np.sqrt(np.maximum(variance, 0)).astype(np.float32))
+
+
+def _samples(clip: Path) -> Int16[np.ndarray, " L"]:
+    packed = read_file(clip)
+    try:
+        samples = read_pcm16(packed, rate=RATE)
+        if len(samples) > LENGTH:
+            raise DataError(f"has {len(samples):,} samples, more than a second")
+    except DataError as error:
+        raise DataError(f"{clip} {error}; {CURE}") from None
+    return np.pad(samples, (0, LENGTH - len(samples)))
+
+
+def _is_present(root: Path) -> bool:
+    folder = find(root, FOLDER)
+    return folder is not None and all((folder / name).exists() for name in LISTS.values())
+
+
+DATA_SET = DataSet(
+    name="speech35",
+    open=open_speech35,
+    kind="audio",
+    needs=f"{FOLDER}/ with folders of words and both lists: `lastax data fetch speech35`",
+    present=_is_present,
+    options=("normalization",),
+    remotes=(
+        Remote(
+            url="http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+            size=2_428_923_189,
+            sha256="af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+            unpacks_to=FOLDER,
+        ),
+    ),
+    expected=MappingProxyType({"train": 84_843, "validation": 9_981, "test": 11_005}),
+    size="2.4 GB packed, 3.3 GB unpacked",
+    license="CC BY 4.0",
+    citation=(
+        "P. Warden, Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition, "
+        "arXiv:1804.03209, 2018"
+    ),
+)

@@ -1,0 +1,415 @@
+"""`lastax data`, and runs on other data than the bundled: found again, compared, thinned."""
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import threading
+import zipfile
+
+import lastax.cmd._bench_data
+import lastax.cmd.data
+import lastax.data
+import numpy as np
+import pytest
+from lastax.cmd._check import check_split
+from lastax.cmd._draw_data import spectrogram, spell
+from lastax.data import Data
+from PIL import Image
+
+import lastax
+
+from .conftest import TINY
+
+ROWS = ("--train", 60, "--validation", 20, "--test", 24)
+SHORT = ("--min-length", 5, "--max-length", 40)
+TRAIN = ("--epochs", 2, "--batch-size", 20, "--length", 48, *TINY)
+
+
+@pytest.fixture(scope="module")
+def root(start, tmp_path_factory):
+    """A root with a ListOps of short expressions. Tests read it; none may write to it."""
+    root = tmp_path_factory.mktemp("data")
+    process = start("data", "make", "listops", *ROWS, *SHORT, "--data-dir", root)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(start, root, tmp_path_factory):
+    """A run on that data. Tests read it; none may write to it."""
+    folder = tmp_path_factory.mktemp("runs") / "listops"
+    arguments = ("train", "--task", "listops", *TRAIN, "--data-dir", root, "--out", folder)
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()}
+
+
+def test_list_says_what_is_here(cli, root, tmp_path):
+    for folder, here in ((root, True), (tmp_path, False)):
+        answer = cli("data", "list", "--data-dir", folder, "--json").answer
+        assert answer["root"] == str(folder)
+        tasks = {task["task"]: task for task in answer["tasks"]}
+        assert tasks.keys() == lastax.TASKS.keys()
+        assert tasks["listops"]["present"] is here
+        assert tasks["text"]["present"] is False
+        assert tasks["arrays"]["present"] is None
+        assert tasks["listops"]["get_it_by"] == "make"
+        assert tasks["text"]["get_it_by"] == "fetch"
+        assert tasks["text"]["records"]["test"] == 25000
+        assert all(task["needs"] and task["license"] for task in tasks.values())
+    shown = cli("data", "list", "--data-dir", tmp_path)
+    assert "text: aclImdb/" in shown.stdout
+    assert "listops: listops-1000/" in shown.stdout
+
+
+def test_make_makes_the_same_again(cli, root, tmp_path):
+    answer = cli(
+        "data", "make", "listops", *ROWS, *SHORT, "--workers", 2, "--data-dir", tmp_path, "--json"
+    ).answer
+    assert answer["train"] == 60
+    assert digests(tmp_path / "listops-1000") == digests(root / "listops-1000")
+    other = cli("data", "make", "listops", *ROWS, *SHORT, "--seed", 1, "--data-dir", tmp_path)
+    assert other.status == 1
+    assert "is there already" in other.stderr
+
+
+def test_the_root_may_come_from_the_environment(cli, root, monkeypatch):
+    monkeypatch.setenv("LASTAX_DATA", str(root))
+    assert cli("data", "check", "listops", "--any-size").status == 0
+
+
+def test_check_compares_with_what_is_published(cli, root):
+    right = cli("data", "check", "listops", "--any-size", "--data-dir", root, "--json")
+    assert right.status == 0
+    splits = right.answer["splits"]
+    assert {name: split["records"] for name, split in splits.items()} == {
+        "train": 60,
+        "validation": 20,
+        "test": 24,
+    }
+    # One more step than tokens: the end of the sequence.
+    assert 6 <= splits["train"]["lengths"][0] <= splits["train"]["lengths"][2] <= 41
+    assert sum(splits["train"]["shares"].values()) == pytest.approx(1)
+    wrong = cli("data", "check", "listops", "--data-dir", root, "--json")
+    assert wrong.status == 1
+    assert wrong.stderr == ""
+    assert not wrong.answer["ok"]
+    problems = wrong.answer["splits"]["train"]["problems"]
+    assert problems[0] == "60 records, 96,000 were published"
+    shown = cli("data", "check", "listops", "--data-dir", root)
+    assert shown.status == 1
+    assert "train: 60 records, 96,000 were published" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "not as it should be"
+
+
+def test_check_counts_damage_and_names_the_first(cli, root, tmp_path):
+    shutil.copytree(root / "listops-1000", tmp_path / "listops-1000")
+    file = tmp_path / "listops-1000" / "basic_test.tsv"
+    lines = file.read_bytes().split(b"\r\n")
+    lines[3] = b"( ( [MIN 1 ) ]"
+    lines[7] = lines[7][:-1] + b"10"
+    file.write_bytes(b"\r\n".join(lines))
+    ended = cli("data", "check", "listops", "--any-size", "--data-dir", tmp_path, "--json")
+    assert ended.status == 1
+    assert ended.answer["damaged"] == 2
+    assert str(file) in ended.answer["first_damage"]
+    assert ended.answer["splits"]["test"]["records"] == 22
+    trained = cli("train", "--task", "listops", *TRAIN, "--data-dir", tmp_path, "--out", "run")
+    assert trained.status == 1
+    assert str(file) in trained.stderr
+    assert not (tmp_path / "run").exists()
+
+
+class Two:
+    """Two records: one that is well, and another."""
+
+    def __init__(self, **record):
+        good = {"x": np.zeros((4, 2), np.float32), "label": np.int32(0), "length": np.int32(3)}
+        self.records = [good, {**good, **record}]
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.records[index]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"x": np.full((4, 2), np.nan, np.float32)}, "not finite"),
+        ({"x": np.zeros((4, 3), np.float32)}, "shape (4, 3) instead of (4, 2)"),
+        ({"label": np.int32(2)}, "labels out of 0..1"),
+        ({"label": np.int32(-1)}, "labels out of 0..1"),
+        ({"length": np.int32(0)}, "lengths out of 1..4"),
+        ({"length": np.int32(5)}, "lengths out of 1..4"),
+    ],
+)
+def test_check_finds(record, words):
+    two = Two(**record)
+    data = Data(sources={"train": two, "test": two}, classes=("a", "b"), input_size=2, length=4)
+    seen = []
+    found = check_split(data, "train", published=2, on_record=lambda: seen.append(1))
+    assert len(seen) == 2
+    assert any(words in problem and "in record 1" in problem for problem in found.problems)
+    assert any("no record of b" in problem for problem in found.problems)
+    tested = check_split(data, "test", published=3, on_record=lambda: None)
+    assert tested.problems[0] == "2 records, 3 were published"
+    assert not any("no record of b" in problem for problem in tested.problems)
+
+
+def test_check_finds_tokens_beyond_the_vocabulary():
+    source = Two(x=np.array([0, 3, 1, 1], np.int32))
+    source.records[0]["x"] = np.array([0, 2, 1, 1], np.int32)
+    data = Data(
+        sources={"test": source},
+        classes=("a",),
+        input_size=3,
+        length=4,
+        vocabulary=("<pad>", "x", "y"),
+    )
+    found = check_split(data, "test", published=None, on_record=lambda: None)
+    assert found.problems == ("tokens beyond the vocabulary of 3, first in record 1",)
+    assert found.lengths == (3, 3, 3)
+
+
+def test_show_draws(cli, root, tmp_path):
+    ended = cli("data", "show", "listops", "--data-dir", root, "--count", 5, "--json")
+    assert ended.answer["picture"] == "listops.png"
+    assert len(set(ended.answer["records"])) == 5
+    with Image.open(tmp_path / "listops.png") as picture:
+        assert min(picture.size) > 500
+        assert len(picture.convert("RGB").getcolors(10**7)) > 20
+    again = cli("data", "show", "listops", "--data-dir", root)
+    assert again.status == 1
+    assert "is there already" in again.stderr
+
+
+@pytest.mark.parametrize("features", ["log-mel", "mfcc"])
+def test_show_draws_sound(cli, features, tmp_path):
+    assert cli("data", "show", "speech", "--features", features).status == 0
+    assert (tmp_path / "speech.png").stat().st_size > 50_000
+
+
+def test_show_takes_classes_in_turn():
+    labels = np.array([0] * 50 + [1] * 3 + [2])
+    chosen = lastax.cmd.data._of_all_classes(labels, 6, seed=0)
+    assert [labels[number] for number in chosen] == [0, 1, 2, 0, 1, 0]
+    assert len(set(chosen)) == 6
+    assert chosen != lastax.cmd.data._of_all_classes(labels, 6, seed=1)
+
+
+def test_a_tone_is_where_its_frequency_is():
+    tone = np.sin(2 * np.pi * 0.1 * np.arange(4000))
+    assert (spectrogram(tone).argmax(axis=1) == 40).all()  # 0.1 cycles a step of 400 steps
+    assert spectrogram(tone[:100]).shape == (1, 201)
+
+
+def test_tokens_are_spelled_as_they_are_read():
+    letters = ("<pad>", "<eos>", "a", "b", "<", "\x85", "漢")
+    assert spell(np.array([2, 3, 4, 5, 6, 1]), letters) == "ab<··<eos>"
+    words = ("<pad>", "[MAX", "1", "]")
+    assert spell(np.array([1, 2, 2, 3]), words) == "[MAX 1 1 ]"
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    """A folder, and the address under which it is served."""
+    folder = tmp_path_factory.mktemp("served")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_fetch_gets_checks_and_unpacks(cli, root, server, tmp_path, monkeypatch):
+    folder, address = server
+    with zipfile.ZipFile(folder / "lists.zip", "w") as archive:
+        for path in (root / "listops-1000").iterdir():
+            archive.write(path, f"listops-1000/{path.name}")
+    packed = (folder / "lists.zip").read_bytes()
+    remote = lastax.data.Remote(
+        url=f"{address}/lists.zip",
+        size=len(packed),
+        sha256=hashlib.sha256(packed).hexdigest(),
+        unpacks_to="listops-1000",
+    )
+    listops = lastax.data.DATASETS["listops"]
+    monkeypatch.setattr(
+        lastax.cmd.data,
+        "DATASETS",
+        {"listops": dataclasses.replace(listops, remotes=(remote,))},
+    )
+    answer = cli("data", "fetch", "listops", "--data-dir", tmp_path / "new", "--json").answer
+    assert answer["files"] == [str(tmp_path / "new" / "listops-1000")]
+    assert digests(tmp_path / "new" / "listops-1000") == digests(root / "listops-1000")
+    false = dataclasses.replace(remote, sha256="0" * 64)
+    monkeypatch.setitem(
+        lastax.cmd.data.DATASETS, "listops", dataclasses.replace(listops, remotes=(false,))
+    )
+    ended = cli("data", "fetch", "listops", "--data-dir", tmp_path / "other")
+    assert ended.status == 1
+    assert "sha256" in ended.stderr
+    assert not (tmp_path / "other" / "listops-1000").exists()
+
+
+def test_a_run_says_what_its_numbers_mean(run):
+    config = lastax.load_config(run)
+    assert config.labels == tuple("0123456789")
+    assert config.vocabulary[0] == "<pad>"
+    assert config.input_size == len(config.vocabulary)
+    assert config.data == lastax.DataConfig("listops", length=48)
+    assert config.length == 48
+
+
+def test_commands_find_the_data_of_a_run(cli, root, run, tmp_path):
+    there = ("--data-dir", root)
+    recorded = json.loads((run / "results.json").read_text())["test"]
+    answer = cli("evaluate", run, *there, "--json").answer
+    assert answer["accuracy"] == pytest.approx(recorded["accuracy"])
+    assert answer["examples"] == 24
+    pruned = cli("prune", run, "--ratio", 0.5, *there, "--out", "small", "--json").answer
+    assert pruned["states_after"] == 4
+    assert cli("evaluate", "small", *there, "--json").answer["examples"] == 24
+    swept = cli("sweep", run, "--methods", "lamp", "--ratios", "0.5", *there, "--out", "swept")
+    assert swept.status == 0, swept.stderr
+    assert cli("score", run).status == 0
+
+
+def test_evaluation_at_a_lower_rate(cli, root, run):
+    answer = cli("evaluate", run, "--data-dir", root, "--every", 3, "--json").answer
+    assert answer["every"] == 3
+    _, model = lastax.load_run(run)
+    source = lastax.data.DATASETS["listops"].open(root).sources["test"]
+    right = 0
+    for index in range(len(source)):
+        record = source[index]
+        x, length = record["x"][:48:3], -(-int(record["length"]) // 3)
+        logits = model(x, length, step_rescale=3.0)
+        right += int(np.argmax(logits)) == int(record["label"])
+    assert answer["at_every"]["accuracy"] == pytest.approx(right / len(source))
+    assert answer["at_every"]["loss"] != pytest.approx(answer["loss"], rel=1e-6)
+    shown = cli("evaluate", run, "--data-dir", root, "--every", 3).stdout
+    assert "test, every 3 steps: accuracy" in shown
+
+
+def test_missing_data_say_how_to_get_them(cli, run, tmp_path):
+    ended = cli("evaluate", run, "--data-dir", tmp_path / "nowhere")
+    assert ended.status == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert "lastax data make listops" in line
+
+
+def npz(path, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, count in (("train", 40), ("validation", 10), ("test", 12)):
+        labels = np.arange(count) % classes
+        arrays[f"y_{split}"] = labels
+        arrays[f"x_{split}"] = rng.normal(size=(count, 9, 2)) + labels[:, None, None]
+    np.savez(path, **arrays)
+
+
+def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
+    npz(tmp_path / "mine.npz")
+    small = ("--epochs", 2, "--batch-size", 10, *TINY)
+    ended = cli("train", "--task", "arrays", "--data", "mine.npz", *small, "--out", "run")
+    assert ended.status == 0, ended.stderr
+    run = tmp_path / "run"
+    assert lastax.load_config(run).data.data == str(tmp_path / "mine.npz")
+    monkeypatch.chdir("/")
+    accuracy = cli("evaluate", run, "--json").answer["accuracy"]
+    os.rename(tmp_path / "mine.npz", tmp_path / "moved.npz")
+    lost = cli("evaluate", run)
+    assert lost.status == 1
+    assert "mine.npz" in lost.stderr
+    moved = cli("evaluate", run, "--data", tmp_path / "moved.npz", "--json").answer
+    assert moved["accuracy"] == accuracy
+    npz(tmp_path / "other.npz", classes=4)
+    other = cli("evaluate", run, "--data", tmp_path / "other.npz")
+    assert other.status == 1
+    (line,) = other.stderr.strip().splitlines()
+    assert "not the data that the run was made with: classes are 4" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--task", "listops", "--level", "hard"], 2, ["--level", "listops", "none"]),
+        (["--task", "text", "--features", "mfcc"], 2, ["--features", "text", "--validation"]),
+        (["--task", "text", "--data", "x"], 2, ["--data", "text"]),
+        (["--task", "arrays"], 2, ["--data", "arrays", ".npz"]),
+        (["--task", "audio-folder"], 2, ["--data", "audio-folder", ".flac"]),
+        (["--task", "arrays", "--data", "gone.npz"], 1, ["gone.npz"]),
+        (["--task", "speech", "--size", "paper"], 2, ["--size paper", "speech", "small"]),
+        (["--task", "speech", "--length", "102"], 1, ["length", "101", "102"]),
+        (["--task", "speech", "--every", "0"], 1, ["every", "at least 1"]),
+        (["--task", "text"], 1, ["lastax data fetch text"]),
+        (["--task", "pathx"], 1, ["lastax data make pathx"]),
+        (["--task", "retrieval", "--data-dir", "gone"], 1, ["tsv_data", "gone"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_about_data_and_nothing_written(cli, tmp_path, arguments, status, words):
+    ended = cli("train", *arguments)
+    assert ended.status == status
+    (line,) = ended.stderr.strip().splitlines()
+    for word in words:
+        assert word in line
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["data", "fetch", "listops"], 2, ["listops", "lastax data make listops"]),
+        (["data", "fetch", "opera"], 2, ["opera"]),
+        (["data", "make", "text"], 2, ["text"]),
+        (["data", "make", "listops", "--train", "-1"], 1, ["train", "-1"]),
+        (["data", "check", "text"], 1, ["lastax data fetch text"]),
+        (["data", "check", "speech", "--rate", "8000"], 2, ["--rate", "--features"]),
+        (["data", "show", "arrays"], 2, ["--data"]),
+        (["bench", "data"], 2, ["lastax data list"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_about_data_commands(cli, tmp_path, monkeypatch, arguments, status, words):
+    if arguments[0] == "bench":
+        # The bundled sample is always there.
+        gone = dataclasses.replace(lastax.data.DATASETS["speech"], present=lambda root: False)
+        data_sets = dict(lastax.data.DATASETS) | {"speech": gone}
+        monkeypatch.setattr(lastax.cmd._bench_data, "DATASETS", data_sets)
+    ended = cli(*arguments)
+    assert ended.status == status
+    (line,) = ended.stderr.strip().splitlines()
+    for word in words:
+        assert word in line
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_bench_sets_supply_beside_demand(cli, monkeypatch):
+    monkeypatch.setattr(lastax.cmd._bench_data, "_SECONDS", 0.05)
+    monkeypatch.setattr(lastax.cmd._bench_data, "WORKERS", (0, 1))
+    (case,) = cli("bench", "data", "--task", "speech", "--repeats", 1, "--json").answer["cases"]
+    assert case["task"] == "speech"
+    assert case["samples_per_second"].keys() == {"0", "1"}
+    assert min(case["samples_per_second"].values()) > 0
+    assert case["appetite"] == pytest.approx(case["batch_size"] / case["step_seconds"])

@@ -1,0 +1,360 @@
+"""`arrays`: anyone's `.npz` file, whole and damaged."""
+
+import io
+import pickle
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lastax.data import DataError, Source
+from lastax.data import arrays as module
+from lastax.data._npz import Npz
+from lastax.data._splits import torch_permutation
+from lastax.data.arrays import DATA_SET
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "own.npz"
+
+
+def arrays(rows=20, shape=(5, 2), classes=2, **others):
+    """Rows 0, 1, ... with values that say which row they are of; labels in turn."""
+    x = np.arange(rows * np.prod(shape), dtype=np.float32).reshape(rows, *shape)
+    return {"x_train": x, "y_train": np.arange(rows) % classes, **others}
+
+
+def three(**others):
+    """Arrays of all splits, other rows in each."""
+    found = {}
+    for number, split in enumerate(SPLITS):
+        part = arrays(12 - 4 * number)
+        found[f"x_{split}"] = part["x_train"] + 1000 * number
+        found[f"y_{split}"] = part["y_train"]
+    return {**found, **others}
+
+
+def open_file(path, **options):
+    return DATA_SET.open(Path("/nowhere"), data=path, **options)
+
+
+def failure(path, **options):
+    with pytest.raises(DataError) as caught:
+        open_file(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(path)) or "there is no file" in message
+    return message.removeprefix(f"{path}: ")
+
+
+def contents(source):
+    return np.stack([record["x"] for record in source]), [int(r["label"]) for r in source]
+
+
+# Records
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_records_are_the_rows(path, save):
+    given = three()
+    save(path, **given)
+    data = open_file(path)
+    assert (data.length, data.input_size, data.classes) == (5, 2, ("0", "1"))
+    assert (data.skipped, data.augment, data.vocabulary) == (0, None, ())
+    for split in SPLITS:
+        source = data.sources[split]
+        assert isinstance(source, Source)
+        x, labels = contents(source)
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, given[f"x_{split}"])
+        assert labels == given[f"y_{split}"].tolist()
+        assert set(source[0]) == {"x", "label"}
+
+
+def test_rows_of_numbers_are_steps_of_one_value(path):
+    np.savez(path, **arrays(shape=(7,)))
+    data = open_file(path)
+    assert (data.length, data.input_size) == (7, 1)
+    assert data.sources["train"][0]["x"].shape == (7, 1)
+
+
+def test_lengths_hide_what_stands_behind(path):
+    given = three(lengths_train=np.arange(12) % 5 + 1, lengths_test=np.full(4, 3))
+    given["x_train"][0, 1:] = np.nan  # padding may be anything
+    np.savez(path, **given)
+    data = open_file(path)
+    for split in SPLITS:
+        lengths = given.get(f"lengths_{split}", np.full(8, 5))
+        for record, x, length in zip(
+            data.sources[split], given[f"x_{split}"], lengths, strict=True
+        ):
+            assert record["length"] == length
+            assert record["length"].dtype == np.int32
+            np.testing.assert_array_equal(record["x"][:length], x[:length])
+            assert not record["x"][length:].any()
+
+
+def test_classes_may_have_names(path):
+    np.savez(path, **arrays(), classes=np.array(["cat", "dog"]))
+    assert open_file(path).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.float16, np.int64, np.int32, np.uint16, bool, ">f4", ">i2"]
+)
+def test_any_numbers_become_float32(path, cache, dtype):
+    given = arrays(rows=60)
+    given["x_train"] = (given["x_train"] % 2).astype(dtype)
+    np.savez(path, **given)
+    for record in open_file(path).sources["train"]:
+        assert record["x"].dtype == np.float32
+        assert set(np.unique(record["x"]).tolist()) <= {0.0, 1.0}
+    (kept,) = cache.rglob("values.npy")
+    assert kept.stat().st_size == 128 + 4 * given["x_train"].size
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_small_integers_are_kept_small(path, cache, dtype):
+    given = arrays(rows=60)
+    given["x_train"] = (given["x_train"] % 100).astype(dtype)
+    np.savez(path, **given)
+    data = open_file(path)
+    np.testing.assert_array_equal(
+        data.sources["train"][0]["x"], given["x_train"][data.sources["train"].rows[0]]
+    )
+    (kept,) = cache.rglob("values.npy")
+    assert kept.stat().st_size == 128 + given["x_train"].nbytes
+
+
+def test_labels_may_be_whole_numbers_of_any_type(path):
+    for dtype in (np.float32, np.uint8, bool):
+        given = arrays()
+        np.savez(path, **{**given, "y_train": given["y_train"].astype(dtype)})
+        source = open_file(path).sources["train"]
+        assert contents(source)[1] == given["y_train"][source.rows[:]].tolist()
+
+
+def test_arrays_by_columns_are_read(path):
+    given = arrays()
+    np.savez(path, **{**given, "x_train": np.asfortranarray(given["x_train"])})
+    assert Npz(path).headers["x_train"].by_columns
+    source = open_file(path).sources["train"]
+    np.testing.assert_array_equal(contents(source)[0], given["x_train"][source.rows[:]])
+
+
+def test_large_arrays_are_read_in_pieces(path, monkeypatch):
+    given = arrays(rows=5000, shape=(100, 4))
+    np.savez(path, **given)
+    monkeypatch.setattr("lastax.data._npz._AT_ONCE", 2**16)
+    module.DATA_SET.open(Path(), data=path)  # what is imported on the way does not count
+    np.savez(path, **{**given, "x_train": given["x_train"] + 1})
+    tracemalloc.start()
+    try:
+        data = open_file(path)
+        assert tracemalloc.get_traced_memory()[1] < given["x_train"].nbytes / 4
+    finally:
+        tracemalloc.stop()
+    x, _ = contents(data.sources["test"])
+    np.testing.assert_array_equal(x, given["x_train"][data.sources["test"].rows[:]] + 1)
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [((), (16, 2, 2)), (("test",), (18, 2, 6)), (("validation",), (18, 6, 2))],
+)
+def test_what_is_missing_is_held_out_of_train(path, given, lengths):
+    others = {}
+    for split in given:
+        others |= {f"x_{split}": np.full((6, 5, 2), -1.0), f"y_{split}": np.zeros(6, int)}
+    whole = arrays(**others)
+    np.savez(path, **whole)
+    data = open_file(path)
+    assert tuple(len(data.sources[split]) for split in SPLITS) == lengths
+    dealt = [split for split in SPLITS if split not in given]
+    x = np.concatenate([contents(data.sources[split])[0] for split in dealt])
+    np.testing.assert_array_equal(x, whole["x_train"][torch_permutation(20)])
+
+
+def test_too_few_rows_to_hold_out_are_named(path):
+    np.savez(path, **arrays(rows=9))
+    assert failure(path) == "x_train has too few rows to hold out a tenth: give x_validation"
+
+
+# What is refused
+
+OBJECTS = np.array([np.zeros(3), np.zeros(4)], object)
+BAD = {
+    "no train": ({"x_train": None}, "x_train is missing"),
+    "no labels": ({"y_train": None}, "y_train is missing"),
+    "no labels of test": ({"y_test": None}, "y_test is missing"),
+    "only labels of test": ({"x_test": None}, "x_test is missing"),
+    "a name that is none": ({"x_val": np.zeros(3)}, "x_val is no name that counts"),
+    "objects": ({"x_train": OBJECTS}, "x_train holds Python objects"),
+    "labels are objects": ({"y_train": np.zeros(12, object)}, "y_train holds Python objects"),
+    "texts": ({"y_train": np.full(12, "cat")}, "y_train is of type <U3, must hold labels"),
+    "complex": ({"x_train": np.zeros((12, 5, 2), complex)}, "x_train is of type complex128"),
+    "records": ({"x_train": np.zeros((12, 5), "i4,f4")}, "x_train is of type"),
+    "no steps": ({"x_train": np.zeros((12, 0, 2))}, "x_train has shape (12, 0, 2), must have"),
+    "one axis": ({"x_train": np.zeros(12)}, "x_train has shape (12,), must have (n, L)"),
+    "a number": ({"x_train": np.zeros(())}, "x_train has shape (), must have (n, L)"),
+    "four axes": ({"x_train": np.zeros((12, 5, 2, 1))}, "x_train has shape (12, 5, 2, 1)"),
+    "other steps": ({"x_test": np.zeros((4, 6, 2))}, "x_test has rows of shape (6, 2), x_train"),
+    "other rows": ({"y_test": np.zeros(5, int)}, "y_test has shape (5,), must have (4,)"),
+    "columns": ({"y_test": np.zeros((4, 1), int)}, "y_test has shape (4, 1), must have (4,)"),
+    "lengths": ({"lengths_train": np.ones(11, int)}, "lengths_train has shape (11,), must have"),
+    "fractions": ({"y_train": np.full(12, 0.5)}, "y_train holds fractions, must hold labels"),
+    "from 1": ({"y_train": np.arange(12) % 2 + 1}, "y_train has no label 0: labels are 0..k-1"),
+    "one class": ({"y_train": np.zeros(12, int)}, "y_train must have labels of two classes"),
+    "names": ({"classes": np.array(["a", "b", "c"])}, "y_train has no label 2"),
+    "names are numbers": ({"classes": np.arange(2)}, "classes is of type int64, must hold texts"),
+    "names in a square": ({"classes": np.array([["a", "b"]])}, "classes must have one axis"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_arrays_that_do_not_fit_are_named(path, cache, case, skip_bad):
+    changes, message = case
+    given = {name: value for name, value in three(**changes).items() if value is not None}
+    np.savez(path, allow_pickle=True, **given)
+    assert failure(path, skip_bad=skip_bad).startswith(message)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_pickled_objects_are_not_loaded(path, tmp_path):
+    """Not even looked at: the mark that loading would leave is not there."""
+
+    class Mark:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "mark",)
+
+    np.savez(
+        path, allow_pickle=True, **arrays(x_test=np.array([Mark()], object), y_test=np.ones(1))
+    )
+    assert failure(path).startswith("x_test holds Python objects")
+    assert not (tmp_path / "mark").exists()
+    pickle.loads(pickle.dumps(Mark()))
+    assert (tmp_path / "mark").exists()
+
+
+ROWS = {
+    "label": ({"y_test": [0, 1, 0, 7]}, "y_test[3] is 7, not in 0..1", "test"),
+    "negative": ({"y_train": [0, 1] * 5 + [-3, 1]}, "y_train[10] is -3, not in 0..1", "train"),
+    "huge": ({"y_test": np.array([0, 1, 0, 1e300])}, "y_test[3] is -1, not in 0..1", "test"),
+    "length": ({"lengths_test": [5, 6, 1, 1]}, "lengths_test[1] is 6, not in 1..5", "test"),
+    "no length": ({"lengths_test": [5, 5, 0, 1]}, "lengths_test[2] is 0, not in 1..5", "test"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS.values(), ids=ROWS)
+def test_bad_rows_are_named(path, case):
+    changes, message, split = case
+    given = three(**changes)
+    np.savez(path, **given)
+    assert failure(path).startswith(message)
+    data = open_file(path, skip_bad=True)
+    assert data.skipped == 1
+    assert len(data.sources[split]) == len(given[f"y_{split}"]) - 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_no_numbers_are_named(path, value):
+    given = three()
+    given["x_train"] = given["x_train"].astype(np.float64)
+    given["x_train"][7, 4, 1] = value
+    np.savez(path, **given)
+    assert failure(path).startswith("x_train[7] holds values that float32 cannot")
+    data = open_file(path, skip_bad=True)
+    assert data.skipped == 1
+    x, _ = contents(data.sources["train"])
+    np.testing.assert_array_equal(x, np.delete(given["x_train"], 7, axis=0))
+
+
+def test_a_split_without_good_rows_is_named(path):
+    np.savez(path, **three(x_test=np.full((4, 5, 2), np.nan)))
+    assert "has no good record for test" in failure(path, skip_bad=True)
+
+
+# Damage
+
+
+def test_a_file_that_is_none_is_named(tmp_path, path):
+    assert failure(path) == f"there is no file {path}: give another --data"
+    assert "Is a directory" in failure(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"x_train,y_train\n1,2\n", b"PK\x03\x04"])
+def test_other_files_are_named(path, content):
+    path.write_bytes(content)
+    assert "is damaged or no .npz file" in failure(path)
+
+
+def test_no_permission_is_named(unprivileged):
+    path = unprivileged / "own.npz"
+    np.savez(path, **three())
+    path.chmod(0)
+    assert "cannot be read (Permission denied)" in failure(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_cut_file_is_named(path, save, share):
+    save(path, **three())
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "is damaged or no .npz file" in failure(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**6), packed=st.booleans())
+def test_a_flipped_bit_changes_nothing_unseen(tmp_path_factory, seed, packed):
+    path = tmp_path_factory.mktemp("flipped") / "own.npz"
+    given = three()
+    (np.savez_compressed if packed else np.savez)(path, **given)
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    try:
+        file = Npz(path)
+        read = {name: file.whole(name) for name in file.headers}
+    except DataError:
+        return
+    for name in set(read) & set(given):
+        np.testing.assert_array_equal(read[name], given[name])
+
+
+def member(header, content):
+    """An array in a file of its own kind: what the head says need not be so."""
+    packed = io.BytesIO()
+    np.lib.format.write_array_header_1_0(packed, header)
+    return packed.getvalue() + content
+
+
+def test_an_array_that_promises_more_than_it_holds_takes_no_room(path):
+    head = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 5, 2)}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", member(head, bytes(400)))
+        archive.writestr("y_train.npy", member({**head, "shape": (10,)}, bytes(40)))
+    assert failure(path).startswith("x_train is damaged (its size is not that of its shape)")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"no array"])
+def test_a_member_that_is_no_array_is_named(path, content):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", content)
+    assert failure(path).startswith("x_train is damaged (")
