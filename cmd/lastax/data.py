@@ -177,15 +177,18 @@ def _add_generator(data_set: DataSet) -> None:
             help=texts.get(name, ""),
         )
         command = option(command)
-    make.command(data_set.name, help=f"Make {data_set.name}: {data_set.needs}.")(command)
+    make.command(data_set.name, help=texts[""])(command)
 
 
 def _documented(generate: Callable) -> tuple[dict[str, Any], dict[str, str]]:
-    """The types of a generator's arguments, and what its docstring says of them."""
+    """The types of a generator's arguments, and what its docstring says of them and of all ("")."""
     while isinstance(generate, functools.partial):
         generate = generate.func
-    lines = re.findall(r"^    (?:    )?(\w+): (.+)$", inspect.getdoc(generate) or "", re.MULTILINE)
-    return get_type_hints(generate), {name: text[:1].upper() + text[1:] for name, text in lines}
+    told = inspect.getdoc(generate) or ""
+    texts = {"": told.partition("\n\n")[0].replace("`", "")}
+    for name, text in re.findall(r"^    (\w+): (.+)$", told, re.MULTILINE):
+        texts[name] = text[:1].upper() + text[1:]
+    return get_type_hints(generate), texts
 
 
 def _click_type(hint: Any) -> Any:

@@ -103,31 +103,35 @@ _PAPER: Mapping[str, Preset] = MappingProxyType({
     ),
 })
 
-# What two cores do in ten minutes: about 30 million steps of such networks.
-_TINY = ModelConfig(
+# Steps, not passes, are counted: ten minutes are ten minutes however large the set is. What comes
+# clearly above chance in that time and what does not stands beside each.
+_NARROW = ModelConfig(
     layers=4, channels=32, states=16, hippo_blocks=1, c_initialization="lecun_normal",
     activation="half_glu1", dropout=0.0, norm_momentum=0.9, step_minimum=0.001,
     clip_eigenvalues=True,
 )
-_BRIEFLY = TrainingConfig(
-    epochs=5, epoch_batches=200, warmup_epochs=1, batch_size=32, ssm_learning_rate=0.002,
+_BRIEF = TrainingConfig(
+    epochs=3, epoch_batches=400, warmup_epochs=1, batch_size=32, ssm_learning_rate=0.002,
     learning_rate=0.008, weight_decay=0.05, grouping="standard",
 )
-_SPEECH = Preset(
-    ModelConfig(dropout=0.1, clip_eigenvalues=True), TrainingConfig(label_smoothing=0.1)
-)
 _SMALL: Mapping[str, Preset] = MappingProxyType({
-    "listops": Preset(_TINY, _BRIEFLY),
-    "text": Preset(_TINY, _BRIEFLY, length=1024),
-    "retrieval": Preset(
-        replace(_TINY, head="retrieval"), replace(_BRIEFLY, batch_size=16), length=1024
+    "listops": Preset(_NARROW, replace(_BRIEF, epochs=5, epoch_batches=240, batch_size=16)),
+    "text": Preset(_NARROW, _BRIEF, length=1024),
+    "retrieval": Preset(replace(_NARROW, head="retrieval"), replace(_BRIEF, epochs=2), length=512),
+    "image": Preset(_NARROW, _BRIEF),
+    # At chance: contours of 14 paddles take a hundred times as many steps.
+    "pathfinder": Preset(_NARROW, replace(_BRIEF, epochs=2)),
+    # At chance: to see that it runs, on a set of a few thousand pictures.
+    "pathx": Preset(_NARROW, replace(_BRIEF, epochs=2, epoch_batches=100, batch_size=2)),
+    # At 2 kHz.
+    "speech35": Preset(_NARROW, replace(_BRIEF, epochs=2, batch_size=16), every=8),
+    "smnist": Preset(
+        replace(_NARROW, bidirectional=False), replace(_BRIEF, epochs=6, epoch_batches=300)
     ),
-    "image": Preset(_TINY, _BRIEFLY),
-    "pathfinder": Preset(_TINY, _BRIEFLY),
-    "pathx": Preset(_TINY, replace(_BRIEFLY, batch_size=4)),
-    "speech35": Preset(_TINY, replace(_BRIEFLY, batch_size=16), every=4),
-    "smnist": Preset(_TINY, _BRIEFLY),
-    "speech": _SPEECH,
+    # Ten words of unseen speakers, bundled: 88 % on test after 2.5 minutes.
+    "speech": Preset(
+        ModelConfig(dropout=0.1, clip_eigenvalues=True), TrainingConfig(label_smoothing=0.1)
+    ),
 })
 # fmt: on
 
