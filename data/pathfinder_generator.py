@@ -10,7 +10,7 @@ the hard one's.
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,7 +193,7 @@ def _ends(
     return np.moveaxis(ends, (4, 2, 3, 0, 1), (0, 1, 2, 3, 4))
 
 
-def _claim(folder: Path, about: dict[str, str | int]) -> None:
+def _claim(folder: Path, about: Mapping[str, object]) -> None:
     """Make sure that `folder` holds nothing but what `about` describes."""
     if (folder / ABOUT).exists():
         there = load_about(folder)

@@ -242,8 +242,8 @@ def check_data(
         _print_check(task, opened, splits)
         if damage is not None:
             out.print(f"{opened.skipped} damaged, the first: {damage}")
-        for name, split in splits.items():
-            for problem in split.problems:
+        for name, checked in splits.items():
+            for problem in checked.problems:
                 out.print(f"{name}: {problem}")
         out.print("all is well" if not wrong else "not as it should be")
     if wrong:
