@@ -1,12 +1,20 @@
-"""One pass over all records of a data set: what they are, and what is wrong with them."""
+"""`lastax data check`: one pass over all records, what they are and what is wrong with them."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
+from rich.table import Table
 
-from lastax.data import Data, Example
+import lastax
+from lastax.cmd._console import debug_option, emit, json_option, out, progress_bar
+from lastax.cmd._flags import setting_options
+from lastax.cmd._open import described_data, open_data, root_option, task_argument
+from lastax.data import DATASETS, Data, DataError, Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +101,76 @@ def _problems(record: Example, data: Data) -> list[str]:
     return found
 
 
-def as_answer(split: Split) -> dict[str, Any]:
-    """A split's findings, fit for JSON."""
-    return dataclasses.asdict(split)
+@click.command()
+@task_argument
+@root_option
+@click.option("--any-size", is_flag=True, help="Do not compare numbers of records.")
+@json_option
+@debug_option
+@setting_options(lastax.DataConfig)
+def check(task: str, root: Path | None, any_size: bool, as_json: bool, **settings: Any) -> None:
+    """Read every record of TASK and compare with what is published.
+
+    Exit status 1 if anything is wrong: records that are missing or damaged, labels, lengths,
+    tokens or numbers that cannot be.
+    """
+    opened, damage = _open_whatever(described_data(task, settings), root)
+    splits = _check_splits(task, opened, {} if any_size else DATASETS[task].expected)
+    problems = [
+        f"{name}: {problem}" for name, split in splits.items() for problem in split.problems
+    ]
+    if damage is not None:
+        problems.insert(0, f"{opened.skipped} damaged, the first: {damage}")
+    if as_json:
+        found = {name: dataclasses.asdict(split) for name, split in splits.items()}
+        damaged = {"damaged": opened.skipped, "first_damage": damage}
+        emit({"task": task, "ok": not problems, **damaged, "splits": found})
+    else:
+        _print_check(task, opened, splits)
+        for line in (*problems, "not as it should be" if problems else "all is well"):
+            out.print(line)
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _check_splits(task: str, opened: Data, published: Mapping[str, int]) -> dict[str, Split]:
+    splits = {}
+    with progress_bar(task) as bar:
+        for name, source in opened.sources.items():
+            shown = bar.add_task(name, total=len(source), note="")
+            splits[name] = check_split(
+                opened,
+                name,
+                published=published.get(name),
+                on_record=functools.partial(bar.advance, shown),
+            )
+    return splits
+
+
+def _open_whatever(config: lastax.DataConfig, root: Path | None) -> tuple[Data, str | None]:
+    """The data, and what is wrong with the first damaged record if there is one."""
+    try:
+        return open_data(config, root), None
+    except DataError as error:
+        if config.skip_bad:
+            raise
+        # What is missing altogether fails again.
+        return open_data(dataclasses.replace(config, skip_bad=True), root), str(error)
+
+
+def _print_check(task: str, opened: Data, splits: dict[str, Split]) -> None:
+    sizes = f"{opened.length:,} steps of {opened.input_size}"
+    table = Table(title=f"{task}: {len(opened.classes)} classes, {sizes}")
+    table.add_column("")
+    for name in splits:
+        table.add_column(name, justify="right")
+    table.add_row("records", *(f"{split.records:,}" for split in splits.values()))
+    known = [split.published for split in splits.values()]
+    if any(known):
+        table.add_row("published", *("" if n is None else f"{n:,}" for n in known))
+    for index, what in enumerate(("shortest", "median", "longest")):
+        table.add_row(what, *(f"{split.lengths[index]:,}" for split in splits.values()))
+    table.add_section()
+    for name in opened.classes:
+        table.add_row(name, *(f"{100 * split.shares[name]:.2f} %" for split in splits.values()))
+    out.print(table)

@@ -40,6 +40,11 @@ def root_option(command: Callable) -> Callable:
     )(command)
 
 
+def task_argument(command: Callable) -> Callable:
+    """TASK, the name of a data set."""
+    return click.argument("task", type=click.Choice(sorted(DATASETS)))(command)
+
+
 def place_options(command: Callable) -> Callable:
     """`--data-dir`, `--data` and `--skip-bad`, handed to the command as one `place`."""
 
@@ -76,6 +81,13 @@ def data_settings(data_set: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if "data" in chosen:
         chosen["data"] = absolute(chosen["data"])
     return chosen
+
+
+def described_data(task: str, settings: dict[str, Any]) -> lastax.DataConfig:
+    """All records of a task, read as its presets do but for what flags say."""
+    config = dataclasses.replace(lastax.TASKS[task].data, **data_settings(task, settings))
+    lastax.check_settings(config)
+    return config
 
 
 def open_data(config: lastax.DataConfig, root: Path | None = None) -> Data:

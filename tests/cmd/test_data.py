@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from lastax.cmd._check import check_split
 from lastax.cmd._draw_data import spectrogram, spell
+from lastax.cmd._show import of_all_classes
 from lastax.data import Data
 from PIL import Image
 
@@ -203,10 +204,10 @@ def test_show_draws_sound(cli, features, tmp_path):
 
 def test_show_takes_classes_in_turn():
     labels = np.array([0] * 50 + [1] * 3 + [2])
-    chosen = lastax.cmd.data._of_all_classes(labels, 6, seed=0)
+    chosen = of_all_classes(labels, 6, seed=0)
     assert [labels[number] for number in chosen] == [0, 1, 2, 0, 1, 0]
     assert len(set(chosen)) == 6
-    assert chosen != lastax.cmd.data._of_all_classes(labels, 6, seed=1)
+    assert chosen != of_all_classes(labels, 6, seed=1)
 
 
 def test_a_tone_is_where_its_frequency_is():
