@@ -41,7 +41,8 @@ def draw_data(
     rows = math.ceil(len(samples) / columns)
     height = {"text": 1.7, "image": 2.6}.get(kind, 1.9 * axes_a_record)
     figure = Figure(figsize=(13, rows * height + 3.4), layout="constrained")
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=[rows * height, 2.8]))
+    heights = [rows * height, 2.8]
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_samples(above, data, samples, (rows, columns), axes_a_record, draw)
     _draw_shares(below.subplots(), data.classes, shares)
     figure.suptitle(title, fontsize=11)
