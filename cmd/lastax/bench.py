@@ -166,6 +166,7 @@ SUITES = {
     help="Of `data`: which tasks; may be repeated.  [default: all that are here]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=7, help="Runs of each program.")
+@click.option("--data", "path", help="Of `data`: your own, for a task that is read from there.")
 @root_option
 @json_option
 @debug_option
@@ -174,6 +175,7 @@ def bench(
     shapes: tuple[str, ...],
     tasks: tuple[str, ...],
     repeats: int,
+    path: str | None,
     root: Path | None,
     as_json: bool,
 ) -> None:
@@ -184,7 +186,7 @@ def bench(
     of medians. `data` measures how fast batches come, and how fast training takes them.
     """
     if suite == "data":
-        bench_data(tasks, repeats=repeats, root=root, as_json=as_json)
+        bench_data(tasks, repeats=repeats, path=path, root=root, as_json=as_json)
         return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
