@@ -4,6 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.table import Table
 import lastax
 from lastax.cmd._console import emit, err, out
 from lastax.cmd._flags import data_config
-from lastax.cmd._open import open_data
+from lastax.cmd._open import data_settings, open_data
 from lastax.data import DATASETS, Batch, Data, data_folder, training_batches
 
 WORKERS = (0, 1, 2)
@@ -25,7 +26,9 @@ _SECONDS = 3.0
 _BEFORE = 8
 
 
-def bench_data(tasks: Sequence[str], *, repeats: int, root: Path | None, as_json: bool) -> None:
+def bench_data(
+    tasks: Sequence[str], *, repeats: int, path: str | None, root: Path | None, as_json: bool
+) -> None:
     """Measure the tasks, or all whose data are here, and print a table or one object."""
     folder = data_folder(root)
     here = [name for name in lastax.TASKS if DATASETS[lastax.TASKS[name].data.name].present(folder)]
@@ -33,19 +36,19 @@ def bench_data(tasks: Sequence[str], *, repeats: int, root: Path | None, as_json
         raise click.UsageError(f"no data below {folder}: `lastax data list` says how to get them")
     cases = []
     for task in tasks or here:
+        preset = next(iter(lastax.TASKS[task].presets.values()))
+        described = data_config(lastax.TASKS[task], preset)
+        data = open_data(replace(described, **data_settings(task, {"data": path})), root)
         with err.status(f"measuring {task}"):
-            cases.append(_measure(task, repeats, root))
+            cases.append({"task": task, **_measure(preset, data, repeats)})
     if as_json:
         emit({"suite": "data", "device": str(jax.devices()[0]), "cases": cases})
     else:
         out.print(_table(cases))
 
 
-def _measure(task: str, repeats: int, root: Path | None) -> dict[str, Any]:
-    """Samples a second that come, by number of workers, and that the small preset takes."""
-    described = lastax.TASKS[task]
-    preset = next(iter(described.presets.values()))
-    data = open_data(data_config(described, preset), root)
+def _measure(preset: lastax.Preset, data: Data, repeats: int) -> dict[str, Any]:
+    """Samples a second that come, by number of workers, and that the preset takes."""
     size = preset.training.batch_size
     streams = {
         workers: training_batches(
@@ -68,7 +71,6 @@ def _measure(task: str, repeats: int, root: Path | None) -> dict[str, Any]:
             rates[str(workers)] = size * count / (time.perf_counter() - started)
     seconds = _step_seconds(preset, data, batch, repeats)
     return {
-        "task": task,
         "batch_size": size,
         "length": data.length,
         "samples_per_second": rates,

@@ -70,6 +70,7 @@ TOLERATED = 0.25
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the ratios into this picture.",
 )
+@click.option("--data", "path", help="Of `data`: your own, for a task that is read from there.")
 @root_option
 @json_option
 @debug_option
@@ -81,6 +82,7 @@ def bench(
     store: Path | None,
     check: Path | None,
     plot: Path | None,
+    path: str | None,
     root: Path | None,
     as_json: bool,
 ) -> None:
@@ -93,7 +95,7 @@ def bench(
     in the same run. `data` measures how fast batches come, and how fast training takes them.
     """
     if suite == "data":
-        bench_data(tasks, repeats=repeats, root=root, as_json=as_json)
+        bench_data(tasks, repeats=repeats, path=path, root=root, as_json=as_json)
         return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)

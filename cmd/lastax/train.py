@@ -150,8 +150,9 @@ def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax
     for (kind, named), preset in presets.items():
         if layer in (None, kind) and size in (None, named):
             return named, preset
+    asked = " ".join(f"--{k} {v}" for k, v in (("layer", layer), ("size", size)) if v is not None)
     known = ", ".join(f"{named} of {kind}" for kind, named in presets)
-    raise click.UsageError(f"--size {size}: the presets of {task} are {known}")
+    raise click.UsageError(f"{asked}: the presets of {task} are {known}")
 
 
 def _new_config(
