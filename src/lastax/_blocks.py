@@ -32,8 +32,9 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
         """Apply the map to the last axis."""
-        if x.ndim == 1:
-            return x @ self.weight + self.bias
+        if x.ndim != 2:
+            y = x @ self.weight
+            return y + jnp.broadcast_to(self.bias, y.shape)
         return add_row(product(x, self.weight), self.bias)
 
     def rows(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape m"]:
