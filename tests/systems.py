@@ -1,5 +1,8 @@
 """Random systems and layers for tests, in float64 on the host."""
 
+import functools
+
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import Phase, settings
@@ -12,6 +15,8 @@ few = settings(
     max_examples=10, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
 )
 seeds = st.integers(0, 2**32 - 1)
+# Many programs are compiled and run once: compiling fast matters more than running fast.
+compiled = functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_system(

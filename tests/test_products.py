@@ -1,0 +1,117 @@
+"""Products and sums over time against plain jnp and its ordinary derivatives."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lastax._products import add_row, multiply_row, product, total
+
+from .systems import compiled
+
+LENGTH = 7
+
+
+# Ours, the plain one, and the shapes of all arguments. Products both widen and narrow.
+OPERATIONS = {
+    "widening product": (product, jnp.matmul, [(LENGTH, 2), (2, 5)]),
+    "narrowing product": (product, jnp.matmul, [(LENGTH, 5), (5, 2)]),
+    "total": (total, lambda x: jnp.sum(x, axis=0), [(LENGTH, 3)]),
+    "add_row": (add_row, lambda x, row: x + row[None], [(LENGTH, 3), (3,)]),
+    "multiply_row": (multiply_row, lambda x, row: x * row[None], [(LENGTH, 3), (3,)]),
+}
+operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+
+# Of each `vmap`, the outer one first: its size, and which of the two arguments have its axis.
+BATCHES = {
+    "single": [],
+    "batch": [(4, True, False)],
+    "batch of one": [(1, True, False)],
+    "batch of both": [(4, True, True)],
+    "batch of the second": [(4, False, True)],
+    "nested": [(2, True, False), (4, True, False)],
+    "nested, second inside": [(2, True, False), (4, False, True)],
+    "nested, second outside": [(2, False, True), (4, True, False)],
+    "nested, inner of one": [(4, True, False), (1, True, False)],
+}
+
+
+def draw(shapes, batch, dtype):
+    rng = np.random.default_rng(0)
+    leads = [[size for size, *has in batch if has[number]] for number in range(len(shapes))]
+    drawn = [rng.normal(size=(*lead, *shape)) for lead, shape in zip(leads, shapes, strict=True)]
+    return [jnp.asarray(a, dtype) for a in drawn]
+
+
+def mapped(function, arguments, batch):
+    for _, *has in reversed(batch):
+        axes = tuple(0 if one else None for one in has[: len(arguments)])
+        function = jax.vmap(function, in_axes=axes)
+    return function
+
+
+def values_and_gradients(function, arguments, batch):
+    """Of each example's own loss, and of the sum of other ones, as training asks for it.
+
+    An example's own loss is linear: what comes back to the function has then no batch axis.
+    """
+
+    def linear(*arguments):
+        value = function(*arguments)
+        return jnp.sum(value * jnp.cos(jnp.arange(value.size).reshape(value.shape))), value
+
+    def energy(*arguments):
+        return jnp.sum(jnp.sin(function(*arguments)))
+
+    numbers = tuple(range(len(arguments)))
+    own = mapped(jax.value_and_grad(linear, numbers, has_aux=True), arguments, batch)
+    summed = jax.grad(lambda *a: jnp.sum(mapped(energy, arguments, batch)(*a)), numbers)
+    return own(*arguments), summed(*arguments)
+
+
+@operations
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_values_and_gradients_are_the_plain_ones(operation, batch, x64):
+    ours, plain, shapes = operation
+    if len(shapes) == 1 and not all(first for _, first, _ in batch):
+        pytest.skip("there is no second argument")
+    arguments = draw(shapes, batch, jnp.float64)
+
+    @compiled
+    def both(arguments):
+        return [values_and_gradients(f, arguments, batch) for f in (ours, plain)]
+
+    got, wanted = both(arguments)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert one.dtype == jnp.float64
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+
+
+@operations
+def test_single_precision_stays(operation):
+    ours, plain, shapes = operation
+    arguments = draw(shapes, [], jnp.float32)
+    value = ours(*arguments)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, plain(*arguments), rtol=1e-5, atol=1e-6)
+    assert {bar.dtype for bar in jax.vjp(ours, *arguments)[1](value)} == {jnp.dtype("float32")}
+
+
+@operations
+def test_derivatives_stay_products_of_one_sequence_each(operation):
+    """None contracts batch and time at once, and no sum over time is left to be fused."""
+    function, _, shapes = operation
+    arguments = draw(shapes, BATCHES["batch"], jnp.float32)
+
+    @jax.jit
+    def derivatives(arguments):
+        values, pullback = jax.vjp(mapped(function, arguments, BATCHES["batch"]), *arguments)
+        return values, pullback(jnp.sin(values))
+
+    program = derivatives.lower(arguments).as_text()
+    contracted = re.findall(r"contracting_dims = \[(.*?)\]", program)
+    assert contracted
+    assert not [axes for axes in contracted if "," in axes]
+    assert set(re.findall(r"across dimensions = \[(.*?)\]", program)) <= {"0"}
