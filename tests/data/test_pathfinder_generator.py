@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lastax.data import DataError, _pathfinder_scenes, pathfinder_generator
+from lastax.data._pathfinder_settings import SETTINGS
+from lastax.data._pathfinder_snakes import make_kit
 from lastax.data._random_tree import below, children, root_key, uniform
 from lastax.data.pathfinder import open_pathfinder
 from lastax.data.pathfinder_generator import draw_images, generate, sample_sheet
 from PIL import Image
 from scipy import ndimage
 
-from .plain_pathfinder import LENGTHS, SIZES, Plain, Snake, back, disk, move, step
+from .plain_pathfinder import LENGTHS, SIZES, Plain, Snake, back, dilated, disk, move, step
 
 # Random numbers
 
@@ -78,6 +80,35 @@ def test_pictures_are_those_of_the_plain_implementation(side, count):
             [contours[tail, 0, 0], contours[head, -1, 1]],
         )
         np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("side", SIZES)
+@pytest.mark.parametrize("seed", range(3))
+def test_conflicts_are_those_of_whole_pictures(side, seed):
+    rng = np.random.default_rng(seed)
+    margin = SETTINGS[side].margins[-1]
+    plain, kit = Plain(side, margin), make_kit(SETTINGS[side], margin)
+    # A crowd about a pivot, not too near: else hardly anything would be free.
+    pivot = rng.integers(plain.border, side - plain.border, 2)
+    away = rng.uniform(0.6, 2.5, 4) * (plain.length + 3 * margin)
+    places = np.rint(pivot + [move(angle, far) for angle, far in zip(range(4), away, strict=True)])
+    directions = rng.integers(0, len(kit.paddles.raster), 4)
+    mask = plain.empty()
+    for place, direction in zip(places.astype(int), directions, strict=True):
+        mask = np.maximum(mask, plain.paddle(place, kit.paddles.angles[direction])[1])
+    taken, collide = kit.conflicts.look_up(
+        kit.paddles.raster[directions].astype(np.int32)[:, None],
+        places.astype(np.int32)[:, :, None],
+        pivot.astype(np.int32)[:, None],
+    )
+    dilated_mask = dilated(mask, disk(margin))
+    for number, head in enumerate(map(tuple, pivot + kit.paddles.heads)):
+        if not plain.inside(head):
+            assert taken[0, number] == 255
+            continue
+        assert taken[0, number] == round(255 * dilated_mask[head])
+        room = plain.paddle(head, kit.paddles.angles[360 + number])[1]
+        assert collide[0, number] == plain.collides(mask, room)
 
 
 def assert_obeys(plain, mask, before, after):
