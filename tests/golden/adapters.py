@@ -1,8 +1,9 @@
 """From the Flax parameters of the public code to lastax models, and back by name."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ import lastax
 from .reading import Case
 
 DISCRETIZATIONS = {"zoh": lastax.discretize_zoh, "bilinear": lastax.discretize_bilinear}
+SCAN_METHODS = get_args(lastax.ScanMethod)
 POOLINGS = {"pool": "mean", "last": "last"}
 # Every case is compiled for itself and run once: compiling fast matters more than running fast.
 compiled = functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -62,6 +64,19 @@ def network(
     assert options["kind"] == "retrieval"
     return lastax.Retrieval(
         encoder, _linear(parameters, "decoder/layer1"), _linear(parameters, "decoder/layer2")
+    )
+
+
+def scanned(model: Any, method: lastax.ScanMethod) -> Any:
+    """A layer or network with its recurrences computed by `method`."""
+
+    def is_layer(node: Any) -> bool:
+        return isinstance(node, lastax.S5)
+
+    return jax.tree.map(
+        lambda node: dataclasses.replace(node, scan_method=method) if is_layer(node) else node,
+        model,
+        is_leaf=is_layer,
     )
 
 

@@ -10,6 +10,7 @@ import lastax
 
 from .adapters import (
     NETWORK_OPTIONS,
+    SCAN_METHODS,
     assert_within,
     batch_of,
     compiled,
@@ -17,6 +18,7 @@ from .adapters import (
     flax_statistics,
     network,
     pairs,
+    scanned,
     widened,
 )
 from .reading import Case, Declaration, Kind, assert_all_known
@@ -35,7 +37,14 @@ def parameters(kind: Kind) -> dict[str, dict[str, Case]]:
     cases = {case_id(case): case for case in kind.listed(DECLARATION)}
     # Training mode differs under batch norm alone, and no such call is stored for retrieval.
     trained = {name: case for name, case in cases.items() if "train_logp" in case}
-    return {"case": cases, "trained_case": trained}
+    # To a recurrence, networks of one kind differ in their directions alone.
+    kinds = {(c.options["kind"], c.options["bidirectional"]): c for c in cases.values()}
+    by_method = {
+        f"{case_id(case)}-{method}": (case, method)
+        for case in kinds.values()
+        for method in SCAN_METHODS
+    }
+    return {"case": cases, "trained_case": trained, "by_method": by_method}
 
 
 def case_id(case: Case) -> str:
@@ -92,6 +101,13 @@ def test_double_precision(case, x64):
     log_p, pooled = run(widened(model_of(case)), widened(batch_of(case)))
     assert_within(log_p, case["logp64"], 1e-9)
     assert_within(pooled, case["pooled64"], 1e-9)
+
+
+def test_every_scan_method(by_method, x64):
+    case, method = by_method
+    model, batch = widened(scanned(model_of(case), method)), widened(batch_of(case))
+    logits = compiled(lastax.predict)(model, batch, step_rescale=case.options["step_rescale"])
+    assert_within(jax.nn.log_softmax(logits), case["logp64"], 1e-9)
 
 
 def test_padding_is_kept_out_of_the_pooling(case):

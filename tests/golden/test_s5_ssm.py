@@ -3,10 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lastax
 
-from .adapters import LAYER_OPTIONS, LAYER_PARAMETERS, assert_within, compiled, layer, widened
+from .adapters import (
+    LAYER_OPTIONS,
+    LAYER_PARAMETERS,
+    SCAN_METHODS,
+    assert_within,
+    compiled,
+    layer,
+    scanned,
+    widened,
+)
 from .reading import Case, Declaration, Kind, assert_all_known
 
 KIND = "s5_ssm"
@@ -41,14 +51,16 @@ def test_output_of_the_public_layer(case):
     assert_within(got, case["y"], 2e-5)
 
 
-def test_sequential_loop(case, x64):
-    """The output, and the forward state after the last step."""
+@pytest.mark.parametrize("method", SCAN_METHODS)
+def test_sequential_loop(case, method, x64):
+    """The output, and the forward state after the last step, however the layer computes them."""
 
     @compiled
     def run(applied, u, step_rescale):
         return applied(u, step_rescale=step_rescale), applied.system(step_rescale).run(u)[1]
 
-    wide, u = widened(layer(case, case.options)), jnp.asarray(case["u"], jnp.float64)
+    wide = widened(scanned(layer(case, case.options), method))
+    u = jnp.asarray(case["u"], jnp.float64)
     y, last = run(wide, u, case.options["step_rescale"])
     assert_within(y, case["y64"], 1e-9)
     assert_within(last, case["x_final64"], 1e-9)
