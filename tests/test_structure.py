@@ -14,10 +14,13 @@ FLOORS = (
     {
         "_typecheck",
         "_typing",
+        "_balance",
         "_certificates",
+        "_convolution",
         "_discretize",
         "_hippo",
         "_initialize",
+        "_multi_siso",
         "_norms",
         "_products",
         "_recurrence",
@@ -26,7 +29,7 @@ FLOORS = (
         "_sweep",
         "_system",
     },
-    {"_blocks", "_networks", "_normalize", "_prune", "_s5", "_surgery"},
+    {"_blocks", "_lru", "_networks", "_normalize", "_prune", "_s4d", "_s5", "_surgery"},
     {
         "_checkpoints",
         "_errors",

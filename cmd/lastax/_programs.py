@@ -191,7 +191,7 @@ def seconds_to_prune(shape: Shape) -> float:
         length=shape.length,
         model=_config(shape),
         training=lastax.TrainingConfig(),
-        states=(shape.states,) * shape.layers,
+        states=lastax.untrained_counts(_config(shape)),
     )
     with tempfile.TemporaryDirectory() as name:
         run, target = Path(name) / "run", Path(name) / "pruned"
@@ -201,9 +201,9 @@ def seconds_to_prune(shape: Shape) -> float:
         started = time.perf_counter()
         config, model = lastax.load_run(run)
         plan = lastax.plan_pruning(model, ratio=0.3)
-        small = lastax.keep_states(model, plan.keep)
+        small = plan.apply(model)
         with folder_written_at_once(target) as fresh:
-            smaller = dataclasses.replace(config, states=tuple(plan.states_after))
+            smaller = lastax.keep_in_config(config, plan.keep)
             lastax.save_config(fresh, smaller)
             lastax.save_model(fresh, small)
         return time.perf_counter() - started

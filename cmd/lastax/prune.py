@@ -132,14 +132,14 @@ def prune(
         )
 
     def loss_of(count: int) -> float:
-        small = lastax.keep_states(model, plan_for(count).keep)
+        small = plan_for(count).apply(model)
         reached = evaluate_on(small, data, "validation").accuracy
         err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
         return 100 * (before["validation"] - reached)
 
     systems = lastax.systems(model)
     plan = plan_for(given.count(config, loss_of))
-    small = lastax.keep_states(model, plan.keep)
+    small = plan.apply(model)
     after = {split: evaluate_on(small, data, split).accuracy for split in SPLITS}
     answer = {
         "method": method,
@@ -152,8 +152,7 @@ def prune(
     target = folder or run.with_name(f"{run.name}-{method}-{given.label}{draw}")
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
-            config,
-            states=tuple(plan.states_after),
+            lastax.keep_in_config(config, plan.keep),
             parent=os.path.relpath(run, target),
             pruning={"method": method, "seed": seed, **vars(given)},
         )

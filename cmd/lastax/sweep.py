@@ -124,7 +124,7 @@ def sweep(
                         length=config.length,
                         key=pruning_key(seed, config),
                     )
-                    small = lastax.keep_states(model, plan.keep)
+                    small = plan.apply(model)
                 row = {
                     "run": str(run),
                     "method": method,

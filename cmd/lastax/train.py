@@ -182,7 +182,7 @@ def _new_config(
         vocabulary=data.vocabulary,
         model=model,
         training=training,
-        states=(model.states,) * model.layers,
+        states=lastax.untrained_counts(model),
         devices=_device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )

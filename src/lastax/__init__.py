@@ -11,6 +11,9 @@ imported from here.
 """
 
 from lastax import _typecheck as _typecheck  # isort: skip
+from lastax._balance import balanced_truncation as balanced_truncation
+from lastax._balance import hankel_scores as hankel_scores
+from lastax._balance import hankel_singular_values as hankel_singular_values
 from lastax._blocks import Block as Block
 from lastax._blocks import Gate as Gate
 from lastax._blocks import Linear as Linear
@@ -21,8 +24,11 @@ from lastax._certificates import error_hinf as error_hinf
 from lastax._certificates import h2_norm as h2_norm
 from lastax._certificates import hinf_norm as hinf_norm
 from lastax._checkpoints import Checkpoints as Checkpoints
+from lastax._convolution import channel_kernels as channel_kernels
+from lastax._convolution import convolve as convolve
 from lastax._discretize import discretize_bilinear as discretize_bilinear
 from lastax._discretize import discretize_zoh as discretize_zoh
+from lastax._discretize import inverse_of as inverse_of
 from lastax._discretize import invert_bilinear as invert_bilinear
 from lastax._discretize import invert_zoh as invert_zoh
 from lastax._errors import RunError as RunError
@@ -43,6 +49,10 @@ from lastax._initialize import initialize_B as initialize_B
 from lastax._initialize import initialize_log_step as initialize_log_step
 from lastax._initialize import lecun_normal_C as lecun_normal_C
 from lastax._initialize import truncated_standard_normal_C as truncated_standard_normal_C
+from lastax._lru import LRU as LRU
+from lastax._multi_siso import AnySystem as AnySystem
+from lastax._multi_siso import MultiSISO as MultiSISO
+from lastax._multi_siso import channel_systems as channel_systems
 from lastax._networks import Classifier as Classifier
 from lastax._networks import Encoder as Encoder
 from lastax._networks import Network as Network
@@ -52,6 +62,7 @@ from lastax._normalize import LayerNorm as LayerNorm
 from lastax._normalize import RunningStatistics as RunningStatistics
 from lastax._norms import finite_horizon_hinf_norms as finite_horizon_hinf_norms
 from lastax._norms import hinf_norms as hinf_norms
+from lastax._norms import impulse_energies as impulse_energies
 from lastax._norms import magnitudes as magnitudes
 from lastax._norms import published_squared_hinf_norms as published_squared_hinf_norms
 from lastax._norms import swept_hinf_norms as swept_hinf_norms
@@ -85,16 +96,28 @@ from lastax._runs import build_from_config as build_from_config
 from lastax._runs import divergence as divergence
 from lastax._runs import find_runs as find_runs
 from lastax._runs import installed_versions as installed_versions
+from lastax._runs import keep_in_config as keep_in_config
+from lastax._runs import kept_masks as kept_masks
 from lastax._runs import layer_sizes as layer_sizes
 from lastax._runs import load_config as load_config
 from lastax._runs import load_results as load_results
 from lastax._runs import load_run as load_run
+from lastax._runs import packed_masks as packed_masks
 from lastax._runs import save_config as save_config
 from lastax._runs import save_model as save_model
 from lastax._runs import save_results as save_results
+from lastax._runs import untrained_counts as untrained_counts
+from lastax._s4d import S4D as S4D
+from lastax._s4d import S4D_STARTS as S4D_STARTS
+from lastax._s4d import s4d_inv as s4d_inv
+from lastax._s4d import s4d_legs as s4d_legs
+from lastax._s4d import s4d_lin as s4d_lin
+from lastax._s4d import s4d_real as s4d_real
 from lastax._s5 import S5 as S5
+from lastax._scores import aire_scores as aire_scores
 from lastax._scores import finite_horizon_last_scores as finite_horizon_last_scores
 from lastax._scores import lamp_scores as lamp_scores
+from lastax._scores import last_per_channel_scores as last_per_channel_scores
 from lastax._scores import last_scores as last_scores
 from lastax._scores import layer_adaptive as layer_adaptive
 from lastax._scores import published_last_scores as published_last_scores
@@ -107,10 +130,12 @@ from lastax._selection import uniform_counts as uniform_counts
 from lastax._settings import allowed_values as allowed_values
 from lastax._settings import check_settings as check_settings
 from lastax._surgery import Layer as Layer
+from lastax._surgery import WritableLayer as WritableLayer
 from lastax._surgery import find_layers as find_layers
 from lastax._surgery import keep_states as keep_states
 from lastax._surgery import state_counts as state_counts
 from lastax._surgery import systems as systems
+from lastax._surgery import write_systems as write_systems
 from lastax._system import System as System
 from lastax._system import frequency_response as frequency_response
 from lastax._system import impulse_response as impulse_response
@@ -179,6 +204,18 @@ __all__ = [
     "transfer_function",
     "truncated_standard_normal_C",
     "uniform_counts",
+    "impulse_energies",
+    "aire_scores",
+    "last_per_channel_scores",
+    "inverse_of",
+    "channel_kernels",
+    "convolve",
+    "balanced_truncation",
+    "hankel_scores",
+    "hankel_singular_values",
+    "AnySystem",
+    "MultiSISO",
+    "channel_systems",
     # 2. networks and surgery
     "METHODS",
     "S5",
@@ -205,6 +242,15 @@ __all__ = [
     "score_states",
     "state_counts",
     "systems",
+    "WritableLayer",
+    "write_systems",
+    "LRU",
+    "S4D",
+    "S4D_STARTS",
+    "s4d_inv",
+    "s4d_legs",
+    "s4d_lin",
+    "s4d_real",
     # 3. training
     "CONFIG_FILE",
     "GROUPINGS",
@@ -254,4 +300,8 @@ __all__ = [
     "split_trainable",
     "textbook_schedule",
     "train_step",
+    "keep_in_config",
+    "kept_masks",
+    "packed_masks",
+    "untrained_counts",
 ]

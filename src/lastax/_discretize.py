@@ -4,6 +4,8 @@
 state by state, in the precision of their input.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
@@ -55,6 +57,18 @@ def invert_bilinear(
     """
     half = (lam - 1) / (lam + 1)
     return 2 * half / Delta, ((1 - half) / Delta)[:, None] * B_bar
+
+
+def inverse_of(discretize: Callable) -> Callable:
+    """The function that undoes a discretization rule.
+
+    Raises:
+        ValueError: if the rule is none of this module.
+    """
+    inverses = {discretize_zoh: invert_zoh, discretize_bilinear: invert_bilinear}
+    if discretize not in inverses:
+        raise ValueError(f"inverse_of: no inverse of {discretize} is known")
+    return inverses[discretize]
 
 
 def _mean_exponential(z: Complex[Array, " P"]) -> Complex[Array, " P"]:

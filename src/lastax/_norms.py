@@ -7,12 +7,12 @@ state on or outside the unit circle has no finite norm and gets infinity.
 import numpy as np
 from jaxtyping import Float
 
+from lastax._multi_siso import AnySystem, subsystems
 from lastax._sweep import peak_gains
-from lastax._system import System
 from lastax._typing import Array
 
 
-def hinf_norms(system: System) -> Float[Array, " P"]:
+def hinf_norms(system: AnySystem) -> Float[Array, " P"]:
     """H-infinity norm of every state's subsystem: its largest gain over all frequencies.
 
     `||C_i|| ||B_i|| / (1 - |lam_i|)`, in closed form since the subsystem has rank one (Gwak et
@@ -23,7 +23,7 @@ def hinf_norms(system: System) -> Float[Array, " P"]:
     return _over_distance(_gain(system), 1 - abs(system.lam))
 
 
-def finite_horizon_hinf_norms(system: System, length: int) -> Float[Array, " P"]:
+def finite_horizon_hinf_norms(system: AnySystem, length: int) -> Float[Array, " P"]:
     """What of the H-infinity norm a sequence of `length` steps lets a state reach.
 
     `h_i (1 - |lam_i|^length)`: the sum of the first `length` terms of the geometric series that
@@ -35,7 +35,7 @@ def finite_horizon_hinf_norms(system: System, length: int) -> Float[Array, " P"]
     return norms * xp.where(stable, 1 - xp.where(stable, modulus, 0.0) ** length, 1.0)
 
 
-def magnitudes(system: System) -> Float[Array, " P"]:
+def magnitudes(system: AnySystem) -> Float[Array, " P"]:
     """`|lam_i| ||B_i|| ||C_i||`: the size of a state's parameters, which knows no dynamics.
 
     If the system runs both ways, `||C_i||` is the sum of both directions' norms.
@@ -43,7 +43,18 @@ def magnitudes(system: System) -> Float[Array, " P"]:
     return abs(system.lam) * _gain(system)
 
 
-def published_squared_hinf_norms(system: System) -> Float[Array, " P"]:
+def impulse_energies(system: AnySystem) -> Float[Array, " P"]:
+    """Energy of every state's answer to a unit impulse in each input, over all time.
+
+    `||C_i||^2 ||B_i||^2 / (1 - |lam_i|^2)`, the squared H2 norm of the complex subsystem. If the
+    system runs both ways, the energies of both directions are added.
+    """
+    modulus = abs(system.lam)
+    C = sum((norms**2 for norms in system.output_norms[1:]), system.output_norms[0] ** 2)
+    return _over_distance(C * system.input_norms**2, (1 - modulus) * (1 + modulus))
+
+
+def published_squared_hinf_norms(system: AnySystem) -> Float[Array, " P"]:
     """What the published LAST code puts in place of the squared norm. For comparison only.
 
     `||C||^2 ||B||^2 / ((1 - |lam|)^2 + 1e-8)`, and in both directions `(a + b) / 4` in place of
@@ -51,21 +62,19 @@ def published_squared_hinf_norms(system: System) -> Float[Array, " P"]:
     precedence of `**`. The 1e-8 halves the score at `1 - |lam| = 1e-4` and gives unstable states
     a finite one.
     """
-    C = _column_norms(system.C)
-    if system.C_reverse is None:
-        squared_C = C**2
-    else:
-        squared_C = (C + _column_norms(system.C_reverse)) / 4
-    return squared_C * _row_norms(system.B) ** 2 / ((1 - abs(system.lam)) ** 2 + 1e-8)
+    C = system.output_norms
+    squared_C = C[0] ** 2 if len(C) == 1 else (C[0] + C[1]) / 4
+    return squared_C * system.input_norms**2 / ((1 - abs(system.lam)) ** 2 + 1e-8)
 
 
-def swept_hinf_norms(system: System, *, pairs: bool) -> Float[np.ndarray, " P"]:
+def swept_hinf_norms(system: AnySystem, *, pairs: bool) -> Float[np.ndarray, " P"]:
     """The exact norm of every state's subsystem by a frequency sweep, on the host.
 
     With `pairs` the state and its conjugate together, as a real signal meets them; without, the
     complex state alone. Both directions together where the system has two. Independent of the
     closed forms, and some thousand times slower.
     """
+    system = subsystems(system)
     lam, B, C = (np.asarray(a, complex) for a in (system.lam, system.B, system.C))
     C_reverse = None if system.C_reverse is None else np.asarray(system.C_reverse, complex)
 
@@ -104,11 +113,8 @@ def swept_hinf_norms(system: System, *, pairs: bool) -> Float[np.ndarray, " P"]:
     return np.where(np.abs(lam) < 1, peaks, np.inf)
 
 
-def _gain(system: System) -> Float[Array, " P"]:
-    C = _column_norms(system.C)
-    if system.C_reverse is not None:
-        C = C + _column_norms(system.C_reverse)
-    return C * _row_norms(system.B)
+def _gain(system: AnySystem) -> Float[Array, " P"]:
+    return sum(system.output_norms[1:], system.output_norms[0]) * system.input_norms
 
 
 def _over_distance(gain: Array, distance: Array) -> Array:
@@ -116,11 +122,3 @@ def _over_distance(gain: Array, distance: Array) -> Array:
     # What is not a number is neither, and stays so: hiding it would score a broken state.
     unstable = distance <= 0
     return xp.where(unstable, xp.inf, gain / xp.where(unstable, 1.0, distance))
-
-
-def _row_norms(B: Array) -> Array:
-    return (abs(B) ** 2).sum(axis=1) ** 0.5
-
-
-def _column_norms(C: Array) -> Array:
-    return (abs(C) ** 2).sum(axis=0) ** 0.5

@@ -18,7 +18,12 @@ from lastax._typing import Array
 Group = Literal["ssm", "ssm_decay", "regular"]
 Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
 
-_DYNAMICS: Mapping[str, Group] = {"Lambda_re": "ssm", "Lambda_im": "ssm", "log_step": "ssm"}
+# What moves the eigenvalues, of every kind of layer.
+_EIGENVALUES = (
+    *("Lambda_re", "Lambda_im", "log_decay", "log_step"),
+    *("nu_log", "theta_log", "gamma_log"),
+)
+_DYNAMICS: Mapping[str, Group] = dict.fromkeys(_EIGENVALUES, "ssm")
 
 # The four rules of the published experiments, by their published names. Groups: `ssm` has the
 # layers' own rate and no decay, `ssm_decay` that rate with decay; what is not named here is

@@ -2,13 +2,14 @@
 
 `paper` is how S5 was trained for the published comparison (Smith et al., ICLR 2023) and for LAST
 (Gwak et al., NeurIPS 2024), by the public scripts of the latter. Where those run through twice
-the states with conjugates stored, `states` counts the stored half. `small` is ours: two cores take
-ten minutes or less.
+the states with conjugates stored, `states` counts the stored half. S4D and LRU have tables of their
+own. `small` is ours: two cores take ten minutes or less.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from lastax._tasks import DataConfig, ModelConfig, Preset, Task, TrainingConfig
 
@@ -103,6 +104,149 @@ _PAPER: Mapping[str, Preset] = MappingProxyType({
     ),
 })
 
+# Of S4D no script of the published comparison is public. These are the nearest ones: the older
+# files of S4's own code, which follow the S4D paper (Gu et al., NeurIPS 2022), with S4D-LegS. The
+# rates of A, B and the step sizes are the layers' own; warm-up is counted there in steps.
+_PAPER_S4D: Mapping[str, Preset] = MappingProxyType({
+    "listops": Preset(
+        ModelConfig(
+            layer="s4d", layers=8, channels=128, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, prenorm=False, step_minimum=0.001,
+        ),
+        TrainingConfig(
+            epochs=40, warmup_epochs=1, batch_size=50, ssm_learning_rate=0.001,
+            learning_rate=0.01, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "text": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=256, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, step_minimum=0.001,
+        ),
+        TrainingConfig(
+            epochs=32, warmup_epochs=1, batch_size=16, ssm_learning_rate=0.001,
+            learning_rate=0.01, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "retrieval": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=256, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, step_minimum=0.001, head="retrieval",
+        ),
+        TrainingConfig(
+            epochs=20, warmup_epochs=1, batch_size=64, ssm_learning_rate=0.001,
+            learning_rate=0.01, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "image": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=512, states=32, activation="full_glu", dropout=0.1,
+            norm="layer", prenorm=False, step_minimum=0.001,
+        ),
+        TrainingConfig(
+            epochs=200, warmup_epochs=1, batch_size=50, ssm_learning_rate=0.001,
+            learning_rate=0.01, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    # There C has the layers' own rate as well, with decay; here without.
+    "pathfinder": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=256, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, step_minimum=0.001,
+        ),
+        TrainingConfig(
+            epochs=200, warmup_epochs=1, batch_size=64, ssm_learning_rate=0.001,
+            learning_rate=0.004, weight_decay=0.03, grouping="noBCdecay",
+        ),
+    ),
+    "pathx": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=256, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, step_minimum=0.0001,
+        ),
+        TrainingConfig(
+            epochs=50, warmup_epochs=1, batch_size=16, ssm_learning_rate=0.0005,
+            learning_rate=0.001, weight_decay=0.05, grouping="noBCdecay",
+        ),
+    ),
+    "speech35": Preset(
+        ModelConfig(
+            layer="s4d", layers=6, channels=128, states=32, activation="full_glu", dropout=0.0,
+            norm_momentum=0.9, step_minimum=0.001,
+        ),
+        TrainingConfig(
+            epochs=40, warmup_epochs=1, batch_size=16, ssm_learning_rate=0.001,
+            learning_rate=0.01, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+})
+
+# LRUs as trained for the compression of Hankel singular values (compressm's configurations, 2025),
+# which count steps: epochs are as many as come to that. One direction, states without conjugates.
+# Pathfinder was the easy level there.
+_PAPER_LRU: Mapping[str, Preset] = MappingProxyType({
+    "listops": Preset(
+        ModelConfig(
+            layer="lru", layers=6, channels=128, states=256, bidirectional=False,
+            activation="full_glu", dropout=0.0, norm_momentum=0.9,
+        ),
+        TrainingConfig(
+            epochs=27, warmup_epochs=3, batch_size=32, ssm_learning_rate=0.0005,
+            learning_rate=0.001, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "text": Preset(
+        ModelConfig(
+            layer="lru", layers=1, channels=256, states=192, bidirectional=False,
+            activation="full_glu", dropout=0.2, norm_momentum=0.9,
+        ),
+        TrainingConfig(
+            epochs=71, warmup_epochs=7, batch_size=32, ssm_learning_rate=0.0001,
+            learning_rate=0.001, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "retrieval": Preset(
+        ModelConfig(
+            layer="lru", layers=6, channels=128, states=256, bidirectional=False,
+            activation="full_glu", dropout=0.1, norm_momentum=0.9, head="retrieval",
+        ),
+        TrainingConfig(
+            epochs=43, warmup_epochs=4, batch_size=64, ssm_learning_rate=0.0005,
+            learning_rate=0.001, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "pathfinder": Preset(
+        ModelConfig(
+            layer="lru", layers=6, channels=192, states=256, bidirectional=False,
+            activation="full_glu", dropout=0.0, norm_momentum=0.9,
+        ),
+        TrainingConfig(
+            epochs=200, warmup_epochs=20, batch_size=64, ssm_learning_rate=0.00025,
+            learning_rate=0.001, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+    "smnist": Preset(
+        ModelConfig(
+            layer="lru", layers=1, channels=8, states=256, bidirectional=False,
+            activation="full_glu", dropout=0.1, norm_momentum=0.9,
+        ),
+        TrainingConfig(
+            epochs=185, warmup_epochs=0, batch_size=50, ssm_learning_rate=0.0004,
+            learning_rate=0.0004, weight_decay=0.0, grouping="standard", anneal=False,
+        ),
+    ),
+    "scifar": Preset(
+        ModelConfig(
+            layer="lru", layers=6, channels=512, states=384, bidirectional=False,
+            activation="full_glu", dropout=0.1, norm_momentum=0.9,
+        ),
+        TrainingConfig(
+            epochs=200, warmup_epochs=20, batch_size=50, ssm_learning_rate=0.00025,
+            learning_rate=0.001, weight_decay=0.05, grouping="standard",
+        ),
+    ),
+})
+
 # Steps, not passes, are counted: ten minutes are ten minutes however large the set is. What comes
 # clearly above chance in that time and what does not stands beside each.
 _NARROW = ModelConfig(
@@ -136,14 +280,25 @@ _SMALL: Mapping[str, Preset] = MappingProxyType({
 # fmt: on
 
 
+def _exchanged(preset: Preset, **layer: Any) -> Preset:
+    return replace(preset, model=replace(preset.model, **layer))
+
+
 def _task(data: DataConfig, *, like: str | None = None) -> Task:
     """The task of a data set, with the presets of the task that it is most `like`."""
-    named = {"small": _SMALL, "paper": _PAPER}
+    name = like or data.name
+    small = _SMALL[name]
     presets = {
-        ("s5", size): table[like or data.name]
-        for size, table in named.items()
-        if (like or data.name) in table
+        ("s5", "small"): small,
+        # Those of S5 with other layers: 16 pairs a channel, or as many real dimensions as S5 has.
+        ("s4d", "small"): _exchanged(small, layer="s4d", states=16),
+        ("lru", "small"): _exchanged(small, layer="lru", states=2 * small.model.states),
     }
+    for kind, table in (("s5", _PAPER), ("s4d", _PAPER_S4D), ("lru", _PAPER_LRU)):
+        # Its own, if there is one.
+        preset = table.get(data.name, table.get(name))
+        if preset is not None:
+            presets[kind, "paper"] = preset
     return Task(data, MappingProxyType(presets))
 
 

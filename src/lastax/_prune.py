@@ -10,17 +10,20 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lastax._balance import balanced_truncation, hankel_scores
+from lastax._multi_siso import AnySystem, MultiSISO
 from lastax._norms import hinf_norms, magnitudes
 from lastax._scores import (
+    aire_scores,
     finite_horizon_last_scores,
     lamp_scores,
+    last_per_channel_scores,
     last_scores,
     published_last_scores,
     random_scores,
 )
 from lastax._selection import Masks, Ratio, Scores, keep_count, select_global, select_uniform
-from lastax._surgery import Model, keep_states, systems
-from lastax._system import System
+from lastax._surgery import Model, keep_states, systems, write_systems
 from lastax._typing import Array, PRNGKeyArray
 
 
@@ -34,24 +37,29 @@ class ScoreContext:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to prune: a score of each state, and a rule that turns all scores into masks."""
+    """A way to prune: a score of each state, and a rule that turns all scores into masks.
 
-    score: Callable[[System, ScoreContext], Array]
+    With `reduce` the masks say how many states stay, in each channel if there are channels, and
+    `reduce` makes them from the system: they are others than those of before.
+    """
+
+    score: Callable[[AnySystem, ScoreContext], Array]
     select: Callable[[Scores, int], Masks]
     summary: str
+    reduce: Callable[[AnySystem, np.ndarray], AnySystem] | None = None
 
 
 class UnstableStatesWarning(UserWarning):
     """Some states have `|lam| >= 1`: no finite norm. They are kept."""
 
 
-def _horizon_score(system: System, given: ScoreContext) -> Array:
+def _horizon_score(system: AnySystem, given: ScoreContext) -> Array:
     if given.length is None:
         raise ValueError("finite-horizon LAST needs the length of the sequences: give length=")
     return finite_horizon_last_scores(system, given.length)
 
 
-def _random_score(system: System, given: ScoreContext) -> Array:
+def _random_score(system: AnySystem, given: ScoreContext) -> Array:
     if given.key is None:
         raise ValueError("random pruning needs a key: give key=jax.random.key(seed)")
     return random_scores(system, key=given.key)
@@ -95,10 +103,26 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             select_global,
             "LAST on what the task's sequence length lets a state reach",
         ),
+        "last-per-channel": Method(
+            lambda system, _: last_per_channel_scores(system),
+            select_global,
+            "LAST normalized inside each channel (S4D; elsewhere the same as LAST)",
+        ),
         "last-published": Method(
             lambda system, _: published_last_scores(system),
             select_global,
             "LAST as its published code computes it, for comparison",
+        ),
+        "aire": Method(
+            lambda system, _: aire_scores(system),
+            select_global,
+            "impulse-response energies, normalized inside each layer",
+        ),
+        "balanced": Method(
+            lambda system, _: hankel_scores(system),
+            select_global,
+            "balanced truncation: new states, from squared Hankel singular values",
+            reduce=balanced_truncation,
         ),
     }
 )
@@ -106,11 +130,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class PruningPlan:
-    """What a method decided: a score and a mask a layer, and which states are unstable."""
+    """What a method decided: a score and a mask a layer, and which states are unstable.
+
+    `systems` are what the layers become, where the states that stay are not those of before.
+    """
 
     scores: list[Float[np.ndarray, " _"]]
     keep: list[Bool[np.ndarray, " _"]]
     unstable: list[Bool[np.ndarray, " _"]]
+    systems: list[AnySystem] | None = None
+
+    def apply(self, model: Model) -> Model:
+        """The model that was planned: smaller arrays, everything else unchanged."""
+        small = keep_states(model, self.keep)
+        return small if self.systems is None else write_systems(small, self.systems)
 
     @property
     def states_before(self) -> list[int]:
@@ -124,7 +157,7 @@ class PruningPlan:
 
 
 def score_states(
-    found: Sequence[System],
+    found: Sequence[AnySystem],
     method: str | Method = "last",
     *,
     length: int | None = None,
@@ -145,6 +178,11 @@ def score_states(
     scores = []
     for index, system in enumerate(found):
         layer_key = None if key is None else jax.random.fold_in(key, index)
+        if chosen.reduce is not None and np.any(np.abs(system.lam) >= 1):
+            raise ValueError(
+                f"pruning: layer {index} has states with |lam| >= 1, which this method, that makes "
+                "new states, is not defined for; take another one, or stabilize the model first"
+            )
         score = np.asarray(chosen.score(system, ScoreContext(length, layer_key)), float)
         scores.append(np.where(np.abs(system.lam) >= 1, np.inf, score))
     return scores
@@ -187,7 +225,13 @@ def plan_pruning(
             f"pruning: {states} states are too few to keep every unstable one (|lam| >= 1); these "
             f"would go, a layer: {lost}. Keep more, or stabilize the model first"
         )
-    return PruningPlan(scores, keep, unstable)
+    reduce = _find_method(method).reduce
+    if reduce is None or all(np.all(mask) for mask in keep):
+        return PruningPlan(scores, keep, unstable)
+    reduced = [reduce(system, mask) for system, mask in zip(found, keep, strict=True)]
+    # Not every number of states can be reached: what was made counts.
+    layout = [_first_states(system, small) for system, small in zip(found, reduced, strict=True)]
+    return PruningPlan(scores, layout, unstable, reduced)
 
 
 def prune(
@@ -212,7 +256,17 @@ def prune(
             UnstableStatesWarning,
             stacklevel=2,
         )
-    return keep_states(model, plan.keep)
+    return plan.apply(model)
+
+
+def _first_states(system: AnySystem, small: AnySystem) -> Bool[np.ndarray, " P"]:
+    """A mask of as many states as there are in `small`, the first ones of each channel."""
+    if not isinstance(system, MultiSISO):
+        return np.arange(system.states) < small.states
+    assert isinstance(small, MultiSISO)
+    starts = np.cumsum(system.counts) - np.asarray(system.counts)
+    rank = np.arange(system.states) - starts[system.channel]
+    return rank < np.asarray(small.counts)[system.channel]
 
 
 def _find_method(method: str | Method) -> Method:

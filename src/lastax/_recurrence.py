@@ -327,6 +327,44 @@ def _power(a: Array, exponent: int) -> Array:
     return jax.lax.complex(*product[0])
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def power_tables(
+    lam: Complex[Array, " S"], steps: int, chunks: int
+) -> tuple[Complex[Array, "S T"], Complex[Array, "S n"]]:
+    """Powers `lam^0 .. lam^(steps - 1)`, and `lam^0, lam^steps .. lam^((chunks - 1) steps)`.
+
+    By repeated doubling in twice the precision of `lam`; `steps` must be a power of two.
+    """
+    base = (lam.real, lam.imag), (jnp.zeros_like(lam.real), jnp.zeros_like(lam.real))
+    inner, base = _doubled_powers(base, steps)
+    outer, _ = _doubled_powers(base, chunks)
+    return inner, outer
+
+
+@power_tables.defjvp
+def _power_tables_jvp(steps: int, chunks: int, primals: tuple, tangents: tuple) -> tuple:
+    (lam,), (lam_dot,) = primals, tangents
+    inner, outer = power_tables(lam, steps, chunks)
+    # The derivative of a power is its exponent times the power before.
+    inner_before = jnp.pad(inner[:, :-1], ((0, 0), (1, 0))) * jnp.arange(steps)
+    outer_before = jnp.pad(outer[:, :-1], ((0, 0), (1, 0))) * inner[:, -1:]
+    outer_before = outer_before * (steps * jnp.arange(chunks))
+    dot = lam_dot[:, None]
+    return (inner, outer), (inner_before * dot, outer_before * dot)
+
+
+def _doubled_powers(base: tuple[Planes, Planes], count: int) -> tuple[Array, tuple[Planes, Planes]]:
+    """`count` powers of `base (S,)`, from 0 on, and the power that follows a full table."""
+    nothing = jnp.zeros_like(base[0][0])[:, None]
+    table = (nothing + 1, nothing), (nothing, nothing)
+    while table[0][0].shape[1] < count:
+        factor = jax.tree.map(lambda part: part[:, None], base)
+        more = _multiply_precisely(table, factor)
+        table = jax.tree.map(lambda low, high: jnp.concatenate([low, high], axis=1), table, more)
+        base = _multiply_precisely(base, base)
+    return jax.lax.complex(*table[0])[:, :count], base
+
+
 _METHODS: Mapping[str, Run] = MappingProxyType(
     {"associative": _associative, "chunked": _chunked, "sequential": _sequential}
 )

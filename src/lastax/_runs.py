@@ -7,8 +7,9 @@ any other.
 
 import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jaxtyping import Bool
 
 from lastax._errors import RunError
 from lastax._files import write_atomically
@@ -25,6 +27,7 @@ from lastax._networks import Network
 from lastax._settings import check_settings, is_a
 from lastax._surgery import find_layers, keep_states, state_counts
 from lastax._tasks import DataConfig, ModelConfig, TrainingConfig, build_network
+from lastax._typing import PRNGKeyArray
 
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
@@ -44,10 +47,10 @@ class RunConfig:
 
     `data`, `labels` and `vocabulary` say what the network's inputs and outputs mean, so that it
     can be used on the same data again: names of the classes by label, and of tokens by id. `size`
-    names the preset that the settings began from. `states` counts the states of each layer.
-    `devices` shared each batch: another number rounds
-    differently. `parent`, a path from the run's own folder, and `pruning` tell where a pruned run
-    comes from and what was done to it.
+    names the preset that the settings began from. `states` counts the states of each layer;
+    `kept` says which of the untrained network's they are (`packed_masks`), None: all, or the first.
+    `devices` shared each batch: another number rounds differently. `parent`, a path from the run's
+    own folder, and `pruning` tell where a pruned run comes from and what was done to it.
     """
 
     task: str
@@ -59,6 +62,7 @@ class RunConfig:
     model: ModelConfig
     training: TrainingConfig
     states: tuple[int, ...]
+    kept: tuple[str, ...] | None = None
     labels: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     size: str | None = None
@@ -77,9 +81,53 @@ def build_from_config(config: RunConfig) -> Network:
         classes=config.classes,
         key=jax.random.key(config.seed),
     )
-    counts = state_counts(network)
-    pairs = zip(config.states, counts, strict=True)
-    return keep_states(network, [np.arange(old) < new for new, old in pairs])
+    return keep_states(network, kept_masks(config, state_counts(network)))
+
+
+@functools.cache
+def untrained_counts(model: ModelConfig) -> tuple[int, ...]:
+    """How many states each layer has before anything is removed."""
+    counts: list[int] = []
+
+    def draw(key: PRNGKeyArray) -> None:
+        counts.extend(state_counts(build_network(model, input_size=1, classes=1, key=key)))
+
+    # Shapes are enough.
+    jax.eval_shape(draw, jax.random.key(0))
+    return tuple(counts)
+
+
+def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray, " _"]]:
+    """Which states of an untrained network, of `counts` states a layer, a run still has.
+
+    Raises:
+        ValueError: if what is recorded does not fit.
+    """
+    if config.kept is None:
+        pairs = zip(config.states, counts, strict=True)
+        return [np.arange(count) < states for states, count in pairs]
+    masks = []
+    for layer, states, count in zip(config.kept, config.states, counts, strict=True):
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(layer), np.uint8))
+        mask = bits[:count].astype(bool)
+        if len(mask) != count or bits.sum() != mask.sum() or mask.sum() != states:
+            raise ValueError("kept is not of the states that are counted")
+        masks.append(mask)
+    return masks
+
+
+def packed_masks(masks: Sequence[Bool[np.ndarray, " _"]]) -> tuple[str, ...]:
+    """Masks as hexadecimal numbers, the first state in the highest bit."""
+    return tuple(np.packbits(mask).tobytes().hex() for mask in masks)
+
+
+def keep_in_config(config: RunConfig, keep: Sequence[Bool[np.ndarray, " _"]]) -> RunConfig:
+    """The configuration of a run of whose states those stay for which `keep` holds."""
+    masks = kept_masks(config, untrained_counts(config.model))
+    for mask, kept in zip(masks, keep, strict=True):
+        mask[mask] = kept
+    states = tuple(int(mask.sum()) for mask in masks)
+    return dataclasses.replace(config, states=states, kept=packed_masks(masks))
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
@@ -102,8 +150,9 @@ def load_config(folder: Path) -> RunConfig:
         fields["data"] = DataConfig(**fields["data"])
         fields["model"] = ModelConfig(**fields["model"])
         fields["training"] = TrainingConfig(**fields["training"])
-        for name in ("states", "labels", "vocabulary"):
-            fields[name] = tuple(fields[name])
+        for name in ("states", "labels", "vocabulary", "kept"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
         config = RunConfig(**fields)
         _check_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
@@ -127,12 +176,15 @@ def _check_config(config: RunConfig) -> None:
         raise ValueError(f"{len(config.labels)} labels, for {config.classes} classes")
     if len(config.vocabulary) not in (0, config.input_size):
         raise ValueError(f"{len(config.vocabulary)} tokens, for an input of {config.input_size}")
-    largest = config.model.states
-    fits = [is_a(count, int) and 1 <= count <= largest for count in config.states]
-    if len(fits) != config.model.layers or not all(fits):
-        raise ValueError(
-            f"states are {list(config.states)}, for {config.model.layers} layers of up to {largest}"
-        )
+    if not all(is_a(count, int) for count in config.states):
+        raise ValueError(f"states are {list(config.states)}")
+    largest = untrained_counts(config.model)
+    fits = len(config.states) == len(largest) and all(
+        1 <= count <= most for count, most in zip(config.states, largest, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"states are {list(config.states)}, for layers of up to {list(largest)}")
+    kept_masks(config, largest)
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._discretize import discretize_zoh
+from lastax._discretize import discretize_zoh, inverse_of
 from lastax._hippo import hippo_block_basis
 from lastax._initialize import (
     InitializeC,
     as_complex,
+    as_pair,
     initialize_B,
     initialize_log_step,
     lecun_normal_C,
@@ -125,3 +126,48 @@ class S5(eqx.Module):
             C_reverse=None if self.C_reverse is None else self.C_reverse[:, index],
             log_step=self.log_step[index],
         )
+
+    def with_system(self, system: System) -> S5:
+        """The layer whose system is the given one, of as many states.
+
+        Step sizes stay, but where eigenvalues are clipped: there they are shortened for a state
+        that is too slow to be written otherwise.
+
+        Raises:
+            ValueError: if the number of states differs, or eigenvalues are clipped and one has
+                `|lam| >= 1`.
+        """
+        if system.states != self.log_step.shape[0]:
+            raise ValueError(
+                f"S5.with_system: {system.states} states, the layer has {self.log_step.shape[0]}"
+            )
+        lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
+        step = np.exp(np.asarray(self.log_step, float))
+        Lambda, continuous_B = self._continuous(lam, B, step)
+        if self.clip_eigenvalues:
+            if np.any(np.abs(lam) >= 1):
+                raise ValueError("S5.with_system: |lam| >= 1, but eigenvalues are clipped")
+            # A little more than needed: parameters are rounded.
+            step = step * np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
+            Lambda, continuous_B = self._continuous(lam, B, step)
+
+        def pair(z: Array) -> Array:
+            return as_pair(jnp.asarray(np.asarray(z), jnp.result_type(self.B, 1j)))
+
+        return dataclasses.replace(
+            self,
+            Lambda_re=jnp.asarray(Lambda.real, self.Lambda_re.dtype),
+            Lambda_im=jnp.asarray(Lambda.imag, self.Lambda_im.dtype),
+            B=pair(continuous_B),
+            C=pair(system.C),
+            C_reverse=None if system.C_reverse is None else pair(system.C_reverse),
+            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
+            log_step=jnp.asarray(np.log(step), self.log_step.dtype),
+        )
+
+    def _continuous(
+        self, lam: np.ndarray, B: np.ndarray, step: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with jax.enable_x64(True):
+            found = inverse_of(self.discretize)(*map(jnp.asarray, (lam, B, step)))
+            return np.asarray(found[0]), np.asarray(found[1])

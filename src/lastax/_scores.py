@@ -1,15 +1,18 @@
 """Scores: one number a state, comparable inside a layer or across layers. Low goes first."""
 
+import itertools
+
 import jax
 from jaxtyping import Float
 
+from lastax._multi_siso import AnySystem, MultiSISO
 from lastax._norms import (
     finite_horizon_hinf_norms,
     hinf_norms,
+    impulse_energies,
     magnitudes,
     published_squared_hinf_norms,
 )
-from lastax._system import System
 from lastax._typing import Array, PRNGKeyArray
 
 
@@ -33,26 +36,46 @@ def layer_adaptive(squared: Float[Array, " P"]) -> Float[Array, " P"]:
     return xp.where(unbounded, xp.inf, share[xp.argsort(order, stable=True)])
 
 
-def last_scores(system: System) -> Float[Array, " P"]:
+def last_scores(system: AnySystem) -> Float[Array, " P"]:
     """LAST: squared H-infinity norms, layer-adaptive. Gwak et al., NeurIPS 2024, equation 9."""
     return layer_adaptive(hinf_norms(system) ** 2)
 
 
-def finite_horizon_last_scores(system: System, length: int) -> Float[Array, " P"]:
+def last_per_channel_scores(system: AnySystem) -> Float[Array, " P"]:
+    """LAST normalized inside each channel instead of inside the whole layer.
+
+    Every channel of a `MultiSISO` then has a state that scores 1. A `System` has no channels of its
+    own: the same as LAST.
+    """
+    squared = hinf_norms(system) ** 2
+    if not isinstance(system, MultiSISO):
+        return layer_adaptive(squared)
+    xp = squared.__array_namespace__()
+    edges = itertools.accumulate(system.counts, initial=0)
+    parts = [squared[start:end] for start, end in itertools.pairwise(edges)]
+    return xp.concat([layer_adaptive(part) for part in parts if len(part)])
+
+
+def aire_scores(system: AnySystem) -> Float[Array, " P"]:
+    """AIRE: impulse-response energies, layer-adaptive. AIRE-Prune, ICLR 2026."""
+    return layer_adaptive(impulse_energies(system))
+
+
+def finite_horizon_last_scores(system: AnySystem, length: int) -> Float[Array, " P"]:
     """LAST on what a sequence of `length` steps lets each state reach."""
     return layer_adaptive(finite_horizon_hinf_norms(system, length) ** 2)
 
 
-def published_last_scores(system: System) -> Float[Array, " P"]:
+def published_last_scores(system: AnySystem) -> Float[Array, " P"]:
     """LAST as its published code computes it: see `published_squared_hinf_norms`."""
     return layer_adaptive(published_squared_hinf_norms(system))
 
 
-def lamp_scores(system: System) -> Float[Array, " P"]:
+def lamp_scores(system: AnySystem) -> Float[Array, " P"]:
     """LAMP: squared parameter magnitudes, layer-adaptive. Lee et al., ICLR 2021, per state."""
     return layer_adaptive(magnitudes(system) ** 2)
 
 
-def random_scores(system: System, *, key: PRNGKeyArray) -> Float[Array, " P"]:
+def random_scores(system: AnySystem, *, key: PRNGKeyArray) -> Float[Array, " P"]:
     """Independent uniform numbers: the yardstick that any score has to beat."""
     return jax.random.uniform(key, (system.states,))

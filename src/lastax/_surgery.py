@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._system import System
+from lastax._multi_siso import AnySystem
 from lastax._typing import Array, Scalar
 
 Model = TypeVar("Model")
@@ -23,7 +23,7 @@ Model = TypeVar("Model")
 class Layer(Protocol):
     """What scoring and surgery ask of a layer."""
 
-    def system(self, step_rescale: Scalar = 1.0) -> System:
+    def system(self, step_rescale: Scalar = 1.0) -> AnySystem:
         """The discretized system that the layer applies."""
 
     def __call__(self, u: Array, *, step_rescale: Scalar = 1.0) -> Array:
@@ -31,6 +31,14 @@ class Layer(Protocol):
 
     def keep(self, mask: np.ndarray) -> "Layer":
         """A layer of the same kind with only the states where `mask` holds."""
+
+
+@runtime_checkable
+class WritableLayer(Layer, Protocol):
+    """A layer into which a system can be written: what methods ask that change states."""
+
+    def with_system(self, system: Any) -> "WritableLayer":
+        """A layer of the same kind that applies the given system, of as many states."""
 
 
 def find_layers(model: Any) -> list[Layer]:
@@ -53,7 +61,7 @@ def state_counts(model: Any) -> list[int]:
     return [layer.system().states for layer in find_layers(model)]
 
 
-def systems(model: Any) -> list[System]:
+def systems(model: Any) -> list[AnySystem]:
     """The systems of all layers, discretized in float64, as numpy arrays.
 
     In float32 `1 - |lam|` of slow states is mostly rounding.
@@ -86,6 +94,25 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
     masks = iter(keep)
     return jax.tree.map(
         lambda node: node.keep(next(masks)) if _is_layer(node) else node,
+        model,
+        is_leaf=_is_layer,
+    )
+
+
+def write_systems(model: Model, found: Sequence[AnySystem]) -> Model:
+    """A model of the same kind whose layers apply the given systems, of as many states each.
+
+    Raises:
+        ValueError: if a layer has no method `with_system`.
+    """
+    for layer in find_layers(model):
+        if not isinstance(layer, WritableLayer):
+            raise ValueError(
+                f"no system can be written into a {type(layer).__name__}: it has no with_system()"
+            )
+    left = iter(found)
+    return jax.tree.map(
+        lambda node: node.with_system(next(left)) if _is_layer(node) else node,
         model,
         is_leaf=_is_layer,
     )

@@ -50,6 +50,17 @@ class System(eqx.Module):
         """Number of stored states `P`: what is counted, scored and removed."""
         return self.lam.shape[0]
 
+    @property
+    def input_norms(self) -> Float[Array, " P"]:
+        """`||B_i||` of every state."""
+        return (abs(self.B) ** 2).sum(axis=1) ** 0.5
+
+    @property
+    def output_norms(self) -> tuple[Float[Array, " P"], ...]:
+        """`||C_i||` of every state, for each direction."""
+        maps = (C for C in (self.C, self.C_reverse) if C is not None)
+        return tuple((abs(C) ** 2).sum(axis=0) ** 0.5 for C in maps)
+
     def keep(self, mask: Bool[np.ndarray, " P"]) -> System:
         """The system with the states where `mask` holds, in the same order; no others are left."""
         index = kept_index(mask, self.states)

@@ -16,8 +16,11 @@ import jax
 from lastax._blocks import Activation, Block, Gate, Linear
 from lastax._discretize import discretize_bilinear, discretize_zoh
 from lastax._initialize import complex_normal_C, lecun_normal_C, truncated_standard_normal_C
+from lastax._lru import LRU
 from lastax._networks import Classifier, Encoder, Network, Pooling, Retrieval
 from lastax._normalize import BatchNorm, LayerNorm
+from lastax._recurrence import ScanMethod
+from lastax._s4d import S4D, S4D_STARTS
 from lastax._s5 import S5
 from lastax._settings import check_settings, setting
 from lastax._surgery import Layer
@@ -52,23 +55,32 @@ class DataConfig:
 class ModelConfig:
     """What a network is made of."""
 
-    layer: Literal["s5"] = setting("s5", "Kind of state-space layer.")
+    layer: Literal["s5", "s4d", "lru"] = setting("s5", "Kind of state-space layer.")
     layers: int = setting(4, "Number of blocks.")
     channels: int = setting(64, "Width H of every block.")
-    states: int = setting(32, "Stored states P of each layer; a conjugate pair counts once.")
-    hippo_blocks: int = setting(1, "HiPPO matrices that the eigenvalues start from.")
-    bidirectional: bool = setting(True, "Run each layer both ways.")
-    conj_sym: bool = setting(True, "Store one state of each conjugate pair.")
-    discretization: Literal["zoh", "bilinear"] = setting("zoh", "Discretization rule.")
-    c_initialization: Literal["lecun_normal", "truncated_standard_normal", "complex_normal"] = (
-        setting("lecun_normal", "Starting values of C.")
+    states: int = setting(
+        32, "Stored states of each layer, in s4d of each channel; a conjugate pair counts once."
     )
-    clip_eigenvalues: bool = setting(False, "Keep the real parts of eigenvalues negative.")
+    bidirectional: bool = setting(True, "Run each layer both ways.")
+    hippo_blocks: int = setting(1, "HiPPO matrices that the eigenvalues start from (s5).")
+    conj_sym: bool = setting(True, "Store one state of each conjugate pair (s5).")
+    discretization: Literal["zoh", "bilinear"] = setting("zoh", "Discretization rule (s5, s4d).")
+    c_initialization: Literal["lecun_normal", "truncated_standard_normal", "complex_normal"] = (
+        setting("lecun_normal", "Starting values of C (s5).")
+    )
+    clip_eigenvalues: bool = setting(False, "Keep the real parts of eigenvalues negative (s5).")
+    eigenvalues: Literal["legs", "lin", "inv", "real"] = setting(
+        "legs", "What the eigenvalues of each channel start from (s4d)."
+    )
+    train_b: bool = setting(True, "Train B; else it stays as it is at the start (s4d).")
+    radius_minimum: float = setting(0.9, "Smallest modulus of an eigenvalue at the start (lru).")
+    radius_maximum: float = setting(0.999, "Largest modulus of an eigenvalue at the start (lru).")
+    phase_maximum: float = setting(6.28, "Largest angle of an eigenvalue at the start (lru).")
     scan_method: Literal["fitting", "associative", "chunked", "sequential"] = setting(
         "fitting", "How the recurrence is computed; fitting: by device and length."
     )
-    step_minimum: float = setting(0.001, "Smallest step size at the start.")
-    step_maximum: float = setting(0.1, "Largest step size at the start.")
+    step_minimum: float = setting(0.001, "Smallest step size at the start (s5, s4d).")
+    step_maximum: float = setting(0.1, "Largest step size at the start (s5, s4d).")
     activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
     norm: Literal["batch", "layer"] = setting("batch", "Normalization.")
     norm_momentum: float = setting(0.95, "Share of running statistics kept at a step.")
@@ -124,7 +136,6 @@ class Task:
     presets: Mapping[tuple[str, str], Preset]
 
 
-LAYERS: Mapping[str, Callable[..., Layer]] = MappingProxyType({"s5": S5.initialize})
 DISCRETIZATIONS = MappingProxyType({"zoh": discretize_zoh, "bilinear": discretize_bilinear})
 C_INITIALIZATIONS = MappingProxyType(
     {
@@ -132,6 +143,58 @@ C_INITIALIZATIONS = MappingProxyType(
         "truncated_standard_normal": truncated_standard_normal_C,
         "complex_normal": complex_normal_C,
     }
+)
+
+
+def _s5(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return S5.initialize(
+        config.channels,
+        config.states,
+        blocks=config.hippo_blocks,
+        bidirectional=config.bidirectional,
+        conj_sym=config.conj_sym,
+        discretize=DISCRETIZATIONS[config.discretization],
+        initialize_C=C_INITIALIZATIONS[config.c_initialization],
+        clip_eigenvalues=config.clip_eigenvalues,
+        step_range=(config.step_minimum, config.step_maximum),
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _s4d(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return S4D.initialize(
+        config.channels,
+        config.states,
+        start=S4D_STARTS[config.eigenvalues],
+        train_B=config.train_b,
+        bidirectional=config.bidirectional,
+        discretize=DISCRETIZATIONS[config.discretization],
+        step_range=(config.step_minimum, config.step_maximum),
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _lru(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return LRU.initialize(
+        config.channels,
+        config.states,
+        radius_range=(config.radius_minimum, config.radius_maximum),
+        phase_maximum=config.phase_maximum,
+        bidirectional=config.bidirectional,
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _scan_method(config: ModelConfig) -> ScanMethod | None:
+    return None if config.scan_method == "fitting" else config.scan_method
+
+
+# Each takes of the settings those of its kind.
+LAYERS: Mapping[str, Callable[[ModelConfig, PRNGKeyArray], Layer]] = MappingProxyType(
+    {"s5": _s5, "s4d": _s4d, "lru": _lru}
 )
 
 
@@ -170,18 +233,6 @@ def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
         norm = BatchNorm.initialize(config.channels, momentum=config.norm_momentum)
     else:
         norm = LayerNorm.initialize(config.channels)
-    layer = LAYERS[config.layer](
-        config.channels,
-        config.states,
-        blocks=config.hippo_blocks,
-        bidirectional=config.bidirectional,
-        conj_sym=config.conj_sym,
-        discretize=DISCRETIZATIONS[config.discretization],
-        initialize_C=C_INITIALIZATIONS[config.c_initialization],
-        clip_eigenvalues=config.clip_eigenvalues,
-        step_range=(config.step_minimum, config.step_maximum),
-        scan_method=None if config.scan_method == "fitting" else config.scan_method,
-        key=layer_key,
-    )
+    layer = LAYERS[config.layer](config, layer_key)
     gate = Gate.initialize(config.channels, config.activation, key=gate_key)
     return Block(norm, layer, gate, prenorm=config.prenorm, dropout=config.dropout)

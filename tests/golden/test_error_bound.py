@@ -1,5 +1,7 @@
 """What removing states does to a system, in exact norms, and the bounds on it."""
 
+import dataclasses
+
 import numpy as np
 
 import lastax
@@ -16,13 +18,12 @@ DECLARATION = Declaration(
         "err_hinf(_pair)?", "err_hinf(_pair)?_peak_w", "bound_hinf(_pair)?",
         "err_hinf_pair_control",
         "err_h2(_pair)?", "err_h2_pair_control", "err_hinf_bidir(_pair)?",
-        "bound_hinf_bidir(_pair)?", "err_h2_bidir",
+        "bound_hinf_bidir(_pair)?", "err_h2_bidir", "hsv64", "hsv_pair64",
+        "bt_order", "bt_err_hinf_pair", "bt_lower_bound", "bt_upper_bound",
     ),
     unconsumed={
         "certificate_gap_.*": "distances of eigenvalues from the unit circle in the truth's own "
         "check of itself; lastax offers no such test",
-        "bt_.*": "balanced truncation: later scope",
-        "hsv.*": "Hankel singular values: later scope",
     },
     options=("P", "H", "ks"),
 )  # fmt: skip
@@ -130,3 +131,46 @@ def test_bidirectional_error_and_bound(cut):
         close(bound, case[f"bound_{name}"][index])
         assert error <= bound * (1 + 1e-12)
     close(lastax.error_h2(system, keep, pairs=False), case["err_h2_bidir"][index])
+
+
+def test_hankel_singular_values(case):
+    values = lastax.hankel_singular_values(forward(case))
+    wanted = case["hsv_pair64"]
+    np.testing.assert_allclose(values, wanted, rtol=1e-7, atol=1e-11 * wanted[0])
+    # Those of the complex map alone come twice in the map on real and imaginary parts.
+    lam, B, C = case["lam"], case["B"], case["C"]
+    both_parts = system64(lam, np.concatenate([B, 1j * B], 1), np.concatenate([C, -1j * C]))
+    both_parts = dataclasses.replace(both_parts, conj_sym=False)
+    twice, wanted = lastax.hankel_singular_values(both_parts), case["hsv64"]
+    np.testing.assert_allclose(twice[::2], wanted, rtol=1e-7, atol=1e-11 * wanted[0])
+
+
+def test_balanced_truncation(case):
+    if "bt_order" not in case:
+        return
+    system, values = forward(case), lastax.hankel_singular_values(forward(case))
+    reached = 0
+    for order, error, low, high in zip(
+        case["bt_order"], case["bt_err_hinf_pair"], case["bt_lower_bound"], case["bt_upper_bound"],
+        strict=True,
+    ):  # fmt: skip
+        close(values[order], low)
+        close(2 * values[order:].sum(), high)
+        # So many real dimensions, cut into states as their poles come out.
+        for states in range(int(order) // 2, int(order) + 1):
+            small = lastax.balanced_truncation(system, np.arange(case.options["P"]) < states)
+            dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
+            if dimensions == order:
+                close(lastax.hinf_norm(difference(system, small)), error, 1e-8)
+                assert low * (1 - 1e-9) <= error <= high
+                reached += 1
+                break
+    assert reached > 0
+
+
+def difference(one: lastax.System, other: lastax.System) -> lastax.System:
+    return system64(
+        np.concatenate([one.lam, other.lam]),
+        np.concatenate([one.B, other.B]),
+        np.concatenate([one.C, -other.C], axis=1),
+    )

@@ -1,5 +1,6 @@
 """Norms, scores and masks of single layers and of stacks of layers."""
 
+import dataclasses
 from fractions import Fraction
 
 import jax
@@ -12,8 +13,6 @@ from .adapters import LAYER_PARAMETERS, layer, system64
 from .reading import Case, Declaration, Kind, assert_all_known
 
 KIND = "scores"
-AIRE = "the AIRE score: later scope"
-HANKEL = "Hankel singular values and Gramians: later scope"
 DECLARATION = Declaration(
     consumed=(
         r"(layer\d+/)?(" + "|".join(LAYER_PARAMETERS) + ")",
@@ -26,12 +25,16 @@ DECLARATION = Declaration(
         "hinf_stack_bound", "hinf_stack_exact", "hinf_bidir_pair_exact", "ref_formula_raw64",
         "raw64_square_of_mean", "raw64_mean_of_squares", "LAST64_ref_formula",
         "ratios", "layer_edges", "ref_LAST_all", "ref_K_target", "ref_threshold", "ref_mask",
-        "ref_counts", "(topk_mask|topk_counts|uniform_mask)/(?!AIRE).+",
+        "ref_counts", "(topk_mask|topk_counts|uniform_mask)/.+",
+        r"(layer\d+/)?(ref_aire_raw|ref_AIRE|AIRE64|AIRE64_mean_of_squares)",
+        "aire_raw64", "aire_raw64_mean_of_squares", "aire_raw64_square_of_mean",
+        "AIRE64_square_of_mean", "hsv64", "hsv64_forward", "hsv64_backward", "hsv_pair64",
+        "hsv_scipy",
     ),
     unconsumed={
-        r"(layer\d+/)?(ref_aire_raw|ref_AIRE|aire_raw64|AIRE64)(_.+)?": AIRE,
-        "(topk_mask|topk_counts|uniform_mask)/AIRE.+": AIRE,
-        "hsv.+|gram_[co]64": HANKEL,
+        "hsv_compressm": "unsorted and in single precision, of the same system as hsv64",
+        "gram_[co]64": "Gramians of the complex system, which are not handed out; the Hankel "
+        "singular values are made of them",
         "hinf_bidir_exact_strictly_proper": "another system, with one delay more in either "
         "direction, than the one that a layer applies",
     },
@@ -280,6 +283,63 @@ def test_unstable_state_has_no_finite_norm(unstable):
     close(single.C, unstable["C_tilde"], 1e-6)
 
 
+def test_impulse_energies_of_one_direction(uni):
+    system = system_of(uni)
+    close(lastax.impulse_energies(system), uni["aire_raw64"])
+    close(lastax.aire_scores(system), uni["AIRE64"])
+    rtol = single_precision(uni)
+    close(lastax.impulse_energies(system), uni["ref_aire_raw"], rtol)
+    close(lastax.aire_scores(system), uni["ref_AIRE"], rtol)
+
+
+def test_impulse_energies_of_both_directions(bi):
+    system = system_of(bi)
+    # The mean of both directions is half their sum: the same score.
+    close(lastax.impulse_energies(system) / 2, bi["aire_raw64_mean_of_squares"])
+    close(lastax.aire_scores(system), bi["AIRE64_mean_of_squares"])
+    a, b, B = bi["norm_C1"], bi["norm_C2"], bi["norm_B"]
+    lost = 1 - np.abs(system.lam) ** 2
+    meant = ((a + b) / 2) ** 2 * B**2 / lost
+    close(meant, bi["aire_raw64_square_of_mean"])
+    close(lastax.layer_adaptive(meant), bi["AIRE64_square_of_mean"])
+    # What was published.
+    rtol = single_precision(bi)
+    close((a + b) / 4 * B**2 / lost, bi["ref_aire_raw"], rtol)
+    close(lastax.layer_adaptive((a + b) / 4 * B**2 / lost), bi["ref_AIRE"], rtol)
+
+
+def test_hankel_singular_values(case):
+    """Of the complex system of `P` states and, with conjugates, of the real one."""
+    system = system_of(case)
+    if case.options["bidirectional"]:
+        parts = {"hsv64_forward": system.C, "hsv64_backward": system.C_reverse}
+    else:
+        parts = {"hsv64": system.C, "hsv_scipy": system.C}
+        found = lastax.hankel_singular_values(system)
+        close_to_largest(found, case["hsv_pair64"])
+    for name, C in parts.items():
+        if name not in case:
+            continue
+        close_to_largest(complex_hankel(system.lam, system.B, C), case[name])
+
+
+def complex_hankel(lam: np.ndarray, B: np.ndarray, C: np.ndarray) -> np.ndarray:
+    """Those of the complex map alone: the real system of real and imaginary parts side by side.
+
+    A complex map is a real one on twice the inputs and outputs; every value then comes twice.
+    """
+    inputs = np.concatenate([B, 1j * B], axis=1)
+    outputs = np.concatenate([C, -1j * C])
+    real = system64(lam, inputs, outputs)
+    real = dataclasses.replace(real, conj_sym=False)
+    return lastax.hankel_singular_values(real)[::2]
+
+
+def close_to_largest(got: np.ndarray, wanted: np.ndarray) -> None:
+    wanted = np.sort(wanted)[::-1]
+    np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-11 * wanted.max())
+
+
 # Stacks of layers
 
 
@@ -296,6 +356,8 @@ SCORES = {
     ),
     "magnitude64": lastax.magnitudes,
     "lamp_magnitude": lastax.lamp_scores,
+    "AIRE64": lastax.aire_scores,
+    "AIRE64_mean_of_squares": lastax.aire_scores,
 }
 
 
@@ -310,6 +372,14 @@ def systems_of(stack: Case) -> list[lastax.System]:
 
 def stored_score(part: Case, score: str) -> np.ndarray:
     return part["lamp_ref_magnitude" if score == "lamp_magnitude" else score]
+
+
+def published_energies(system: lastax.System) -> np.ndarray:
+    """In two directions AIRE-Prune has (a + b) / 4 in place of a square, as LAST has."""
+    if system.C_reverse is None:
+        return lastax.impulse_energies(system)
+    squared_C = sum(system.output_norms) / 4
+    return squared_C * system.input_norms**2 / (1 - abs(system.lam) ** 2)
 
 
 def kept_counts(stack: Case) -> list[tuple[int, int, int]]:
@@ -342,6 +412,9 @@ def test_published_scores_of_layers(stack):
         system = public_layer(part, stack.options["bidirectional"]).system()
         close(lastax.published_squared_hinf_norms(system), part["ref_hinf_raw"], 1e-3)
         close(lastax.published_last_scores(system), part["ref_LAST"], 1e-3)
+        energies = published_energies(system)
+        close(energies, part["ref_aire_raw"], 1e-3)
+        close(lastax.layer_adaptive(energies), part["ref_AIRE"], 1e-3)
         close(system.lam, part["Lambda_bar"], 1e-6)
         everywhere.append(jax.device_get(lastax.published_last_scores(system)))
         np.testing.assert_allclose(system.B, part["B_bar"], rtol=0, atol=1e-5)
