@@ -55,7 +55,8 @@ def balanced_truncation(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnyS
     if isinstance(system, MultiSISO):
         budgets = np.bincount(system.channel[keep], minlength=len(system.counts))
         parts = [
-            _truncate(part, k) for part, k in zip(channel_systems(system), budgets, strict=True)
+            _truncate(part, int(k))
+            for part, k in zip(channel_systems(system), budgets, strict=True)
         ]
         reverse = system.C_reverse
         return dataclasses.replace(
@@ -160,7 +161,7 @@ def _diagonal(
     """The leading dimensions in coordinates of their own poles, one of each pair."""
     lam, X = np.linalg.eig(balanced.A[:order, :order])
     B = np.linalg.solve(X, balanced.B[:order].astype(complex))
-    C = balanced.C[:, :order] @ X
+    C = balanced.C[:, :order] @ X.astype(complex)
     # Real matrices give conjugates in exact pairs, and real poles with no imaginary part at all.
     stored = lam.imag <= 0
     lam, B, C = lam[stored], B[stored], C[:, stored]

@@ -346,9 +346,9 @@ def _power_tables_jvp(steps: int, chunks: int, primals: tuple, tangents: tuple) 
     (lam,), (lam_dot,) = primals, tangents
     inner, outer = power_tables(lam, steps, chunks)
     # The derivative of a power is its exponent times the power before.
-    inner_before = jnp.pad(inner[:, :-1], ((0, 0), (1, 0))) * jnp.arange(steps)
+    inner_before = jnp.pad(inner[:, :-1], ((0, 0), (1, 0))) * jnp.arange(steps)[None]
     outer_before = jnp.pad(outer[:, :-1], ((0, 0), (1, 0))) * inner[:, -1:]
-    outer_before = outer_before * (steps * jnp.arange(chunks))
+    outer_before = outer_before * (steps * jnp.arange(chunks))[None]
     dot = lam_dot[:, None]
     return (inner, outer), (inner_before * dot, outer_before * dot)
 

@@ -1,0 +1,381 @@
+"""Every kind of layer: its three forms agree, it shrinks, mixes with others, and trains."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lastax
+
+from .systems import few, loop, seeds
+
+LENGTH, CHANNELS, STATES = 13, 3, 4
+RAGGED = (3, 0, 5, 1)
+
+
+def draw(kind, *, key=0, bidirectional=False, **options):
+    return kind.initialize(
+        CHANNELS, STATES, key=jax.random.key(key), bidirectional=bidirectional, **options
+    )
+
+
+def inputs(channels=CHANNELS, length=LENGTH):
+    return jnp.asarray(np.random.default_rng(1).normal(size=(length, channels)), jnp.float32)
+
+
+def random_channels(seed, counts=RAGGED, *, bidirectional=False, conj_sym=True):
+    """A float64 system of ragged channels, `1 - |lam|` between 1/100 and 1/2."""
+    rng = np.random.default_rng(seed)
+    size = sum(counts)
+
+    def normal():
+        return rng.normal(size=size) + 1j * rng.normal(size=size)
+
+    radius = 1 - np.exp(rng.uniform(np.log(1e-2), np.log(0.5), size))
+    return lastax.MultiSISO(
+        lam=radius * np.exp(1j * rng.uniform(-np.pi, np.pi, size)),
+        B=normal(),
+        C=normal(),
+        C_reverse=normal() if bidirectional else None,
+        D=rng.normal(size=len(counts)),
+        counts=counts,
+        conj_sym=conj_sym,
+    )
+
+
+def mimo(system):
+    """The same operator as one system: inputs and outputs of other channels are zero."""
+    mine = np.arange(len(system.counts))[None, :] == system.channel[:, None]
+    reverse = system.C_reverse
+    return lastax.System(
+        lam=system.lam,
+        B=system.B[:, None] * mine,
+        C=(system.C[:, None] * mine).T,
+        C_reverse=None if reverse is None else (reverse[:, None] * mine).T,
+        D=system.D,
+        conj_sym=system.conj_sym,
+    )
+
+
+kinds = pytest.mark.parametrize("kind", [lastax.S5, lastax.S4D, lastax.LRU])
+directions = pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+pairs = pytest.mark.parametrize("conj_sym", [True, False], ids=["pairs", "single"])
+
+
+# Systems of scalar channels
+
+
+@directions
+@pairs
+@few
+@given(seed=seeds, length=st.sampled_from([1, 2, 13, 40]))
+def test_channels_answer_as_their_definition_says(bidirectional, conj_sym, seed, length):
+    system = random_channels(seed, bidirectional=bidirectional, conj_sym=conj_sym)
+    u = np.random.default_rng(seed).normal(size=(length, len(RAGGED)))
+    wanted = loop(mimo(system), u)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(system(jnp.asarray(u)), wanted, rtol=0, atol=1e-10)
+
+
+@pairs
+def test_recurrence_in_pieces_and_steps(conj_sym):
+    system = random_channels(3, conj_sym=conj_sym)
+    u = np.random.default_rng(3).normal(size=(LENGTH, len(RAGGED)))
+    with jax.enable_x64(True):
+        whole = system(jnp.asarray(u))
+        first, state = system.run(jnp.asarray(u[:5]))
+        second, last = system.run(jnp.asarray(u[5:]), state)
+        np.testing.assert_allclose(jnp.concatenate([first, second]), whole, atol=1e-12)
+        for k in range(5, LENGTH):
+            state, y = system.step(state, jnp.asarray(u[k]))
+            np.testing.assert_allclose(y, whole[k], atol=1e-12)
+        np.testing.assert_allclose(state, last, atol=1e-12)
+    with pytest.raises(ValueError, match="whole sequence"):
+        random_channels(0, bidirectional=True).step(state, jnp.asarray(u[0]))
+
+
+@directions
+@few
+@given(seed=seeds)
+def test_certificates_are_those_of_the_same_operator(bidirectional, seed):
+    system = random_channels(seed, bidirectional=bidirectional)
+    keep = np.random.default_rng(seed).random(system.states) < 0.5
+    same = mimo(system)
+    for certificate in (lastax.error_hinf, lastax.error_h2):
+        wanted = certificate(same, keep)
+        np.testing.assert_allclose(certificate(system, keep), wanted, rtol=1e-8, atol=1e-12)
+    # The channels' own sums bound each of them, and are no larger than one sum over all.
+    bound = lastax.error_bound(system, keep)
+    assert lastax.error_hinf(system, keep) <= bound * (1 + 1e-12)
+    assert bound <= lastax.error_bound(same, keep)
+    np.testing.assert_allclose(lastax.hinf_norms(system), lastax.hinf_norms(same), rtol=1e-12)
+    np.testing.assert_allclose(lastax.magnitudes(system), lastax.magnitudes(same), rtol=1e-12)
+    np.testing.assert_allclose(
+        lastax.impulse_energies(system), lastax.impulse_energies(same), rtol=1e-12
+    )
+
+
+def test_channels_may_be_empty_but_must_add_up():
+    system = random_channels(0)
+    only = system.keep(system.channel == 2)
+    assert only.counts == (0, 0, 5, 0)
+    silent = only(inputs(4))
+    np.testing.assert_allclose(silent[:, 0], inputs(4)[:, 0] * system.D[0], rtol=1e-6)
+    with pytest.raises(ValueError, match="9 states and 4 channels"):
+        dataclasses.replace(system, counts=(3, 0, 5))
+
+
+def test_kernels_in_single_precision_over_long_sequences():
+    rng = np.random.default_rng(0)
+    lam = (1 - 10 ** rng.uniform(-5, -1, 9)) * np.exp(1j * rng.uniform(-np.pi, np.pi, 9))
+    weight = rng.normal(size=9) + 1j * rng.normal(size=9)
+    single = jnp.asarray(lam, jnp.complex64), jnp.asarray(weight, jnp.complex64)
+    kernel = lastax.channel_kernels(*single, RAGGED, 16384)
+    exact = np.zeros((4, 16384))
+    rounded = np.asarray(single[0], complex)[:, None] ** np.arange(16384)
+    channel = np.repeat(np.arange(4), RAGGED)
+    np.add.at(exact, channel, (np.asarray(single[1], complex)[:, None] * rounded).real)
+    np.testing.assert_allclose(kernel, exact, rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+def test_kernels_have_the_derivative_of_the_exponential_form():
+    lam = jnp.asarray([0.9 * np.exp(0.3j), 0.99 * np.exp(-2j), 0.5 + 0j])
+    weight = jnp.asarray([1 + 1j, -0.5j, 2.0 + 0j])
+    with jax.enable_x64(True):
+        target = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40)))
+
+        def plain(lam, weight):
+            terms = jnp.exp(jnp.arange(40)[None] * jnp.log(lam)[:, None]) * weight[:, None]
+            return jnp.stack([terms[:2].sum(0).real, terms[2].real])
+
+        def energy(kernels):
+            return lambda *both: jnp.sum(kernels(*both) * target)
+
+        arguments = jnp.asarray(lam, complex), jnp.asarray(weight, complex)
+        ours = jax.grad(
+            energy(lambda lam, weight: lastax.channel_kernels(lam, weight, (2, 1), 40)), (0, 1)
+        )(*arguments)
+        theirs = jax.grad(energy(plain), (0, 1))(*arguments)
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 5, 64])
+def test_convolution_is_the_sum_it_stands_for(length):
+    rng = np.random.default_rng(0)
+    u, ahead, back = (rng.normal(size=s) for s in ((length, 2), (2, length), (2, length)))
+    wanted = np.zeros((length, 2))
+    for k in range(length):
+        for step in range(length):
+            if k - step >= 0:
+                wanted[k] += ahead[:, step] * u[k - step]
+            if k + step < length:
+                wanted[k] += back[:, step] * u[k + step]
+    with jax.enable_x64(True):
+        got = lastax.convolve(*(jnp.asarray(a) for a in (u, ahead, back)))
+    np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+# Layers
+
+
+@kinds
+@directions
+def test_layer_applies_its_system(kind, bidirectional):
+    layer = draw(kind, bidirectional=bidirectional)
+    (system,) = lastax.systems(layer)
+    same = mimo(system) if isinstance(system, lastax.MultiSISO) else system
+    wanted = loop(same, np.asarray(inputs(), float))
+    got = layer(inputs())
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+@kinds
+@directions
+def test_a_system_written_back_is_the_system(kind, bidirectional):
+    layer, other = draw(kind, bidirectional=bidirectional), draw(kind, key=1)
+    (system,) = lastax.systems(layer)
+    (lam, B) = (lastax.systems(other)[0].lam, lastax.systems(other)[0].B)
+    changed = dataclasses.replace(system, lam=lam, B=B, D=system.D + 1)
+    written = layer.with_system(changed)
+    assert jax.tree.structure(written) == jax.tree.structure(layer)
+    (found,) = lastax.systems(written)
+    for name in ("lam", "B", "C", "D"):
+        wanted = getattr(changed, name)
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=0, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("start", lastax.S4D_STARTS)
+@pytest.mark.parametrize("discretize", [lastax.discretize_zoh, lastax.discretize_bilinear])
+@pytest.mark.parametrize("train_B", [True, False])
+def test_s4d_options(start, discretize, train_B):
+    layer = draw(lastax.S4D, start=lastax.S4D_STARTS[start], discretize=discretize, train_B=train_B)
+    assert (layer.B is None) != train_B
+    (system,) = lastax.systems(layer)
+    assert np.all(np.abs(system.lam) < 1)
+    written = layer.with_system(dataclasses.replace(system, B=2 * system.B))
+    through = layer.D[None] * inputs()
+    y = (layer(inputs()) - through) * 2 + through
+    np.testing.assert_allclose(written(inputs()), y, rtol=0, atol=1e-4 * np.abs(y).max())
+    # The rate of change of the input is not in the parameters: half of it is twice the step.
+    twice = dataclasses.replace(layer, log_step=layer.log_step + np.log(2.0))
+    np.testing.assert_allclose(
+        layer(inputs(), step_rescale=2.0), twice(inputs()), rtol=0, atol=1e-5 * np.abs(y).max()
+    )
+
+
+def test_lru_starts_in_its_ring():
+    layer = lastax.LRU.initialize(
+        2, 500, key=jax.random.key(0), radius_range=(0.5, 0.9), phase_maximum=1.0
+    )
+    (system,) = lastax.systems(layer)
+    radius, angle = np.abs(system.lam), np.angle(system.lam)
+    assert 0.5 <= radius.min() < 0.53
+    assert 0.89 < radius.max() <= 0.9
+    assert 0 < angle.min() < 0.02
+    assert 0.98 < angle.max() <= 1
+    # Uniform in area.
+    assert np.mean(radius**2) == pytest.approx((0.25 + 0.81) / 2, abs=0.03)
+    gamma = np.sqrt(1 - radius**2)
+    B = lastax.as_complex(layer.B)
+    np.testing.assert_allclose(system.B, gamma[:, None] * B, rtol=1e-5)
+    assert np.std(layer.B) == pytest.approx(0.5, rel=0.05)
+    with pytest.raises(ValueError, match="radii must ascend"):
+        lastax.LRU.initialize(2, 3, key=jax.random.key(0), radius_range=(0.9, 0.5))
+
+
+def test_lru_at_half_the_rate_holds_its_input():
+    """Two steps of the same input are one step of twice the length."""
+    layer = draw(lastax.LRU)
+    slow = inputs()
+    fast = jnp.repeat(slow, 2, axis=0)
+    at_ends = layer(fast)[1::2] - layer.D[None] * slow
+    y = layer(slow, step_rescale=2.0) - layer.D[None] * slow
+    np.testing.assert_allclose(y, at_ends, rtol=0, atol=1e-5 * np.abs(y).max())
+
+
+# Surgery
+
+
+@kinds
+@directions
+def test_pruned_is_masked(kind, bidirectional):
+    layer = draw(kind, bidirectional=bidirectional)
+    states = layer.system().states
+    mask = np.random.default_rng(0).random(states) < 0.4
+    small = layer.keep(mask)
+    assert small.system().states == mask.sum()
+    system = layer.system()
+    spread = mask.reshape(-1, *[1] * (system.B.ndim - 1))
+    masked = dataclasses.replace(system, B=jnp.where(spread, system.B, 0))
+    wanted = masked(inputs())
+    np.testing.assert_allclose(small(inputs()), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+    for array in jax.tree.leaves(eqx.filter(small, eqx.is_array)):
+        assert states not in array.shape or states in (CHANNELS, 2)
+
+
+class Leaky(eqx.Module):
+    """A kind of layer that lastax does not know: real leaky integrators, the three methods only."""
+
+    decay: jax.Array
+    gain: jax.Array
+    mix: jax.Array
+
+    def system(self, step_rescale=1.0):
+        lam = jnp.exp(-step_rescale * jnp.exp(self.decay))
+        return lastax.System(
+            lam=lam + 0j,
+            B=self.gain + 0j,
+            C=self.mix + 0j,
+            C_reverse=None,
+            D=jnp.zeros(self.mix.shape[0], self.decay.dtype),
+            conj_sym=False,
+        )
+
+    def __call__(self, u, *, step_rescale=1.0):
+        return self.system(step_rescale)(u)
+
+    def keep(self, mask):
+        return Leaky(self.decay[mask], self.gain[mask], self.mix[:, mask])
+
+
+def leaky(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((6,), (6, CHANNELS), (CHANNELS, 6))
+    return Leaky(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes))
+
+
+def mixed_network():
+    layers = [draw(lastax.S5), draw(lastax.S4D, bidirectional=True), draw(lastax.LRU), leaky()]
+    blocks = tuple(
+        lastax.Block(
+            lastax.BatchNorm.initialize(CHANNELS, momentum=0.9),
+            layer,
+            lastax.Gate.initialize(CHANNELS, "half_glu1", key=jax.random.key(number)),
+        )
+        for number, layer in enumerate(layers)
+    )
+    keys = jax.random.split(jax.random.key(9))
+    encoder = lastax.Encoder(lastax.Linear.initialize(2, CHANNELS, key=keys[0]), blocks)
+    return lastax.Classifier(encoder, lastax.Linear.initialize(CHANNELS, 2, key=keys[1]))
+
+
+@pytest.mark.parametrize("method", sorted(lastax.METHODS))
+def test_mixed_networks_prune_by_every_method(method):
+    model = mixed_network()
+    assert lastax.state_counts(model) == [STATES, STATES * CHANNELS, STATES, 6]
+    options = {"length": 20, "key": jax.random.key(0)}
+    if lastax.METHODS[method].reduce is not None:
+        with pytest.raises(ValueError, match="Leaky"):
+            lastax.prune(model, states=10, method=method, **options)
+        layers = [block.layer for block in model.encoder.blocks[:3]]
+        small = lastax.prune(layers, states=10, method=method, **options)
+        assert 3 <= sum(lastax.state_counts(small)) <= 10
+        return
+    small = lastax.prune(model, states=10, method=method, **options)
+    assert sum(lastax.state_counts(small)) == 10
+    assert np.isfinite(small(inputs(2))).all()
+
+
+def test_mixed_networks_train():
+    model = lastax.prune(mixed_network(), ratio=0.5)
+    optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.01)
+    state = lastax.TrainState.initialize(model, optimizer)
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 16)
+    x = rng.normal(size=(16, 20, 2)) + label[:, None, None]
+    batch = {"x": x.astype(np.float32), "label": label.astype(np.int32)}
+    step = eqx.filter_jit(
+        lambda state: lastax.train_step(state, batch, optimizer=optimizer, key=jax.random.key(0))
+    )
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state)
+        losses.append(float(metrics.loss))
+    assert losses[-1] < 0.3 * losses[0]
+    assert lastax.state_counts(state.model) == lastax.state_counts(model)
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)),
+        *(lastax.split_trainable(m)[0].encoder.blocks for m in (model, state.model)),
+    )
+    assert all(jax.tree.leaves(moved))
+
+
+def test_dynamics_of_every_kind_learn_at_their_own_rate():
+    groups = lastax.parameter_groups(lastax.split_trainable(mixed_network())[0])
+    kinds = [block.layer for block in groups.encoder.blocks[:3]]
+    ssm = {
+        name
+        for layer in kinds
+        for name, group in vars(layer).items()
+        if isinstance(group, str) and group == "ssm"
+    }
+    assert ssm == {
+        "Lambda_re", "Lambda_im", "log_step", "log_decay", "nu_log", "theta_log", "gamma_log", "B",
+    }  # fmt: skip
