@@ -15,7 +15,7 @@ import numpy as np
 
 import lastax
 from lastax._files import folder_written_at_once
-from lastax.cmd._public import PublicS5, public_scan, published
+from lastax.cmd._public import PublicS5, public_kernels, public_scan, published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,40 @@ def layer_programs(shape: Shape) -> dict[str, Program]:
         programs[f"forward/{name}"] = Program(lambda layer, u: jax.vmap(layer)(u), (one, u), work)
         programs[f"gradient/{name}"] = Program(eqx.filter_grad(energy), ((one, u),), work * 3)
     return programs
+
+
+def kernel_programs(shape: Shape) -> dict[str, Program]:
+    """Kernels of scalar channels: a product of powers, beside one exponential a state and step.
+
+    32 states a channel, whatever the shape says; half of them removed as well, unevenly.
+    """
+    layer = lastax.S4D.initialize(shape.channels, 32, key=jax.random.key(0))
+    system = layer.system()
+    keep = np.random.default_rng(0).random(system.states) < np.repeat(
+        np.linspace(0, 1, shape.channels), 32
+    )
+    programs = {}
+    for name, one in (("", system), (" 50 %", system.keep(keep))):
+        arguments = one.lam, one.B * one.C
+        counts = one.counts
+        # Both planes of two products, an element of the kernel at a time.
+        work = Work(4 * one.states * shape.length, 4 * shape.channels * shape.length)
+        for who, kernel in (("public", public_kernels), ("ours", lastax.channel_kernels)):
+            forward = functools.partial(_kernel_of, kernel, counts, shape.length)
+            programs[f"forward{name}/{who}"] = Program(forward, arguments, work)
+            gradient = jax.grad(functools.partial(_energy_of, forward), argnums=(0, 1))
+            programs[f"gradient{name}/{who}"] = Program(gradient, arguments, work * 3)
+    return programs
+
+
+def _kernel_of(
+    kernel: Callable, counts: tuple[int, ...], length: int, lam: jax.Array, weight: jax.Array
+) -> jax.Array:
+    return kernel(lam, weight, counts, length)
+
+
+def _energy_of(forward: Callable, lam: jax.Array, weight: jax.Array) -> jax.Array:
+    return jnp.sum(forward(lam, weight) ** 2)
 
 
 def train_step_programs(shape: Shape) -> dict[str, Program]:

@@ -6,6 +6,7 @@ written as they are read, and left to JAX to differentiate. Same parameters, sam
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,18 @@ def public_scan(
     """All states of `x_k = lam x_{k-1} + b_k`; its derivative keeps every level of the scan."""
     factors = jnp.broadcast_to(lam[None, :], b.shape)
     return jax.lax.associative_scan(_combine, (factors, b), reverse=reverse)[1]
+
+
+def public_kernels(
+    lam: Complex[Array, " S"], weight: Complex[Array, " S"], counts: Sequence[int], length: int
+) -> Float[Array, "H L"]:
+    """Kernels of S4D as its public code has them: an exponential for each state and step."""
+    terms = jnp.exp(jnp.log(lam)[:, None] * jnp.arange(length)[None, :])
+    terms = (weight[:, None] * terms).real
+    if len(set(counts)) == 1:
+        return terms.reshape(len(counts), -1, length).sum(axis=1)
+    channel = np.repeat(np.arange(len(counts)), counts)
+    return jax.ops.segment_sum(terms, channel, len(counts), indices_are_sorted=True)
 
 
 class PublicS5(eqx.Module):

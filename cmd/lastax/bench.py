@@ -20,6 +20,7 @@ from lastax.cmd._programs import (
     SHAPES,
     Program,
     Shape,
+    kernel_programs,
     layer_programs,
     prune_programs,
     recurrence_programs,
@@ -30,6 +31,7 @@ from lastax.cmd._programs import (
 SUITES: Mapping[str, tuple[Callable[[Shape], dict[str, Program]], str]] = {
     "recurrence": (recurrence_programs, "public"),
     "layer": (layer_programs, "public"),
+    "kernel": (kernel_programs, "public"),
     "train-step": (train_step_programs, "public"),
     "prune": (prune_programs, "ours"),
 }

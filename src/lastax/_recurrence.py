@@ -333,12 +333,12 @@ def power_tables(
 ) -> tuple[Complex[Array, "S T"], Complex[Array, "S n"]]:
     """Powers `lam^0 .. lam^(steps - 1)`, and `lam^0, lam^steps .. lam^((chunks - 1) steps)`.
 
-    By repeated doubling in twice the precision of `lam`; `steps` must be a power of two.
+    `steps` must be a power of two.
     """
-    base = (lam.real, lam.imag), (jnp.zeros_like(lam.real), jnp.zeros_like(lam.real))
-    inner, base = _doubled_powers(base, steps)
-    outer, _ = _doubled_powers(base, chunks)
-    return inner, outer
+    inner_bits, outer_bits = (steps - 1).bit_length(), (chunks - 1).bit_length()
+    squares = _squares(lam, inner_bits + outer_bits)
+    inner = _products_of_bits(squares[:inner_bits], steps)
+    return inner, _products_of_bits(squares[inner_bits:], chunks)
 
 
 @power_tables.defjvp
@@ -353,16 +353,35 @@ def _power_tables_jvp(steps: int, chunks: int, primals: tuple, tangents: tuple) 
     return (inner, outer), (inner_before * dot, outer_before * dot)
 
 
-def _doubled_powers(base: tuple[Planes, Planes], count: int) -> tuple[Array, tuple[Planes, Planes]]:
-    """`count` powers of `base (S,)`, from 0 on, and the power that follows a full table."""
-    nothing = jnp.zeros_like(base[0][0])[:, None]
-    table = (nothing + 1, nothing), (nothing, nothing)
-    while table[0][0].shape[1] < count:
-        factor = jax.tree.map(lambda part: part[:, None], base)
-        more = _multiply_precisely(table, factor)
-        table = jax.tree.map(lambda low, high: jnp.concatenate([low, high], axis=1), table, more)
-        base = _multiply_precisely(base, base)
-    return jax.lax.complex(*table[0])[:, :count], base
+def _squares(lam: Complex[Array, " S"], count: int) -> Complex[Array, "j S"]:
+    """`lam^(2^j)` for `j` from 0 on: squaring doubles the error, so that it must begin small."""
+    nothing = jnp.zeros_like(lam.real)
+
+    def advance(square: tuple[Planes, Planes], _: None) -> tuple:
+        return _multiply_precisely(square, square), square[0]
+
+    start = (lam.real, lam.imag), (nothing, nothing)
+    _, squares = jax.lax.scan(advance, start, None, length=count)
+    return jax.lax.complex(*squares)
+
+
+def _products_of_bits(squares: Complex[Array, "j S"], count: int) -> Complex[Array, "S n"]:
+    """Powers 0 to `count - 1`, each the product of the squares that its bits name.
+
+    In two halves, so that a power costs a product and not one a bit.
+    """
+    bits, states = squares.shape
+    low = bits // 2
+
+    def table(first: int, last: int) -> Array:
+        powers = jnp.ones((states, 1), squares.dtype)
+        for bit in range(first, last):
+            factor = jnp.stack([jnp.ones(states, squares.dtype), squares[bit]], axis=1)
+            powers = (factor[:, :, None] * powers[:, None, :]).reshape(states, -1)
+        return powers
+
+    halves = jax.lax.optimization_barrier((table(low, bits), table(0, low)))
+    return (halves[0][:, :, None] * halves[1][:, None, :]).reshape(states, -1)[:, :count]
 
 
 _METHODS: Mapping[str, Run] = MappingProxyType(
