@@ -11,11 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._discretize import discretize_zoh
+from lastax._discretize import (
+    discretize_bilinear,
+    discretize_zoh,
+    invert_bilinear,
+    invert_zoh,
+)
 from lastax._hippo import hippo_block_basis
 from lastax._initialize import (
     InitializeC,
     as_complex,
+    as_pair,
     initialize_B,
     initialize_log_step,
     lecun_normal_C,
@@ -125,3 +131,51 @@ class S5(eqx.Module):
             C_reverse=None if self.C_reverse is None else self.C_reverse[:, index],
             log_step=self.log_step[index],
         )
+
+    def with_system(self, system: System) -> S5:
+        """The layer whose `system()` is `system`; step sizes and static facts stay.
+
+        Eigenvalues and input maps that `system` leaves as they are keep their parameters to the
+        bit; the others are those that the discretization takes to the new ones.
+
+        Raises:
+            ValueError: if `system` has other states, channels or directions, or if the
+                discretization is one whose inverse is not known.
+        """
+        own = self.system()
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(part)] for part in (own, system)]
+        kinds = [str(jax.tree.structure(part)) for part in (own, system)]
+        if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"S5.with_system: the layer has {own.states} states and B {list(own.B.shape)}, "
+                f"the system {system.states} and {list(system.B.shape)}; directions, conjugate "
+                "pairs and scan method must be equal too"
+            )
+        same_lam = np.asarray(own.lam) == np.asarray(system.lam)
+        same_B = same_lam & (np.asarray(own.B) == np.asarray(system.B)).all(axis=1)
+        layer = self
+        if not same_B.all():
+            Lambda, B = self._continuous(system)
+            layer = dataclasses.replace(
+                self,
+                Lambda_re=jnp.where(same_lam, self.Lambda_re, Lambda.real),
+                Lambda_im=jnp.where(same_lam, self.Lambda_im, Lambda.imag),
+                B=jnp.where(same_B[:, None, None], self.B, as_pair(B)),
+            )
+        reverse = system.C_reverse
+        return dataclasses.replace(
+            layer,
+            C=as_pair(jnp.asarray(system.C)),
+            C_reverse=None if reverse is None else as_pair(jnp.asarray(reverse)),
+            D=jnp.asarray(system.D),
+        )
+
+    def _continuous(self, system: System) -> tuple[Array, Array]:
+        inverses = {discretize_zoh: invert_zoh, discretize_bilinear: invert_bilinear}
+        if self.discretize not in inverses:
+            raise ValueError(
+                f"S5.with_system: no inverse of {self.discretize} is known, so eigenvalues and "
+                "input maps must stay as they are"
+            )
+        lam, B = jnp.asarray(system.lam), jnp.asarray(system.B)
+        return inverses[self.discretize](lam, B, jnp.exp(self.log_step))

@@ -83,11 +83,23 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
     empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
     if empty:
         raise ValueError(f"keep_states: layers {empty} would lose all their states")
-    masks = iter(keep)
+    return replace_layers(
+        model, [layer.keep(mask) for layer, mask in zip(layers, keep, strict=True)]
+    )
+
+
+def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
+    """The model with other layers in place of its own, in the order of `find_layers`.
+
+    Raises:
+        ValueError: if the numbers of layers differ.
+    """
+    found = find_layers(model)
+    if len(layers) != len(found):
+        raise ValueError(f"replace_layers: {len(layers)} layers, for a model that has {len(found)}")
+    new = iter(layers)
     return jax.tree.map(
-        lambda node: node.keep(next(masks)) if _is_layer(node) else node,
-        model,
-        is_leaf=_is_layer,
+        lambda node: next(new) if _is_layer(node) else node, model, is_leaf=_is_layer
     )
 
 
