@@ -145,7 +145,7 @@ def layer_moments(
     stages: Stages,
     block: Any,
     streams: Iterable[Stream],
-    targets: Iterable[Float[np.ndarray, "n L H"]] | None = None,
+    targets: Iterable[np.ndarray] | None = None,
 ) -> Moments:
     """Moments of a layer's regression over all valid steps of all streams.
 
@@ -153,7 +153,8 @@ def layer_moments(
         stages: how data pass the model.
         block: the block that the layer is in.
         streams: what goes into the block.
-        targets: what the layer should answer; what it does answer if left out.
+        targets: what the layer should answer, `(n, L, H)` a stream; what it does answer if left
+            out.
 
     Raises:
         ValueError: if a number is not finite: the layer's answer grows without bound.
@@ -187,7 +188,7 @@ def linear_gram(
 def linears_grams(
     stages: Stages,
     blocks: tuple[Any, Any],
-    valid: Iterable[Bool[np.ndarray, "n L"]],
+    valid: Iterable[np.ndarray],
     answers: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> list[Float[np.ndarray, "Z Z"]]:
     """For each linear map behind a layer, the mean of `z z^T` with `z = [input, 1, target]`.
