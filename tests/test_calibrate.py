@@ -227,6 +227,17 @@ def test_states_chosen_elsewhere_are_refitted():
     assert report.divergence < truncated
 
 
+def test_moments_are_those_that_the_first_layer_is_chosen_by():
+    model, batch = network(), data(lengths=LENGTHS)
+    moments = lastax.calibrate(model, batch)
+    assert [m.rows for m in moments] == [LENGTHS.sum()] * 2
+    _, report = lastax.refit(model, batch, states=4)
+    (system, _) = lastax.systems(model)
+    left = moments[0].targets_without(system.D[None])
+    path = lastax.eliminate(moments[0].features, left, moments[0].width)
+    assert (path.order[0] == report.layers[0].order).all()
+
+
 def test_unstable_states_are_kept_and_named():
     model = network()
     model = eqx.tree_at(
@@ -330,6 +341,98 @@ def test_a_foreign_model_is_pruned_through_its_stages():
     assert isinstance(small, Chain)
     assert lastax.state_counts(small) == report.states_after
     assert sum(report.states_after) == 4
+
+
+class OneAChannel(eqx.Module):
+    """A foreign kind of layer that is its own system: states of single channels, ragged."""
+
+    lam: Any
+    B: Any
+    C: Any
+    D: Any
+    channel: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def states(self):
+        return len(self.channel)
+
+    def system(self, step_rescale=1.0):
+        return self
+
+    def __call__(self, u, *, step_rescale=1.0):
+        states, _ = lastax.diagonal_scan(self.lam, self.B[None] * u[:, self.channel])
+        y = 2 * (self.C[None] * states).real
+        return jnp.zeros_like(u).at[:, self.channel].add(y) + self.D[None] * u
+
+    def keep(self, mask):
+        kept = tuple(np.array(self.channel)[mask].tolist())
+        arrays = (self.lam[mask], self.B[mask], self.C[mask])
+        return OneAChannel(*arrays, self.D, kept)
+
+    def with_system(self, system):
+        return system
+
+
+@lastax.state_features.register(OneAChannel)
+def _features(system, u):
+    states, _ = lastax.diagonal_scan(system.lam, system.B[None] * u[:, system.channel])
+    return jnp.stack([2 * states.real, -2 * states.imag], axis=-1)
+
+
+@lastax.state_slots.register(OneAChannel)
+def _slots(system):
+    channel = np.array(system.channel)
+    slots = np.full((len(system.D), max(np.bincount(channel))), -1)
+    for number in range(len(slots)):
+        own = np.flatnonzero(channel == number)
+        slots[number, : len(own)] = own
+    return slots
+
+
+@lastax.output_weights.register(OneAChannel)
+def _weights(system):
+    slots = _slots(system)
+    C = np.where(slots >= 0, np.asarray(system.C)[slots], 0)
+    return np.stack([C.real, C.imag], axis=-1).reshape(len(slots), -1, 1)
+
+
+@lastax.with_output_weights.register(OneAChannel)
+def _with_weights(system, weights, D):
+    slots = _slots(system)
+    pairs = weights.reshape(*slots.shape, 2)[slots >= 0]
+    C = np.zeros(system.states, np.complex64)
+    C[slots[slots >= 0]] = pairs[:, 0] + 1j * pairs[:, 1]
+    return dataclasses.replace(system, C=jnp.asarray(C), D=jnp.asarray(D, jnp.float32))
+
+
+def one_a_channel(seed):
+    rng = np.random.default_rng(seed)
+    channel = (0, 0, 0, 0, 1, 1, 2, 2, 2)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape), jnp.complex64)
+
+    lam = normal(9)
+    lam = 0.9 * lam / jnp.abs(lam)
+    D = jnp.asarray(rng.normal(size=3), jnp.float32)
+    return OneAChannel(lam, normal(9), normal(9), D, channel)
+
+
+def test_a_kind_with_a_system_a_channel_needs_four_answers_alone():
+    model, batch = Chain([one_a_channel(0), one_a_channel(1)]), data()
+    moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
+    options = {"stages": ChainStages(), "divergence": moved, "budget": "relative-error"}
+    same, _ = lastax.refit(model, batch, ratio=0, **options)
+    assert eqx.tree_equal(same, model)
+    small, report = lastax.refit(model, batch, states=7, **options)
+    assert sum(lastax.state_counts(small)) == 7
+    for layer in report.layers:
+        assert layer.error < layer.error_truncated
+    # The first layer answers as its report says.
+    u = batch["x"]
+    y, answer = (np.asarray(jax.vmap(m.parts[0])(u), np.float64) for m in (model, small))
+    error = np.mean((y - answer) ** 2) / np.mean(y**2)
+    np.testing.assert_allclose(report.layers[0].error, error, rtol=1e-2)
 
 
 @KINDS

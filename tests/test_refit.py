@@ -131,6 +131,16 @@ def test_keeping_all_changes_nothing(x64):
     np.testing.assert_allclose(new_D, D, rtol=1e-9)
 
 
+@variants
+def test_energies_are_those_of_each_states_own_output(x64, bidirectional, conj_sym):
+    system, u = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym), inputs(0)
+    moments, _, _ = measured(system, u)
+    silent = dataclasses.replace(system, D=np.zeros(3))
+    wanted = [np.sum(loop(silent.keep(np.arange(5) == i), u) ** 2) / len(u) for i in range(5)]
+    energies = lastax.state_energies(moments, lastax.output_weights(system))
+    np.testing.assert_allclose(energies[0], wanted, rtol=1e-9)
+
+
 def test_separate_regressions_are_those_of_each_alone(x64):
     rng = np.random.default_rng(0)
     features, u, y = rng.normal(size=(50, 5, 2)), rng.normal(size=(50, 2)), rng.normal(size=(50, 2))

@@ -95,6 +95,7 @@ from lastax._reduce import BUDGETS as BUDGETS
 from lastax._reduce import BudgetContext as BudgetContext
 from lastax._reduce import LayerReport as LayerReport
 from lastax._reduce import RefitReport as RefitReport
+from lastax._reduce import calibrate as calibrate
 from lastax._reduce import mean_divergence as mean_divergence
 from lastax._reduce import refit as refit
 from lastax._refit import Moments as Moments
@@ -102,6 +103,7 @@ from lastax._refit import refit_full_outputs as refit_full_outputs
 from lastax._refit import refit_head as refit_head
 from lastax._refit import refit_linear as refit_linear
 from lastax._refit import refit_outputs as refit_outputs
+from lastax._refit import state_energies as state_energies
 from lastax._reports import draw_poles as draw_poles
 from lastax._reports import draw_speeds as draw_speeds
 from lastax._reports import draw_states as draw_states
@@ -223,6 +225,7 @@ __all__ = [
     "select_top",
     "select_uniform",
     "singular_perturbation",
+    "state_energies",
     "state_features",
     "state_slots",
     "swept_hinf_norms",
@@ -257,6 +260,7 @@ __all__ = [
     "Stages",
     "Stream",
     "UnstableStatesWarning",
+    "calibrate",
     "drop_channels",
     "find_layers",
     "keep_states",

@@ -39,8 +39,7 @@ from lastax._prune import UnstableStatesWarning
 from lastax._refit import Moments, refit_head, refit_linear, refit_outputs
 from lastax._selection import Ratio, keep_count, uniform_counts
 from lastax._stages import NetworkStages, Stages, Stream
-from lastax._surgery import Model, replace_layers, systems
-from lastax._system import System
+from lastax._surgery import Model, host_system, replace_layers
 
 # Of the variance of each input of a gate.
 _GATE_RIDGE = 1e-4
@@ -191,11 +190,21 @@ def refit(
         _check_masks(keep, sizes)
         counts = [int(mask.sum()) for mask in keep]
     else:
-        total = states if ratio is None else keep_count(sum(sizes), ratio, at_least=len(sizes))
-        assert total is not None
+        total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
+        total = total if states is None else states
         masks = [None] * len(sizes)
         counts = _counts(walk, sizes, total, _known_budget(budget))
     return walk.reduce(counts, masks, linear_maps)
+
+
+def calibrate(
+    model: Any, batches: Batch | Iterable[Batch], *, stages: Stages | None = None
+) -> list[Moments]:
+    """The moments of each layer's regression on what its states give, on real data.
+
+    Inputs and targets are those of the model as it is. Arguments and errors are those of `refit`.
+    """
+    return _Walk.begin(model, batches, _known_stages(model, stages), mean_divergence).moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +216,7 @@ class _Walk:
     divergence: Divergence
     chunks: list[Chunk]
     blocks: list[Any]
-    systems: list[System]
+    systems: list[Any]
     unstable: list[np.ndarray]
     moments: list[Moments]
     outputs: np.ndarray
@@ -230,13 +239,13 @@ class _Walk:
             except ValueError as error:
                 raise ValueError(f"layer {index}: {error}") from error
             streams = [pass_through(stages, block, stream) for stream in streams]
-        unstable = [np.abs(np.asarray(systems(block)[0].lam)) >= 1 for block in blocks]
+        unstable = [np.abs(host_system(layer_of(block)).lam) >= 1 for block in blocks]
         if any(where.any() for where in unstable):
             named = [np.flatnonzero(where).tolist() for where in unstable]
             warnings.warn(
                 f"states with |lam| >= 1 are kept as long as others can go, a layer: {named}",
                 UnstableStatesWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         features = all_features(stages, model, streams, chunks)
         outputs = outputs_of(stages.head(model), features)

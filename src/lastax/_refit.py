@@ -102,6 +102,19 @@ class Moments:
         return slice(self.columns + self.targets, None)
 
 
+def state_energies(moments: Moments, W: Float[np.ndarray, "n M T"]) -> Float[np.ndarray, "n N"]:
+    """Mean square of what each state alone adds to the output, summed over its targets.
+
+    `tr(W_i^T G_ii W_i)`: the energy that a state has on real inputs, whatever its norm is. As a
+    score (`layer_adaptive`, `select_global`) it is the best there is that needs no refit.
+    """
+    regressions, columns, targets = W.shape
+    shape = (regressions, columns // moments.width, moments.width)
+    gram = np.einsum("npapb->npab", moments.features.reshape(*shape, *shape[1:]))
+    weights = W.reshape(*shape, targets)
+    return np.einsum("npat,npab,npbt->np", weights, gram, weights)
+
+
 def refit_outputs(
     moments: Moments,
     keep: Bool[np.ndarray, "n N"],

@@ -58,9 +58,13 @@ def systems(model: Any) -> list[System]:
 
     In float32 `1 - |lam|` of slow states is mostly rounding.
     """
+    return [host_system(layer) for layer in find_layers(model)]
+
+
+def host_system(layer: Layer) -> Any:
+    """The system of one layer, discretized in float64, as numpy arrays."""
     with jax.enable_x64(True):
-        found = [_in_float64(layer).system() for layer in find_layers(model)]
-        return [jax.tree.map(np.asarray, system) for system in found]
+        return jax.tree.map(np.asarray, _in_float64(layer).system())
 
 
 def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
