@@ -158,13 +158,14 @@ def refit(
     """Remove states, chosen greedily, and fit what is left to do what the whole network did.
 
     In each layer `C` and `D` change, poles and `B` of the states that stay do not. A layer that
-    loses nothing and whose input is as it was stays as it is, bit for bit.
+    loses nothing and whose input is as it was stays as it is, bit for bit. On the calibration data
+    no layer answers worse than it would if its states were only cut.
 
     Args:
         model: a `Classifier` or `Retrieval`, or with `stages` any model.
         batches: calibration data, one batch or several: arrays `x`, `length` where sequences are
             padded, `weight` with 0 for rows that only fill up. Labels are not looked at. Training
-            data, 16 to 64 sequences.
+            data; 16 to 64 sequences serve the layers, the head gains from some hundreds.
         ratio: share of all states to remove, in [0, 1).
         states: or the number of states to keep in all.
         keep: or a mask a block, to refit states that were chosen otherwise (`plan_pruning`).
@@ -181,10 +182,11 @@ def refit(
         ValueError: unless exactly one of `ratio`, `states` and `keep` is given and possible, or if
             the calibration data are empty or not finite.
     """
-    walk = _Walk.begin(model, batches, _known_stages(model, stages), divergence)
-    sizes = [len(order) for order in walk.unstable]
     if sum(choice is not None for choice in (ratio, states, keep)) != 1:
         raise ValueError("refit: give one of ratio=, states= and keep=")
+    chosen_budget = _known_budget(budget)
+    walk = _Walk.begin(model, batches, _known_stages(model, stages), divergence)
+    sizes = [len(where) for where in walk.unstable]
     if keep is not None:
         masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
         _check_masks(keep, sizes)
@@ -193,7 +195,7 @@ def refit(
         total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
         total = total if states is None else states
         masks = [None] * len(sizes)
-        counts = _counts(walk, sizes, total, _known_budget(budget))
+        counts = _counts(walk, sizes, total, chosen_budget)
     return walk.reduce(counts, masks, linear_maps)
 
 
