@@ -18,6 +18,10 @@ from lastax._blocks import Block as Block
 from lastax._blocks import Gate as Gate
 from lastax._blocks import Linear as Linear
 from lastax._blocks import drop_channels as drop_channels
+from lastax._budgets import interpolated_curve as interpolated_curve
+from lastax._budgets import minimax_counts as minimax_counts
+from lastax._budgets import probe_sizes as probe_sizes
+from lastax._calibrate import remeasure_statistics as remeasure_statistics
 from lastax._certificates import error_bound as error_bound
 from lastax._certificates import error_h2 as error_h2
 from lastax._certificates import error_hinf as error_hinf
@@ -26,13 +30,26 @@ from lastax._certificates import hinf_norm as hinf_norm
 from lastax._checkpoints import Checkpoints as Checkpoints
 from lastax._convolution import channel_kernels as channel_kernels
 from lastax._convolution import convolve as convolve
+from lastax._data_free import singular_perturbation as singular_perturbation
+from lastax._data_free import white_moments as white_moments
+from lastax._data_free import white_refit as white_refit
 from lastax._discretize import discretize_bilinear as discretize_bilinear
 from lastax._discretize import discretize_zoh as discretize_zoh
 from lastax._discretize import inverse_of as inverse_of
 from lastax._discretize import invert_bilinear as invert_bilinear
 from lastax._discretize import invert_zoh as invert_zoh
+from lastax._elimination import EliminationPath as EliminationPath
+from lastax._elimination import LayerPath as LayerPath
+from lastax._elimination import eliminate as eliminate
+from lastax._elimination import merge_paths as merge_paths
+from lastax._elimination import pooled as pooled
 from lastax._errors import RunError as RunError
 from lastax._errors import TrainingDivergedError as TrainingDivergedError
+from lastax._features import moments_of_rows as moments_of_rows
+from lastax._features import output_weights as output_weights
+from lastax._features import state_features as state_features
+from lastax._features import state_slots as state_slots
+from lastax._features import with_output_weights as with_output_weights
 from lastax._fit import Batches as Batches
 from lastax._fit import FitResult as FitResult
 from lastax._fit import fit as fit
@@ -85,6 +102,19 @@ from lastax._prune import score_states as score_states
 from lastax._recurrence import ScanMethod as ScanMethod
 from lastax._recurrence import diagonal_scan as diagonal_scan
 from lastax._recurrence import diagonal_step as diagonal_step
+from lastax._reduce import BUDGETS as BUDGETS
+from lastax._reduce import BudgetContext as BudgetContext
+from lastax._reduce import LayerReport as LayerReport
+from lastax._reduce import RefitReport as RefitReport
+from lastax._reduce import calibrate as calibrate
+from lastax._reduce import mean_divergence as mean_divergence
+from lastax._reduce import refit as refit
+from lastax._refit import Moments as Moments
+from lastax._refit import refit_full_outputs as refit_full_outputs
+from lastax._refit import refit_head as refit_head
+from lastax._refit import refit_linear as refit_linear
+from lastax._refit import refit_outputs as refit_outputs
+from lastax._refit import state_energies as state_energies
 from lastax._reports import draw_poles as draw_poles
 from lastax._reports import draw_speeds as draw_speeds
 from lastax._reports import draw_states as draw_states
@@ -129,10 +159,14 @@ from lastax._selection import select_uniform as select_uniform
 from lastax._selection import uniform_counts as uniform_counts
 from lastax._settings import allowed_values as allowed_values
 from lastax._settings import check_settings as check_settings
+from lastax._stages import NetworkStages as NetworkStages
+from lastax._stages import Stages as Stages
+from lastax._stages import Stream as Stream
 from lastax._surgery import Layer as Layer
 from lastax._surgery import WritableLayer as WritableLayer
 from lastax._surgery import find_layers as find_layers
 from lastax._surgery import keep_states as keep_states
+from lastax._surgery import replace_layers as replace_layers
 from lastax._surgery import state_counts as state_counts
 from lastax._surgery import systems as systems
 from lastax._surgery import write_systems as write_systems
@@ -158,17 +192,28 @@ from lastax._train import train_step as train_step
 
 __all__ = [
     # 1. mathematics
+    "AnySystem",
     "BlockBasis",
+    "EliminationPath",
+    "LayerPath",
+    "Moments",
+    "MultiSISO",
     "NormalPart",
     "ScanMethod",
     "System",
+    "aire_scores",
     "as_complex",
     "as_pair",
+    "balanced_truncation",
+    "channel_kernels",
+    "channel_systems",
     "complex_normal_C",
+    "convolve",
     "diagonal_scan",
     "diagonal_step",
     "discretize_bilinear",
     "discretize_zoh",
+    "eliminate",
     "error_bound",
     "error_h2",
     "error_hinf",
@@ -176,98 +221,121 @@ __all__ = [
     "finite_horizon_last_scores",
     "frequency_response",
     "h2_norm",
+    "hankel_scores",
+    "hankel_singular_values",
     "hinf_norm",
     "hinf_norms",
     "hippo_block_basis",
     "hippo_legs",
     "hippo_low_rank",
     "hippo_normal_part",
+    "impulse_energies",
     "impulse_response",
     "initialize_B",
     "initialize_log_step",
+    "interpolated_curve",
+    "inverse_of",
     "invert_bilinear",
     "invert_zoh",
     "keep_count",
     "lamp_scores",
+    "last_per_channel_scores",
     "last_scores",
     "layer_adaptive",
     "lecun_normal_C",
     "magnitudes",
+    "merge_paths",
+    "minimax_counts",
+    "moments_of_rows",
+    "output_weights",
+    "pooled",
+    "probe_sizes",
     "published_last_scores",
     "published_squared_hinf_norms",
     "random_scores",
     "real_system",
+    "refit_full_outputs",
+    "refit_head",
+    "refit_linear",
+    "refit_outputs",
     "select_global",
     "select_top",
     "select_uniform",
+    "singular_perturbation",
+    "state_energies",
+    "state_features",
+    "state_slots",
     "swept_hinf_norms",
     "transfer_function",
     "truncated_standard_normal_C",
     "uniform_counts",
-    "impulse_energies",
-    "aire_scores",
-    "last_per_channel_scores",
-    "inverse_of",
-    "channel_kernels",
-    "convolve",
-    "balanced_truncation",
-    "hankel_scores",
-    "hankel_singular_values",
-    "AnySystem",
-    "MultiSISO",
-    "channel_systems",
+    "white_moments",
+    "white_refit",
+    "with_output_weights",
     # 2. networks and surgery
-    "METHODS",
-    "S5",
+    "BUDGETS",
     "BatchNorm",
     "Block",
+    "BudgetContext",
     "Classifier",
     "Encoder",
     "Gate",
+    "LRU",
     "Layer",
     "LayerNorm",
+    "LayerReport",
     "Linear",
+    "METHODS",
     "Method",
     "Network",
+    "NetworkStages",
     "PruningPlan",
+    "RefitReport",
     "Retrieval",
     "RunningStatistics",
+    "S4D",
+    "S4D_STARTS",
+    "S5",
     "ScoreContext",
+    "Stages",
+    "Stream",
     "UnstableStatesWarning",
+    "WritableLayer",
+    "calibrate",
     "drop_channels",
     "find_layers",
     "keep_states",
+    "mean_divergence",
     "plan_pruning",
     "prune",
-    "score_states",
-    "state_counts",
-    "systems",
-    "WritableLayer",
-    "write_systems",
-    "LRU",
-    "S4D",
-    "S4D_STARTS",
+    "refit",
+    "remeasure_statistics",
+    "replace_layers",
     "s4d_inv",
     "s4d_legs",
     "s4d_lin",
     "s4d_real",
+    "score_states",
+    "state_counts",
+    "systems",
+    "write_systems",
     # 3. training
-    "CONFIG_FILE",
-    "GROUPINGS",
-    "MODEL_FILE",
-    "SCHEDULES",
-    "TASKS",
     "Batch",
     "Batches",
+    "CONFIG_FILE",
     "Checkpoints",
     "DataConfig",
     "Evaluation",
     "FitResult",
+    "GROUPINGS",
+    "MODEL_FILE",
     "ModelConfig",
     "Preset",
     "RunConfig",
     "RunError",
+    "SCHEDULES",
     "StepMetrics",
+    "TASKS",
     "Task",
     "TrainState",
     "TrainingConfig",
@@ -286,11 +354,14 @@ __all__ = [
     "find_runs",
     "fit",
     "installed_versions",
+    "keep_in_config",
+    "kept_masks",
     "layer_sizes",
     "load_config",
     "load_results",
     "load_run",
     "make_optimizer",
+    "packed_masks",
     "parameter_groups",
     "predict",
     "published_schedule",
@@ -300,8 +371,5 @@ __all__ = [
     "split_trainable",
     "textbook_schedule",
     "train_step",
-    "keep_in_config",
-    "kept_masks",
-    "packed_masks",
     "untrained_counts",
 ]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from lastax._initialize import as_complex, as_pair
 from lastax._recurrence import ScanMethod
-from lastax._system import System, kept_index
+from lastax._system import System, check_replacement, kept_index, unchanged, write
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 
@@ -119,33 +119,36 @@ class LRU(eqx.Module):
     def with_system(self, system: System) -> LRU:
         """The layer whose system is the given one, of as many states.
 
+        What the given one leaves as it is keeps its parameters to the bit.
+
         Raises:
-            ValueError: if the number of states differs, or one has `|lam| >= 1`.
+            ValueError: if the system has other states, channels or directions, or a state has
+                `|lam| >= 1`.
         """
+        own = self.system()
+        check_replacement("LRU.with_system", own, system)
         lam = np.asarray(system.lam, complex)
-        if len(lam) != self.nu_log.shape[0]:
-            raise ValueError(
-                f"LRU.with_system: {len(lam)} states, the layer has {self.nu_log.shape[0]}"
-            )
         if np.any(np.abs(lam) >= 1):
             raise ValueError("LRU.with_system: a state with |lam| >= 1 cannot be written")
-        modulus, kind = np.abs(lam), self.nu_log.dtype
+        same_lam, same_B = unchanged(own, system)
+        modulus = np.abs(lam)
         # An angle must be positive to have a logarithm.
         angle = np.angle(lam) % (2 * np.pi)
         angle = np.where(angle == 0, 2 * np.pi, angle)
         gamma = np.sqrt((1 - modulus) * (1 + modulus))
+        gamma = np.where(same_B, np.exp(np.asarray(self.gamma_log, float)), gamma)
 
         def pair(z: np.ndarray) -> Array:
-            return as_pair(jnp.asarray(z, jnp.result_type(kind, 1j)))
+            return as_pair(jnp.asarray(z, jnp.result_type(self.B, 1j)))
 
         reverse = system.C_reverse
         return dataclasses.replace(
             self,
-            nu_log=jnp.asarray(np.log(-np.log(modulus)), kind),
-            theta_log=jnp.asarray(np.log(angle), kind),
-            gamma_log=jnp.asarray(np.log(gamma), kind),
-            B=pair(np.asarray(system.B) / gamma[:, None]),
+            nu_log=write(same_lam, self.nu_log, np.log(-np.log(modulus))),
+            theta_log=write(same_lam, self.theta_log, np.log(angle)),
+            gamma_log=write(same_B, self.gamma_log, np.log(gamma)),
+            B=jnp.where(same_B[:, None, None], self.B, pair(np.asarray(system.B) / gamma[:, None])),
             C=pair(np.asarray(system.C)),
             C_reverse=None if reverse is None else pair(np.asarray(reverse)),
-            D=jnp.asarray(system.D, self.D.dtype),
+            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
         )

@@ -21,7 +21,7 @@ from lastax._hippo import hippo_normal_part
 from lastax._initialize import as_complex, as_pair, initialize_log_step
 from lastax._multi_siso import MultiSISO, kept_counts
 from lastax._recurrence import ScanMethod
-from lastax._system import kept_index
+from lastax._system import check_replacement, kept_index, unchanged, write
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 # Eigenvalues and input map of the `N` stored states that every channel starts from.
@@ -125,22 +125,26 @@ class S4D(eqx.Module):
     def with_system(self, system: MultiSISO) -> S4D:
         """The layer, at the same step sizes, whose system is the given one.
 
-        Where `B` is 1 and not trained, what it would have to be goes into `C`.
+        What the given one leaves as it is keeps its parameters to the bit. Where `B` is 1 and not
+        trained, what it would have to be goes into `C`.
 
         Raises:
             ValueError: if states are in other channels, or one has `|lam| >= 1`.
         """
+        own = self.system()
+        check_replacement("S4D.with_system", own, system)
         if system.counts != self.counts:
             raise ValueError("S4D.with_system: the states are not in the channels of the layer")
         lam = np.asarray(system.lam, complex)
         if np.any(np.abs(lam) >= 1):
             raise ValueError("S4D.with_system: a state with |lam| >= 1 has no real part below 0")
+        same_lam, same_B = unchanged(own, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         with jax.enable_x64(True):
             column = np.asarray(system.B, complex)[:, None]
             found = inverse_of(self.discretize)(*map(jnp.asarray, (lam, column, step)))
-            Lambda, B = map(np.asarray, found)
-        factor = 1 if self.B is not None else B[:, 0]
+            Lambda, B = np.asarray(found[0]), np.asarray(found[1])[:, 0]
+        factor = np.ones_like(B) if self.B is not None else np.where(same_B, 1, B)
 
         def pair(z: np.ndarray) -> Array:
             return as_pair(jnp.asarray(z, jnp.result_type(self.C, 1j)))
@@ -148,12 +152,12 @@ class S4D(eqx.Module):
         reverse = system.C_reverse
         return dataclasses.replace(
             self,
-            log_decay=jnp.asarray(np.log(-Lambda.real), self.log_decay.dtype),
-            Lambda_im=jnp.asarray(Lambda.imag, self.Lambda_im.dtype),
-            B=None if self.B is None else pair(B[:, 0]),
+            log_decay=write(same_lam, self.log_decay, np.log(-Lambda.real)),
+            Lambda_im=write(same_lam, self.Lambda_im, Lambda.imag),
+            B=None if self.B is None else jnp.where(same_B[:, None], self.B, pair(B)),
             C=pair(factor * np.asarray(system.C)),
             C_reverse=None if reverse is None else pair(factor * np.asarray(reverse)),
-            D=jnp.asarray(system.D, self.D.dtype),
+            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
         )
 
     def _steps(self, step_rescale: Scalar) -> Array:

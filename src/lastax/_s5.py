@@ -22,7 +22,7 @@ from lastax._initialize import (
     lecun_normal_C,
 )
 from lastax._recurrence import ScanMethod
-from lastax._system import System, kept_index
+from lastax._system import System, check_replacement, kept_index, unchanged, write
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 # Real parts are kept below this when eigenvalues are clipped, so that the layer stays stable.
@@ -130,25 +130,26 @@ class S5(eqx.Module):
     def with_system(self, system: System) -> S5:
         """The layer whose system is the given one, of as many states.
 
-        Step sizes stay, but where eigenvalues are clipped: there they are shortened for a state
-        that is too slow to be written otherwise.
+        What the given one leaves as it is keeps its parameters to the bit. Step sizes stay, but
+        where eigenvalues are clipped: there they are shortened for a state that is too slow to be
+        written otherwise.
 
         Raises:
             ValueError: if the number of states differs, or eigenvalues are clipped and one has
                 `|lam| >= 1`.
         """
-        if system.states != self.log_step.shape[0]:
-            raise ValueError(
-                f"S5.with_system: {system.states} states, the layer has {self.log_step.shape[0]}"
-            )
+        own = self.system()
+        check_replacement("S5.with_system", own, system)
+        same_lam, same_B = unchanged(own, system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
         Lambda, continuous_B = self._continuous(lam, B, step)
         if self.clip_eigenvalues:
-            if np.any(np.abs(lam) >= 1):
+            if np.any(np.abs(lam[~same_lam]) >= 1):
                 raise ValueError("S5.with_system: |lam| >= 1, but eigenvalues are clipped")
             # A little more than needed: parameters are rounded.
-            step = step * np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
+            shorter = np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
+            step = np.where(same_lam, step, step * shorter)
             Lambda, continuous_B = self._continuous(lam, B, step)
 
         def pair(z: Array) -> Array:
@@ -156,13 +157,13 @@ class S5(eqx.Module):
 
         return dataclasses.replace(
             self,
-            Lambda_re=jnp.asarray(Lambda.real, self.Lambda_re.dtype),
-            Lambda_im=jnp.asarray(Lambda.imag, self.Lambda_im.dtype),
-            B=pair(continuous_B),
+            Lambda_re=write(same_lam, self.Lambda_re, Lambda.real),
+            Lambda_im=write(same_lam, self.Lambda_im, Lambda.imag),
+            B=jnp.where(same_B[:, None, None], self.B, pair(continuous_B)),
             C=pair(system.C),
             C_reverse=None if system.C_reverse is None else pair(system.C_reverse),
             D=jnp.asarray(np.asarray(system.D), self.D.dtype),
-            log_step=jnp.asarray(np.log(step), self.log_step.dtype),
+            log_step=write(same_lam, self.log_step, np.log(step)),
         )
 
     def _continuous(

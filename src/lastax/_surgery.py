@@ -66,9 +66,13 @@ def systems(model: Any) -> list[AnySystem]:
 
     In float32 `1 - |lam|` of slow states is mostly rounding.
     """
+    return [host_system(layer) for layer in find_layers(model)]
+
+
+def host_system(layer: Layer) -> Any:
+    """The system of one layer, discretized in float64, as numpy arrays."""
     with jax.enable_x64(True):
-        found = [_in_float64(layer).system() for layer in find_layers(model)]
-        return [jax.tree.map(np.asarray, system) for system in found]
+        return jax.tree.map(np.asarray, _in_float64(layer).system())
 
 
 def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
@@ -91,11 +95,23 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
     empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
     if empty:
         raise ValueError(f"keep_states: layers {empty} would lose all their states")
-    masks = iter(keep)
+    return replace_layers(
+        model, [layer.keep(mask) for layer, mask in zip(layers, keep, strict=True)]
+    )
+
+
+def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
+    """The model with other layers in place of its own, in the order of `find_layers`.
+
+    Raises:
+        ValueError: if the numbers of layers differ.
+    """
+    found = find_layers(model)
+    if len(layers) != len(found):
+        raise ValueError(f"replace_layers: {len(layers)} layers, for a model that has {len(found)}")
+    new = iter(layers)
     return jax.tree.map(
-        lambda node: node.keep(next(masks)) if _is_layer(node) else node,
-        model,
-        is_leaf=_is_layer,
+        lambda node: next(new) if _is_layer(node) else node, model, is_leaf=_is_layer
     )
 
 
@@ -105,17 +121,14 @@ def write_systems(model: Model, found: Sequence[AnySystem]) -> Model:
     Raises:
         ValueError: if a layer has no method `with_system`.
     """
-    for layer in find_layers(model):
+    layers = find_layers(model)
+    for layer in layers:
         if not isinstance(layer, WritableLayer):
             raise ValueError(
                 f"no system can be written into a {type(layer).__name__}: it has no with_system()"
             )
-    left = iter(found)
-    return jax.tree.map(
-        lambda node: node.with_system(next(left)) if _is_layer(node) else node,
-        model,
-        is_leaf=_is_layer,
-    )
+    written = [layer.with_system(system) for layer, system in zip(layers, found, strict=True)]
+    return replace_layers(model, written)
 
 
 def _is_layer(node: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -125,6 +126,34 @@ def kept_index(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K
             f"a mask must be {states} truth values, one a state; got {mask.dtype}{list(mask.shape)}"
         )
     return np.flatnonzero(mask)
+
+
+def check_replacement(name: str, own: Any, system: Any) -> None:
+    """Compare a system with the one that it is to replace.
+
+    Raises:
+        ValueError: if it has other states, channels or directions, or states stand for pairs in
+            one of them alone.
+    """
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(part)] for part in (own, system)]
+    if shapes[0] != shapes[1] or own.conj_sym != system.conj_sym:
+        raise ValueError(
+            f"{name}: the layer has {own.states} states and B {list(own.B.shape)}, the system "
+            f"{system.states} and {list(system.B.shape)}; directions and conjugate pairs must be "
+            "equal too"
+        )
+
+
+def unchanged(own: Any, system: Any) -> tuple[Bool[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
+    """Which eigenvalues, and which rows of `B` with their eigenvalue, are the same to the bit."""
+    same_lam = np.asarray(own.lam) == np.asarray(system.lam)
+    same_B = (np.asarray(own.B) == np.asarray(system.B)).reshape(len(same_lam), -1).all(axis=1)
+    return same_lam, same_lam & same_B
+
+
+def write(same: Bool[np.ndarray, " P"], old: Array, new: np.ndarray) -> Array:
+    """A parameter of each state: the old one where nothing changed."""
+    return jnp.where(same, old, jnp.asarray(new, old.dtype))
 
 
 def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:

@@ -1,0 +1,442 @@
+"""Pruning with a refit: what is left learns, in closed form, to do what was removed.
+
+From a few dozen unlabeled sequences, layer by layer from the bottom, each fed by what is already
+reduced and aimed at what the layer answered in the original network. No gradient, no training.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lastax._blocks import Linear
+from lastax._budgets import Curve, interpolated_curve, minimax_counts, probe_sizes
+from lastax._calibrate import (
+    Batch,
+    Chunk,
+    all_features,
+    calibration_chunks,
+    enter_all,
+    layer_moments,
+    layer_of,
+    layer_outputs,
+    linears_grams,
+    numbers_a_step,
+    outputs_of,
+    pass_after,
+    pass_through,
+)
+from lastax._elimination import LayerPath, eliminate, merge_paths
+from lastax._features import output_weights, state_slots, with_output_weights
+from lastax._networks import Classifier, Retrieval
+from lastax._prune import UnstableStatesWarning
+from lastax._refit import Moments, refit_head, refit_linear, refit_outputs
+from lastax._selection import Ratio, keep_count, uniform_counts
+from lastax._stages import NetworkStages, Stages, Stream
+from lastax._surgery import Model, host_system, replace_layers
+
+# Of the variance of each input of a gate.
+_GATE_RIDGE = 1e-4
+
+Divergence = Callable[[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"]], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetContext:
+    """What a budget may go by: each layer's removal order and energy, bounds, and a probe.
+
+    `probe()` gives a curve a layer: how far the network's outputs move if that layer alone is cut
+    to a size. It takes a forward pass of the calibration data for each of about ten sizes a layer.
+    """
+
+    total: int
+    paths: Sequence[LayerPath]
+    energies: Sequence[float]
+    minimum: Sequence[int]
+    probe: Callable[[], list[Curve]]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of states of each layer."""
+        return [len(path.order) for path in self.paths]
+
+
+# From a context to the number of states that each layer keeps.
+Budget = Callable[[BudgetContext], Sequence[int]]
+
+
+def _uniform(given: BudgetContext) -> Sequence[int]:
+    return uniform_counts(given.sizes, given.total)
+
+
+def _by_relative_error(given: BudgetContext) -> Sequence[int]:
+    curves = [
+        path.residuals / (energy if energy > 0 else 1.0)
+        for path, energy in zip(given.paths, given.energies, strict=True)
+    ]
+    return minimax_counts(curves, given.total, minimum=given.minimum)
+
+
+def _by_probe(given: BudgetContext) -> Sequence[int]:
+    return minimax_counts(given.probe(), given.total, minimum=given.minimum)
+
+
+BUDGETS: Mapping[str, Budget] = MappingProxyType(
+    {"uniform": _uniform, "relative-error": _by_relative_error, "probe": _by_probe}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """What was done to one layer, and how well it answers on the calibration data.
+
+    `order` is that in which states were given up, the first to go first (None where the caller
+    chose). Errors are mean squares relative to the original answer's, on inputs from the reduced
+    layers below: of the states that are left as they were, and refitted.
+    """
+
+    keep: Bool[np.ndarray, " _"]
+    order: np.ndarray | None
+    error_truncated: float
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RefitReport:
+    """What `refit` did: a report a layer, and how far the outputs moved on the calibration data.
+
+    `divergence` is the mean of `KL(original || reduced)` in nats, or what the caller measures.
+    """
+
+    layers: list[LayerReport]
+    divergence: float
+    sequences: int
+    steps: int
+
+    @property
+    def keep(self) -> list[Bool[np.ndarray, " _"]]:
+        """A mask a layer."""
+        return [layer.keep for layer in self.layers]
+
+    @property
+    def states_before(self) -> list[int]:
+        """Number of states of each layer as it was."""
+        return [len(layer.keep) for layer in self.layers]
+
+    @property
+    def states_after(self) -> list[int]:
+        """Number of states of each layer that stay."""
+        return [int(layer.keep.sum()) for layer in self.layers]
+
+
+def mean_divergence(
+    original: Float[np.ndarray, "n classes"], reduced: Float[np.ndarray, "n classes"]
+) -> float:
+    """Mean of `KL(p || q)` in nats, with `p` and `q` the softmax of original and reduced logits."""
+    log_p, log_q = _log_softmax(original), _log_softmax(reduced)
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
+
+
+def refit(
+    model: Model,
+    batches: Batch | Iterable[Batch],
+    *,
+    ratio: Ratio | None = None,
+    states: int | None = None,
+    keep: Sequence[Bool[np.ndarray, " _"]] | None = None,
+    budget: str | Budget = "probe",
+    linear_maps: bool = True,
+    stages: Stages | None = None,
+    divergence: Divergence = mean_divergence,
+) -> tuple[Model, RefitReport]:
+    """Remove states, chosen greedily, and fit what is left to do what the whole network did.
+
+    In each layer `C` and `D` change, poles and `B` of the states that stay do not. A layer that
+    loses nothing and whose input is as it was stays as it is, bit for bit. On the calibration data
+    no layer answers worse than it would if its states were only cut.
+
+    Args:
+        model: a `Classifier` or `Retrieval`, or with `stages` any model.
+        batches: calibration data, one batch or several: arrays `x`, `length` where sequences are
+            padded, `weight` with 0 for rows that only fill up. Labels are not looked at. Training
+            data; 16 to 64 sequences serve the layers, the head gains from some hundreds.
+        ratio: share of all states to remove, in [0, 1).
+        states: or the number of states to keep in all.
+        keep: or a mask a block, to refit states that were chosen otherwise (`plan_pruning`).
+        budget: how many states each layer keeps: a name in `BUDGETS`, or a function of a
+            `BudgetContext`.
+        linear_maps: also refit the linear maps of the gates and the head, with no change of shape.
+        stages: how data pass a model of another kind.
+        divergence: how far outputs are from the original ones, for the probe and the report.
+
+    Returns:
+        The smaller model, and what was done.
+
+    Raises:
+        ValueError: unless exactly one of `ratio`, `states` and `keep` is given and possible, or if
+            the calibration data are empty or not finite.
+    """
+    if sum(choice is not None for choice in (ratio, states, keep)) != 1:
+        raise ValueError("refit: give one of ratio=, states= and keep=")
+    chosen_budget = _known_budget(budget)
+    walk = _Walk.begin(model, batches, _known_stages(model, stages), divergence)
+    sizes = [len(where) for where in walk.unstable]
+    if keep is not None:
+        masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
+        _check_masks(keep, sizes)
+        counts = [int(mask.sum()) for mask in keep]
+    else:
+        total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
+        total = total if states is None else states
+        masks = [None] * len(sizes)
+        counts = _counts(walk, sizes, total, chosen_budget)
+    return walk.reduce(counts, masks, linear_maps)
+
+
+def calibrate(
+    model: Any, batches: Batch | Iterable[Batch], *, stages: Stages | None = None
+) -> list[Moments]:
+    """The moments of each layer's regression on what its states give, on real data.
+
+    Inputs and targets are those of the model as it is. Arguments and errors are those of `refit`.
+    """
+    return _Walk.begin(model, batches, _known_stages(model, stages), mean_divergence).moments
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """A model and what one pass of the calibration data through it has shown."""
+
+    model: Any
+    stages: Stages
+    divergence: Divergence
+    chunks: list[Chunk]
+    blocks: list[Any]
+    systems: list[Any]
+    unstable: list[np.ndarray]
+    moments: list[Moments]
+    outputs: np.ndarray
+
+    @classmethod
+    def begin(cls, model: Any, batches: Any, stages: Stages, divergence: Divergence) -> "_Walk":
+        blocks = list(stages.blocks(model))
+        for index, block in enumerate(blocks):
+            if not hasattr(layer_of(block), "with_system"):
+                raise ValueError(
+                    f"refit: layer {index}, a {type(layer_of(block)).__name__}, has no method "
+                    "with_system(system), by which new output maps are written back"
+                )
+        chunks = calibration_chunks(batches, numbers_a_step=numbers_a_step(blocks))
+        streams = enter_all(stages, model, chunks)
+        moments = []
+        for index, block in enumerate(blocks):
+            try:
+                moments.append(layer_moments(stages, block, streams))
+            except ValueError as error:
+                raise ValueError(f"layer {index}: {error}") from error
+            streams = [pass_through(stages, block, stream) for stream in streams]
+        unstable = [np.abs(host_system(layer_of(block)).lam) >= 1 for block in blocks]
+        if any(where.any() for where in unstable):
+            named = [np.flatnonzero(where).tolist() for where in unstable]
+            warnings.warn(
+                f"states with |lam| >= 1 are kept as long as others can go, a layer: {named}",
+                UnstableStatesWarning,
+                stacklevel=3,
+            )
+        features = all_features(stages, model, streams, chunks)
+        outputs = outputs_of(stages.head(model), features)
+        found = [layer_of(block).system() for block in blocks]
+        return cls(model, stages, divergence, chunks, blocks, found, unstable, moments, outputs)
+
+    def path(self, index: int, moments: Moments) -> LayerPath:
+        """The removal order of a layer's states, by moments in the frame of its inputs."""
+        slots = state_slots(self.systems[index])
+        present = slots >= 0
+        last = self.unstable[index][np.maximum(slots, 0)] & present
+        left = moments.targets_without(self._D(index))
+        path = eliminate(moments.features, left, moments.width, present=present, last=last)
+        is_last = np.take_along_axis(last, np.maximum(path.order, 0), axis=1)
+        costs = np.where(is_last, np.inf, path.costs)
+        path = dataclasses.replace(path, costs=costs)
+        return merge_paths(path, slots, moments.energy.sum(axis=1))
+
+    def refitted(self, index: int, moments: Moments, mask: np.ndarray) -> tuple[Any, LayerReport]:
+        """A block whose layer has all its states still, but only those in the mask are heard."""
+        system = self.systems[index]
+        slots = state_slots(system)
+        kept = (slots >= 0) & mask[np.maximum(slots, 0)]
+        W, D = output_weights(system), self._D(index)
+        new_W, new_D = refit_outputs(moments, kept, W, D)
+        energy = float(moments.energy.sum())
+        truncated = W * np.repeat(kept, moments.width, axis=1)[..., None]
+        errors = [
+            float(moments.residual(*pair).sum()) / (energy if energy > 0 else 1.0)
+            for pair in ((truncated, D), (new_W, new_D))
+        ]
+        system = with_output_weights(system, new_W, new_D.reshape(-1))
+        layer = layer_of(self.blocks[index]).with_system(system)  # type: ignore[attr-defined]
+        report = LayerReport(mask, None, errors[0], errors[1])
+        return replace_layers(self.blocks[index], [layer]), report
+
+    def probe(self, paths: Sequence[LayerPath]) -> list[Curve]:
+        """For each layer and size: how far outputs move if this layer alone is cut to it."""
+        streams = enter_all(self.stages, self.model, self.chunks)
+        curves = []
+        for index, path in enumerate(paths):
+            states = len(path.order)
+            sizes = probe_sizes(states)
+            costs = [self._cost(index, path, size, streams) for size in sizes[:-1]] + [0.0]
+            curves.append(interpolated_curve(np.array(sizes), np.array(costs), states))
+            streams = [pass_through(self.stages, self.blocks[index], s) for s in streams]
+        return curves
+
+    def reduce(
+        self, counts: Sequence[int], masks: Sequence[np.ndarray | None], linear_maps: bool
+    ) -> tuple[Any, RefitReport]:
+        """Cut and refit from the bottom; see `refit`."""
+        stages = self.stages
+        original = reduced = enter_all(stages, self.model, self.chunks)
+        changed = False
+        blocks, reports = [], []
+        for index, block in enumerate(self.blocks):
+            answers = [layer_outputs(stages, block, stream) for stream in original]
+            moments = self.moments[index]
+            if changed:
+                moments = layer_moments(stages, block, reduced, answers)
+            mask, order = masks[index], None
+            if mask is None:
+                path = self.path(index, moments)
+                mask, order = path.keep(counts[index]), path.order
+            full, new_answers = block, answers
+            report = LayerReport(mask, order, 0.0, 0.0)
+            if changed or not mask.all():
+                changed = True
+                full, report = self.refitted(index, moments, mask)
+                report = dataclasses.replace(report, order=order)
+                new_answers = [layer_outputs(stages, full, stream) for stream in reduced]
+                if linear_maps:
+                    full = self._with_linears(block, full, original, answers, new_answers)
+            reduced = _advanced(stages, full, reduced, new_answers)
+            original = _advanced(stages, block, original, answers) if changed else reduced
+            blocks.append(replace_layers(full, [layer_of(full).keep(mask)]))
+            reports.append(report)
+        features = all_features(stages, self.model, reduced, self.chunks)
+        head = stages.head(self.model)
+        model = eqx.tree_at(lambda m: list(stages.blocks(m)), self.model, blocks)
+        if head is not None and changed and linear_maps:
+            start = np.asarray(head.weight, float)
+            head = _like(head, *refit_head(features.astype(float), self.outputs, start))
+            model = eqx.tree_at(stages.head, model, head)
+        moved = self.divergence(self.outputs, outputs_of(head, features))
+        steps = int(sum(stream.valid.sum() for stream in reduced))
+        return model, RefitReport(reports, moved, len(self.outputs), steps)
+
+    def _D(self, index: int) -> np.ndarray:
+        D = np.asarray(self.systems[index].D, float)
+        return D.reshape(-1, self.moments[index].targets)
+
+    def _cost(self, index: int, path: LayerPath, size: int, streams: Sequence[Stream]) -> float:
+        cut, _ = self.refitted(index, self.moments[index], path.keep(size))
+        rest = [cut, *self.blocks[index + 1 :]]
+        ends = []
+        for stream in streams:
+            for block in rest:
+                stream = pass_through(self.stages, block, stream)
+            ends.append(stream)
+        features = all_features(self.stages, self.model, ends, self.chunks)
+        outputs = outputs_of(self.stages.head(self.model), features)
+        return max(self.divergence(self.outputs, outputs), 0.0)
+
+    def _with_linears(
+        self,
+        block: Any,
+        full: Any,
+        original: Sequence[Stream],
+        answers: Sequence[np.ndarray],
+        new_answers: Sequence[np.ndarray],
+    ) -> Any:
+        maps = self.stages.linears(full)
+        if not maps:
+            return full
+        pairs = zip(answers, new_answers, strict=True)
+        grams = linears_grams(
+            self.stages, (block, full), (np.asarray(s.valid) for s in original), pairs
+        )
+        new = [
+            _like(map_, *refit_linear(gram, np.asarray(map_.weight, float), ridge=_GATE_RIDGE))
+            for map_, gram in zip(maps, grams, strict=True)
+        ]
+        return eqx.tree_at(lambda b: list(self.stages.linears(b)), full, new)
+
+
+def _advanced(
+    stages: Stages, block: Any, streams: Sequence[Stream], answers: Sequence[np.ndarray]
+) -> list[Stream]:
+    return [pass_after(stages, block, s, y) for s, y in zip(streams, answers, strict=True)]
+
+
+def _like(linear: Linear, weight: np.ndarray, bias: np.ndarray) -> Linear:
+    return Linear(jnp.asarray(weight, linear.weight.dtype), jnp.asarray(bias, linear.bias.dtype))
+
+
+def _counts(walk: _Walk, sizes: list[int], total: int, budget: Budget) -> list[int]:
+    if not len(sizes) <= total <= sum(sizes):
+        raise ValueError(
+            f"refit: {total} states to keep, but {len(sizes)} layers of {sizes} states allow "
+            f"{len(sizes)} to {sum(sizes)}"
+        )
+    if total == sum(sizes):
+        return sizes
+    paths = [walk.path(index, moments) for index, moments in enumerate(walk.moments)]
+    energies = [float(moments.energy.sum()) for moments in walk.moments]
+    minimum = [max(1, int(where.sum())) for where in walk.unstable]
+    context = BudgetContext(total, paths, energies, minimum, lambda: walk.probe(paths))
+    counts = [int(count) for count in budget(context)]
+    fits = [
+        least <= count <= size for least, count, size in zip(minimum, counts, sizes, strict=True)
+    ]
+    if sum(counts) != total or not all(fits):
+        raise ValueError(
+            f"refit: the budget gives {counts} states to layers of {sizes}; it must give {total} "
+            f"in all and at least {minimum} (one, or all with |lam| >= 1)"
+        )
+    return counts
+
+
+def _check_masks(keep: Sequence[np.ndarray], sizes: list[int]) -> None:
+    lengths = [len(mask) for mask in keep]
+    if lengths != sizes:
+        raise ValueError(f"refit: the layers have {sizes} states, but the masks are for {lengths}")
+    empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
+    if empty:
+        raise ValueError(f"refit: layers {empty} would lose all their states")
+
+
+def _known_stages(model: Any, stages: Stages | None) -> Stages:
+    if stages is not None:
+        return stages
+    if not isinstance(model, Classifier | Retrieval):
+        raise ValueError(
+            f"refit: how data pass a {type(model).__name__} is not known: give stages=, an object "
+            "with the methods of lastax.Stages"
+        )
+    return NetworkStages()
+
+
+def _known_budget(budget: str | Budget) -> Budget:
+    if not isinstance(budget, str):
+        return budget
+    if budget not in BUDGETS:
+        raise ValueError(f"no budget {budget!r}; there are {', '.join(BUDGETS)}")
+    return BUDGETS[budget]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
