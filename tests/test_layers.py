@@ -343,6 +343,23 @@ def test_mixed_networks_prune_by_every_method(method):
     assert np.isfinite(small(inputs(2))).all()
 
 
+@kinds
+@directions
+@pytest.mark.parametrize("method", ["last", "balanced"])
+def test_a_masked_plan_answers_as_the_smaller_network(kind, bidirectional, method):
+    layers = [draw(kind, key=key, bidirectional=bidirectional) for key in range(2)]
+    plan = lastax.plan_pruning(layers, ratio=0.6, method=method)
+    small, masked = plan.apply(layers), plan.masked(layers)
+    assert jax.tree.structure(masked) == jax.tree.structure(layers)
+    assert lastax.state_counts(masked) == lastax.state_counts(layers)
+    assert lastax.state_counts(small) == plan.states_after
+    for one, other in zip(small, masked, strict=True):
+        wanted = one(inputs())
+        np.testing.assert_allclose(
+            other(inputs()), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
+        )
+
+
 def test_mixed_networks_train():
     model = lastax.prune(mixed_network(), ratio=0.5)
     optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.01)

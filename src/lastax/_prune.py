@@ -23,7 +23,7 @@ from lastax._scores import (
     random_scores,
 )
 from lastax._selection import Masks, Ratio, Scores, keep_count, select_global, select_uniform
-from lastax._surgery import Model, keep_states, systems, write_systems
+from lastax._surgery import Model, find_layers, keep_states, systems, write_systems
 from lastax._typing import Array, PRNGKeyArray
 
 
@@ -145,6 +145,24 @@ class PruningPlan:
         small = keep_states(model, self.keep)
         return small if self.systems is None else write_systems(small, self.systems)
 
+    def masked(self, model: Model) -> Model:
+        """What `apply` makes, at the size of before: removed states are there but not heard.
+
+        The same outputs but for rounding. One compiled program evaluates many plans so.
+
+        Raises:
+            ValueError: if a layer has no method `with_system`.
+        """
+        layers = find_layers(model)
+        new = self.systems or [None] * len(layers)
+        return write_systems(
+            model,
+            [
+                _masked(layer.system(), mask, small)
+                for layer, mask, small in zip(layers, self.keep, new, strict=True)
+            ],
+        )
+
     @property
     def states_before(self) -> list[int]:
         """Number of states of each layer as it is."""
@@ -257,6 +275,29 @@ def prune(
             stacklevel=2,
         )
     return plan.apply(model)
+
+
+def _masked(system: AnySystem, mask: Bool[np.ndarray, " P"], small: AnySystem | None) -> AnySystem:
+    """A system whose other states are not heard; where there is `small`, the rest are its own."""
+
+    def place(name: str, axis: int, others: float) -> Array | None:
+        own = getattr(system, name)
+        if own is None:
+            return None
+        full = np.moveaxis(np.array(own), axis, 0)
+        if small is not None:
+            full[mask] = np.moveaxis(np.asarray(getattr(small, name)), axis, 0)
+        full[~mask] *= others
+        return np.moveaxis(full, 0, axis)
+
+    last = np.ndim(system.C) - 1
+    return dataclasses.replace(
+        system,
+        lam=place("lam", 0, 1.0),
+        B=place("B", 0, 1.0),
+        C=place("C", last, 0.0),
+        C_reverse=place("C_reverse", last, 0.0),
+    )
 
 
 def _first_states(system: AnySystem, small: AnySystem) -> Bool[np.ndarray, " P"]:
