@@ -114,12 +114,12 @@ def resolve_run(run: Path | None) -> Path:
     return found[-1]
 
 
-def unstable_states(systems: Sequence[lastax.System]) -> list[list[int]]:
+def unstable_states(systems: Sequence[lastax.AnySystem]) -> list[list[int]]:
     """The states of each layer that have no finite norm."""
     return [np.flatnonzero(np.abs(system.lam) >= 1).tolist() for system in systems]
 
 
-def report_unstable(systems: Sequence[lastax.System], where: str = "") -> None:
+def report_unstable(systems: Sequence[lastax.AnySystem], where: str = "") -> None:
     """Name the states on or outside the unit circle, if there are any."""
     for layer, states in enumerate(unstable_states(systems)):
         if states:

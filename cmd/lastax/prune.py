@@ -19,10 +19,8 @@ from lastax.cmd._console import (
     emit,
     err,
     json_option,
-    method_option,
     out,
     percent,
-    pruning_key,
     report_unstable,
     resolve_run,
     run_argument,
@@ -30,6 +28,14 @@ from lastax.cmd._console import (
     unstable_states,
 )
 from lastax.cmd._open import Place, evaluate_on, place_options, reopen_data
+from lastax.cmd._pruning import (
+    CALIBRATED,
+    SUMMARIES,
+    Calibration,
+    Pruned,
+    calibration_options,
+    reducer,
+)
 
 KINDS = ("states", "parameters", "bytes")
 
@@ -85,7 +91,18 @@ class Amount:
 
 @click.command()
 @run_argument
-@method_option
+@click.option(
+    "--method",
+    type=click.Choice(sorted(SUMMARIES)),
+    default="last",
+    help="How states are scored and chosen.",
+)
+@click.option(
+    "--beside",
+    type=click.Choice(sorted(SUMMARIES)),
+    multiple=True,
+    help="Also tell what this method would reach with as many states; may be repeated.",
+)
 @click.option("--ratio", type=float, help="Share of all states to remove.  [default: 0.3]")
 @click.option("--states", type=int, help="Or: how many states to keep in all.")
 @click.option(
@@ -94,6 +111,7 @@ class Amount:
     help="Or: how many points of validation accuracy to give up at most; the number of states "
     "is found by bisection.",
 )
+@calibration_options
 @seed_option
 @click.option(
     "--out",
@@ -107,10 +125,13 @@ class Amount:
 def prune(
     run: Path | None,
     method: str,
+    beside: tuple[str, ...],
     seed: int,
     folder: Path | None,
     place: Place,
     as_json: bool,
+    sequences: int,
+    budget: str,
     **amount: Any,
 ) -> None:
     """Remove the least important states of RUN and write the smaller network as a run of its own.
@@ -126,40 +147,53 @@ def prune(
     data = reopen_data(config, place)
     before = {split: evaluate_on(model, data, split).accuracy for split in SPLITS}
 
-    def plan_for(count: int) -> lastax.PruningPlan:
-        return lastax.plan_pruning(
-            model, states=count, method=method, length=config.length, key=pruning_key(seed, config)
-        )
+    calibration = Calibration(sequences, budget)
+
+    def reduce_by(name: str) -> Callable[[int], Pruned]:
+        return reducer(model, name, config=config, data=data, seed=seed, calibration=calibration)
+
+    reduce = reduce_by(method)
 
     def loss_of(count: int) -> float:
-        small = plan_for(count).apply(model)
-        reached = evaluate_on(small, data, "validation").accuracy
+        reached = evaluate_on(reduce(count).model, data, "validation").accuracy
         err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
         return 100 * (before["validation"] - reached)
 
     systems = lastax.systems(model)
-    plan = plan_for(given.count(config, loss_of))
-    small = plan.apply(model)
+    count = given.count(config, loss_of)
+    pruned = reduce(count)
+    small = pruned.model
     after = {split: evaluate_on(small, data, split).accuracy for split in SPLITS}
     answer = {
         "method": method,
-        "states_before": sum(plan.states_before),
-        "states_after": sum(plan.states_after),
+        "states_before": sum(pruned.states_before),
+        "states_after": sum(pruned.states_after),
         "layers": _layers(model, small, unstable_states(systems)),
         **{split: {"before": before[split], "after": after[split]} for split in SPLITS},
+        "beside": {
+            other: {split: evaluate_on(small_by_other, data, split).accuracy for split in SPLITS}
+            for other in beside
+            for small_by_other in (reduce_by(other)(count).model,)
+            if other != method
+        },
     }
     draw = f"-seed{seed}" if method == "random" else ""
     target = folder or run.with_name(f"{run.name}-{method}-{given.label}{draw}")
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
-            lastax.keep_in_config(config, plan.keep),
+            lastax.keep_in_config(config, pruned.keep),
             parent=os.path.relpath(run, target),
-            pruning={"method": method, "seed": seed, **vars(given)},
+            pruning={
+                "method": method,
+                "seed": seed,
+                **vars(given),
+                **(vars(calibration) if method == CALIBRATED else {}),
+            },
         )
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
         lastax.save_results(fresh, answer)
-        _draw(fresh, systems, plan, title=f"{run.name}, {method}")
+        _draw(fresh, systems, pruned, title=f"{run.name}, {method}")
     if as_json:
         emit({**answer, "run": str(target)})
     else:
@@ -216,18 +250,18 @@ def _layers(
     return rows
 
 
-def _draw(folder: Path, systems: list[lastax.System], plan: lastax.PruningPlan, title: str) -> None:
+def _draw(folder: Path, systems: list[lastax.AnySystem], pruned: Pruned, title: str) -> None:
     poles = [np.asarray(system.lam) for system in systems]
     figures = {
-        "poles.png": lastax.draw_poles(poles, plan.scores, plan.keep, title=title),
-        "states.png": lastax.draw_states(plan.states_before, plan.states_after, title=title),
+        "poles.png": lastax.draw_poles(poles, pruned.scores, pruned.keep, title=title),
+        "states.png": lastax.draw_states(pruned.states_before, pruned.states_after, title=title),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
 
 
 def _show(answer: dict[str, Any], target: Path) -> None:
-    table = Table(title=f"{answer['method']}: {lastax.METHODS[answer['method']].summary}")
+    table = Table(title=f"{answer['method']}: {SUMMARIES[answer['method']]}")
     table.add_column("layer", justify="right")
     for kind in KINDS:
         table.add_column(kind, justify="right")
@@ -244,4 +278,7 @@ def _show(answer: dict[str, Any], target: Path) -> None:
             f"{split + ':':<11} {percent(before)} before, {percent(after)} after "
             f"({100 * (after - before):+.2f} points)"
         )
+    for other, reached in answer["beside"].items():
+        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
+        out.print(f"beside it, with as many states, {other}: {accuracies}")
     out.print(f"run: {target}  (poles.png, states.png)")

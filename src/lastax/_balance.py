@@ -14,6 +14,7 @@ from jaxtyping import Bool, Complex, Float
 
 from lastax._multi_siso import AnySystem, MultiSISO, channel_systems
 from lastax._system import System, real_system
+from lastax._typing import Array
 
 # Directions below this share of the largest singular value are rounding.
 _NEGLIGIBLE = 1e-13
@@ -59,7 +60,7 @@ def balanced_truncation(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnyS
             for part, k in zip(channel_systems(system), budgets, strict=True)
         ]
         reverse = system.C_reverse
-        return dataclasses.replace(
+        return _with(
             system,
             lam=np.concatenate([part.lam for part in parts]),
             B=np.concatenate([part.B[:, 0] for part in parts]),
@@ -70,7 +71,7 @@ def balanced_truncation(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnyS
     return _truncate(system, int(keep.sum()))
 
 
-def hankel_scores(system: AnySystem) -> Float[np.ndarray, " P"]:
+def hankel_scores(system: AnySystem) -> Float[Array, " P"]:
     """What each state of the balanced system is worth, best first: squares, layer-adaptive.
 
     The place in the result is a rank, not a state: `balanced_truncation` makes the states. A state
@@ -88,7 +89,8 @@ def hankel_scores(system: AnySystem) -> Float[np.ndarray, " P"]:
     order = np.lexsort((-np.arange(len(squared)), squared))
     remaining = np.cumsum(squared[order][::-1])[::-1]
     share = np.divide(squared[order], remaining, out=np.zeros_like(squared), where=remaining > 0)
-    return share[np.argsort(order)]
+    scores: Any = share[np.argsort(order)]
+    return scores
 
 
 def _balance(system: System) -> _Balanced:
@@ -97,7 +99,7 @@ def _balance(system: System) -> _Balanced:
             "balanced truncation: a state has |lam| >= 1, which no balancing is defined for"
         )
     literal = real_system(
-        dataclasses.replace(
+        _with(
             system,
             lam=np.asarray(system.lam, complex),
             B=np.asarray(system.B, complex),
@@ -145,7 +147,7 @@ def _truncate(system: System, states: int) -> System:
         return system.keep(np.arange(system.states) == 0)
     lam, B, outputs = best
     H = system.C.shape[0]
-    return dataclasses.replace(
+    return _with(
         system,
         lam=lam,
         B=B,
@@ -168,6 +170,11 @@ def _diagonal(
     # A pair answers 2 Re(C x); a layer that stores pairs adds the 2 itself.
     factor = np.where(lam.imag < 0, 2.0, 1.0) / (2.0 if conj_sym else 1.0)
     return lam.astype(complex), B, C * factor
+
+
+def _with(system: Any, **arrays: Any) -> Any:
+    """The system with these arrays, which are numpy's."""
+    return dataclasses.replace(system, **arrays)
 
 
 def _root(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:

@@ -154,7 +154,7 @@ class PruningPlan:
             ValueError: if a layer has no method `with_system`.
         """
         layers = find_layers(model)
-        new = self.systems or [None] * len(layers)
+        new: Sequence[AnySystem | None] = self.systems or [None] * len(layers)
         return write_systems(
             model,
             [
@@ -280,7 +280,7 @@ def prune(
 def _masked(system: AnySystem, mask: Bool[np.ndarray, " P"], small: AnySystem | None) -> AnySystem:
     """A system whose other states are not heard; where there is `small`, the rest are its own."""
 
-    def place(name: str, axis: int, others: float) -> Array | None:
+    def place(name: str, axis: int, others: float) -> Any:
         own = getattr(system, name)
         if own is None:
             return None

@@ -361,7 +361,7 @@ def _squares(lam: Complex[Array, " S"], count: int) -> Complex[Array, "j S"]:
         return _multiply_precisely(square, square), square[0]
 
     start = (lam.real, lam.imag), (nothing, nothing)
-    _, squares = jax.lax.scan(advance, start, None, length=count)
+    squares: Planes = jax.lax.scan(advance, start, None, length=count)[1]
     return jax.lax.complex(*squares)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -152,7 +153,7 @@ class S5(eqx.Module):
             step = np.where(same_lam, step, step * shorter)
             Lambda, continuous_B = self._continuous(lam, B, step)
 
-        def pair(z: Array) -> Array:
+        def pair(z: Any) -> Array:
             return as_pair(jnp.asarray(np.asarray(z), jnp.result_type(self.B, 1j)))
 
         return dataclasses.replace(

@@ -121,13 +121,13 @@ def write_systems(model: Model, found: Sequence[AnySystem]) -> Model:
     Raises:
         ValueError: if a layer has no method `with_system`.
     """
-    layers = find_layers(model)
-    for layer in layers:
+    written: list[Layer] = []
+    for layer, system in zip(find_layers(model), found, strict=True):
         if not isinstance(layer, WritableLayer):
             raise ValueError(
                 f"no system can be written into a {type(layer).__name__}: it has no with_system()"
             )
-    written = [layer.with_system(system) for layer, system in zip(layers, found, strict=True)]
+        written.append(layer.with_system(system))
     return replace_layers(model, written)
 
 

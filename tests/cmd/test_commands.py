@@ -108,6 +108,56 @@ def test_max_loss_holds_on_the_validation_split(cli, trained, tmp_path):
     assert 2 <= answer["states_after"] <= 8
 
 
+def test_a_refit_is_a_run_like_any_other(cli, trained, tmp_path):
+    out = tmp_path / "small"
+    options = ("--method", "calibrated", "--calibration", 5, "--budget", "uniform")
+    answer = cli("prune", trained, "--ratio", 0.5, *options, "--out", out, "--json").answer
+    assert answer["states_after"] == 4
+    config = lastax.load_config(out)
+    assert config.states == (2, 2)
+    assert config.pruning["sequences"] == 5
+    again = cli("evaluate", out, "--json").answer
+    assert again["accuracy"] == pytest.approx(answer["test"]["after"])
+    # What is pruned once more keeps account of which states of the first network are left.
+    cli("prune", out, "--states", 2, "--out", tmp_path / "smaller")
+    smaller = lastax.load_config(tmp_path / "smaller")
+    counts = lastax.untrained_counts(config.model)
+    for before, after in zip(
+        lastax.kept_masks(config, counts), lastax.kept_masks(smaller, counts), strict=True
+    ):
+        assert not np.any(after & ~before)
+        assert after.sum() == 1
+
+
+def test_methods_are_shown_beside_each_other(cli, trained, tmp_path):
+    options = ("--ratio", 0.5, "--beside", "calibrated", "--beside", "aire", "--json")
+    answer = cli("prune", trained, *options, "--out", tmp_path / "small").answer
+    assert set(answer["beside"]) == {"calibrated", "aire"}
+    alone = cli(
+        "prune", trained, "--method", "aire", "--ratio", 0.5, "--out", tmp_path / "aire", "--json"
+    ).answer
+    assert answer["beside"]["aire"]["test"] == pytest.approx(alone["test"]["after"])
+
+
+@pytest.mark.parametrize("layer", ["s4d", "lru"])
+def test_other_layers_go_all_the_way(cli, tmp_path, layer):
+    run = tmp_path / layer
+    small = ("--layers", 2, "--channels", 4, "--states", 2, "--epochs", 1, "--epoch-batches", 2)
+    cli("train", "--task", "speech", "--layer", layer, *small, "--out", run, "--json")
+    total = sum(lastax.load_config(run).states)
+    assert total == (16 if layer == "s4d" else 4)
+    for method in ("last-per-channel", "balanced", "calibrated"):
+        out = tmp_path / method
+        answer = cli(
+            "prune", run, "--method", method, "--ratio", 0.5, "--out", out, "--json"
+        ).answer
+        assert 2 <= answer["states_after"] <= total // 2
+        reached = cli("evaluate", out, "--json").answer["accuracy"]
+        assert reached == pytest.approx(answer["test"]["after"])
+    scores = cli("score", run, "--json").answer
+    assert sum(len(layer["scores"]) for layer in scores["layers"]) == total
+
+
 def test_prune_shows_a_table_for_people(cli, trained, tmp_path):
     shown = cli("prune", trained, "--out", tmp_path / "small").stdout
     assert "points)" in shown
