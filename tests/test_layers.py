@@ -346,14 +346,15 @@ def test_mixed_networks_prune_by_every_method(method):
 @kinds
 @directions
 @pytest.mark.parametrize("method", ["last", "balanced"])
-def test_a_masked_plan_answers_as_the_smaller_network(kind, bidirectional, method):
+def test_padded_to_its_old_size_a_network_answers_the_same(kind, bidirectional, method):
     layers = [draw(kind, key=key, bidirectional=bidirectional) for key in range(2)]
     plan = lastax.plan_pruning(layers, ratio=0.6, method=method)
-    small, masked = plan.apply(layers), plan.masked(layers)
-    assert jax.tree.structure(masked) == jax.tree.structure(layers)
-    assert lastax.state_counts(masked) == lastax.state_counts(layers)
+    small = plan.apply(layers)
+    large = lastax.padded(small, layers, plan.keep)
+    assert jax.tree.structure(large) == jax.tree.structure(layers)
+    assert lastax.state_counts(large) == lastax.state_counts(layers)
     assert lastax.state_counts(small) == plan.states_after
-    for one, other in zip(small, masked, strict=True):
+    for one, other in zip(small, large, strict=True):
         wanted = one(inputs())
         np.testing.assert_allclose(
             other(inputs()), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()

@@ -57,6 +57,7 @@ FLOORS = (
         "_reports",
         "_runs",
         "_settings",
+        "_sweeps",
         "_tasks",
         "_train",
     },

@@ -1,17 +1,12 @@
 """`lastax train`."""
 
-import contextlib
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import equinox as eqx
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lastax
 from lastax._files import folder_written_at_once
@@ -26,8 +21,8 @@ from lastax.cmd._console import (
     json_option,
     out,
     percent,
-    progress_bar,
 )
+from lastax.cmd._fitting import fit_network
 from lastax.cmd._flags import data_config, setting_options
 from lastax.cmd._open import (
     Place,
@@ -37,7 +32,7 @@ from lastax.cmd._open import (
     reopen_data,
     root_option,
 )
-from lastax.data import Data, batches_per_epoch, training_batches
+from lastax.data import Data
 
 SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.presets})
 
@@ -259,45 +254,11 @@ def _run(
     config: lastax.RunConfig, data: Data, folder: Path, resume: bool, workers: int
 ) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
-    training, source = config.training, data.sources["train"]
-    place = _placing(jax.devices()[: config.devices])
-    steps = training.epoch_batches or batches_per_epoch(source, training.batch_size)
-    optimizer = _optimizer(training, steps)
-    state = lastax.TrainState.initialize(lastax.build_from_config(config), optimizer)
-    pure_step = eqx.filter_jit(
-        functools.partial(
-            lastax.train_step,
-            optimizer=optimizer,
-            key=jax.random.fold_in(jax.random.key(config.seed), 1),
-            label_smoothing=training.label_smoothing,
-            remat=training.remat,
-        )
-    )
-    batches = training_batches(
-        source,
-        batch_size=training.batch_size,
-        seed=config.seed,
-        augment=data.augment if training.augment else None,
-        workers=workers,
-    )
+    network = lastax.build_from_config(config)
     if not resume:
         with folder_written_at_once(folder) as fresh:
             lastax.save_config(fresh, config)
-    size = f"{steps} steps an epoch, {training.epochs} epochs, {sum(config.states)} states"
-    err.print(f"{config.task}: {size}; {folder}")
-    with contextlib.closing(batches), _Display(steps * training.epochs) as display:
-        result = lastax.fit(
-            state,
-            lambda state, batch: pure_step(state, place(batch)),
-            batches,
-            validate=lambda model: evaluate_on(model, data, "validation"),
-            folder=folder,
-            epochs=training.epochs,
-            steps_per_epoch=steps,
-            resume=resume,
-            on_step=display.step,
-            on_epoch=display.epoch,
-        )
+    result = fit_network(network, config, data, folder, resume=resume, workers=workers)
     # What the best epoch reached on validation is known: large splits take minutes.
     validation = lastax.Evaluation(
         result.validation_accuracy, result.validation_loss, len(data.sources["validation"])
@@ -310,54 +271,3 @@ def _run(
     }
     lastax.save_results(folder, answer)
     return answer
-
-
-class _Display:
-    """A bar over all steps, and a line for each epoch."""
-
-    def __init__(self, steps: int) -> None:
-        self._bar = progress_bar("training")
-        self._shown = self._bar.add_task("", total=steps, note="")
-
-    def __enter__(self) -> "_Display":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def step(self, number: int, metrics: lastax.StepMetrics) -> None:
-        self._bar.update(self._shown, completed=number, note=f"loss {float(metrics.loss):.3f}")
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        self._bar.console.print(
-            f"epoch {record['epoch']:3d}  loss {record['train_loss']:.3f}  "
-            f"train {percent(record['train_accuracy'])}  "
-            f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
-        )
-
-
-def _optimizer(training: lastax.TrainingConfig, steps_per_epoch: int) -> Any:
-    schedule = functools.partial(
-        lastax.SCHEDULES[training.schedule],
-        steps_per_epoch=steps_per_epoch,
-        epochs=training.epochs,
-        warmup_epochs=training.warmup_epochs,
-        minimum=training.minimum_learning_rate,
-        anneal=training.anneal,
-    )
-    return lastax.make_optimizer(
-        schedule(training.learning_rate),
-        schedule(training.ssm_learning_rate),
-        weight_decay=training.weight_decay,
-        grouping=training.grouping,
-        step_size_global=training.step_size_global,
-    )
-
-
-def _placing(devices: list[jax.Device]) -> Callable[[lastax.Batch], lastax.Batch]:
-    """Spread each batch over the devices by rows; the model is on all of them."""
-    # With automatic axes the compiler adds what the devices have to tell each other.
-    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, PartitionSpec("batch"))
-    return lambda batch: {name: jax.device_put(rows, sharding) for name, rows in batch.items()}

@@ -96,6 +96,7 @@ from lastax._prune import Method as Method
 from lastax._prune import PruningPlan as PruningPlan
 from lastax._prune import ScoreContext as ScoreContext
 from lastax._prune import UnstableStatesWarning as UnstableStatesWarning
+from lastax._prune import padded as padded
 from lastax._prune import plan_pruning as plan_pruning
 from lastax._prune import prune as prune
 from lastax._prune import score_states as score_states
@@ -170,6 +171,10 @@ from lastax._surgery import replace_layers as replace_layers
 from lastax._surgery import state_counts as state_counts
 from lastax._surgery import systems as systems
 from lastax._surgery import write_systems as write_systems
+from lastax._sweeps import SweepCurves as SweepCurves
+from lastax._sweeps import compressible_ratio as compressible_ratio
+from lastax._sweeps import sweep_groups as sweep_groups
+from lastax._sweeps import sweep_summary as sweep_summary
 from lastax._system import System as System
 from lastax._system import frequency_response as frequency_response
 from lastax._system import impulse_response as impulse_response
@@ -306,6 +311,7 @@ __all__ = [
     "find_layers",
     "keep_states",
     "mean_divergence",
+    "padded",
     "plan_pruning",
     "prune",
     "refit",
@@ -335,6 +341,7 @@ __all__ = [
     "RunError",
     "SCHEDULES",
     "StepMetrics",
+    "SweepCurves",
     "TASKS",
     "Task",
     "TrainState",
@@ -344,6 +351,7 @@ __all__ = [
     "build_from_config",
     "build_network",
     "check_settings",
+    "compressible_ratio",
     "cross_entropy",
     "divergence",
     "draw_poles",
@@ -370,6 +378,8 @@ __all__ = [
     "save_results",
     "split_trainable",
     "textbook_schedule",
+    "sweep_groups",
+    "sweep_summary",
     "train_step",
     "untrained_counts",
 ]

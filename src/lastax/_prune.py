@@ -23,7 +23,16 @@ from lastax._scores import (
     random_scores,
 )
 from lastax._selection import Masks, Ratio, Scores, keep_count, select_global, select_uniform
-from lastax._surgery import Model, find_layers, keep_states, systems, write_systems
+from lastax._surgery import (
+    Layer,
+    Model,
+    WritableLayer,
+    find_layers,
+    keep_states,
+    replace_layers,
+    systems,
+    write_systems,
+)
 from lastax._typing import Array, PRNGKeyArray
 
 
@@ -145,24 +154,6 @@ class PruningPlan:
         small = keep_states(model, self.keep)
         return small if self.systems is None else write_systems(small, self.systems)
 
-    def masked(self, model: Model) -> Model:
-        """What `apply` makes, at the size of before: removed states are there but not heard.
-
-        The same outputs but for rounding. One compiled program evaluates many plans so.
-
-        Raises:
-            ValueError: if a layer has no method `with_system`.
-        """
-        layers = find_layers(model)
-        new: Sequence[AnySystem | None] = self.systems or [None] * len(layers)
-        return write_systems(
-            model,
-            [
-                _masked(layer.system(), mask, small)
-                for layer, mask, small in zip(layers, self.keep, new, strict=True)
-            ],
-        )
-
     @property
     def states_before(self) -> list[int]:
         """Number of states of each layer as it is."""
@@ -277,16 +268,31 @@ def prune(
     return plan.apply(model)
 
 
-def _masked(system: AnySystem, mask: Bool[np.ndarray, " P"], small: AnySystem | None) -> AnySystem:
-    """A system whose other states are not heard; where there is `small`, the rest are its own."""
+def padded(small: Model, model: Any, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
+    """`small`, at the size of the `model` that it was made from: the rest is not heard.
 
+    The same outputs but for rounding, in the shapes of `model`: one compiled program then evaluates
+    many networks. `keep` tells where its states stand, a mask a layer.
+
+    Raises:
+        ValueError: if a layer has no method `with_system`.
+    """
+    pairs = zip(find_layers(model), find_layers(small), keep, strict=True)
+    written: list[Layer] = []
+    for layer, smaller, mask in pairs:
+        if not isinstance(layer, WritableLayer):
+            raise ValueError(f"padded: a {type(layer).__name__} has no with_system()")
+        written.append(layer.with_system(_padded(layer.system(), smaller.system(), mask)))
+    return replace_layers(small, written)
+
+
+def _padded(system: AnySystem, small: AnySystem, mask: Bool[np.ndarray, " P"]) -> AnySystem:
     def place(name: str, axis: int, others: float) -> Any:
         own = getattr(system, name)
         if own is None:
             return None
         full = np.moveaxis(np.array(own), axis, 0)
-        if small is not None:
-            full[mask] = np.moveaxis(np.asarray(getattr(small, name)), axis, 0)
+        full[mask] = np.moveaxis(np.asarray(getattr(small, name)), axis, 0)
         full[~mask] *= others
         return np.moveaxis(full, 0, axis)
 
@@ -297,6 +303,7 @@ def _masked(system: AnySystem, mask: Bool[np.ndarray, " P"], small: AnySystem | 
         B=place("B", 0, 1.0),
         C=place("C", last, 0.0),
         C_reverse=place("C_reverse", last, 0.0),
+        D=small.D,
     )
 
 

@@ -1,12 +1,15 @@
 """Pictures of what pruning did. Each function draws one figure; saving it is the caller's part."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+
+from lastax._sweeps import SweepCurves
 
 _REMOVED, _KEPT = "#c43a31", "#2f6f9f"
 
@@ -81,46 +84,53 @@ def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> F
     return figure
 
 
-def draw_sweep(
-    curves: Mapping[str, Mapping[float, Sequence[float]]], *, unpruned: float, title: str
-) -> Figure:
-    """Accuracy against the share of removed states, one line a method.
+def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
+    """Test accuracy against the share of removed states: a panel a group, a line a method.
 
-    Args:
-        curves: for each method and ratio, the accuracies of all runs, from 0 to 1. Several runs
-            give the mean, and the range as a bar.
-        unpruned: the mean accuracy with all states.
-        title: what was pruned.
+    Lines are means over seeds; where there are several, a band shows their range.
     """
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axis = figure.subplots()
-    axis.axhline(100 * unpruned, color="0.6", linewidth=0.9, linestyle="--", label="unpruned")
-    markers = "osD^vP*Xh"
-    for index, (method, points) in enumerate(curves.items()):
-        ratios = sorted(points)
-        values = [100 * np.asarray(points[ratio]) for ratio in ratios]
-        x = [100 * ratio for ratio in ratios]
-        mean = np.array([v.mean() for v in values])
-        below = mean - [v.min() for v in values]
-        above = [v.max() for v in values] - mean
-        # Side by side, so that the bars of different methods can be told apart.
-        shift = 0.35 * (index - (len(curves) - 1) / 2)
-        axis.errorbar(
-            np.asarray(x) + shift,
-            mean,
-            yerr=[below, above],
-            marker=markers[index % len(markers)],
-            markersize=4,
-            linewidth=1.4,
-            elinewidth=0.7,
-            label=method,
-        )
-    axis.set_xlabel("states removed, %")
-    axis.set_ylabel("accuracy, %")
-    axis.grid(color="0.92")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axis.set_title(title, fontsize=11)
+    columns = min(len(groups), 2)
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(5.6 * columns + 1.9, 4.2 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    methods = list(dict.fromkeys(m for curves in groups.values() for m in curves.test))
+    markers = "osD^vP*Xh<>pd"
+    for axis in axes[len(groups) :]:
+        axis.set_axis_off()
+    for axis, (name, curves) in zip(axes, groups.items(), strict=False):
+        if curves.unpruned:
+            level = 100 * np.mean(curves.unpruned)
+            axis.axhline(level, color="0.6", linewidth=0.9, linestyle="--", label="unpruned")
+        for method, points in curves.test.items():
+            index = methods.index(method)
+            ratios = sorted(points)
+            x = [100 * ratio for ratio in ratios]
+            values = [100 * np.asarray(points[ratio]) for ratio in ratios]
+            axis.plot(
+                x,
+                [v.mean() for v in values],
+                color=f"C{index % 10}",
+                linestyle="-" if index < 10 else "--",
+                marker=markers[index % len(markers)],
+                markersize=4,
+                linewidth=1.3,
+                label=method,
+            )
+            low, high = [v.min() for v in values], [v.max() for v in values]
+            axis.fill_between(x, low, high, color=f"C{index % 10}", alpha=0.1, linewidth=0)
+        axis.set_xlabel("states removed, %")
+        axis.set_ylabel("test accuracy, %")
+        axis.grid(color="0.5", alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(name, fontsize=11)
+    # One legend for all: methods have the same colors everywhere.
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()), list(entries), frameon=False, fontsize=8, loc="outside right upper"
+    )
     return figure
 
 

@@ -1,6 +1,5 @@
 """evaluate, score, prune and sweep on a trained run: what they answer, write and draw."""
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -163,24 +162,6 @@ def test_prune_shows_a_table_for_people(cli, trained, tmp_path):
     assert "points)" in shown
     assert "all" in shown
     assert "poles.png" in shown
-
-
-def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
-    methods = "last,uniform-magnitude,random"
-    answer = cli(
-        "sweep", trained, "--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json"
-    ).answer
-    with (tmp_path / "sweep.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(answer["rows"]) == 1 + 3 * 2
-    unpruned = rows[0]["test_accuracy"]
-    assert {row["test_accuracy"] for row in rows if float(row["ratio"]) == 0} == {unpruned}
-    assert {row["states"] for row in rows if float(row["ratio"]) == 0.5} == {"4"}
-    with Image.open(tmp_path / "sweep.png") as picture:
-        assert min(picture.size) > 300
-    again = cli("sweep", trained, "--methods", "last", "--out", tmp_path)
-    assert again.status == 1
-    assert "holds a sweep already" in again.stderr
 
 
 def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):

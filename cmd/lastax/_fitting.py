@@ -1,0 +1,115 @@
+"""Training a network on the data of a run: optimizer, batches, devices and display around `fit`."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import lastax
+from lastax.cmd._console import err, percent, progress_bar
+from lastax.cmd._open import evaluate_on
+from lastax.data import Data, batches_per_epoch, training_batches
+
+
+def fit_network(
+    network: lastax.Network,
+    config: lastax.RunConfig,
+    data: Data,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+) -> lastax.FitResult:
+    """Train `network` as `config` says, and leave its checkpoints and best weights in `folder`."""
+    training, source = config.training, data.sources["train"]
+    place = _placing(jax.devices()[: config.devices])
+    steps = training.epoch_batches or batches_per_epoch(source, training.batch_size)
+    optimizer = _optimizer(training, steps)
+    state = lastax.TrainState.initialize(network, optimizer)
+    pure_step = eqx.filter_jit(
+        functools.partial(
+            lastax.train_step,
+            optimizer=optimizer,
+            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            label_smoothing=training.label_smoothing,
+            remat=training.remat,
+        )
+    )
+    batches = training_batches(
+        source,
+        batch_size=training.batch_size,
+        seed=config.seed,
+        augment=data.augment if training.augment else None,
+        workers=workers,
+    )
+    size = f"{steps} steps an epoch, {training.epochs} epochs, {sum(config.states)} states"
+    err.print(f"{config.task}: {size}; {folder}")
+    with contextlib.closing(batches), _Display(steps * training.epochs) as display:
+        return lastax.fit(
+            state,
+            lambda state, batch: pure_step(state, place(batch)),
+            batches,
+            validate=lambda model: evaluate_on(model, data, "validation"),
+            folder=folder,
+            epochs=training.epochs,
+            steps_per_epoch=steps,
+            resume=resume,
+            on_step=display.step,
+            on_epoch=display.epoch,
+        )
+
+
+class _Display:
+    """A bar over all steps, and a line for each epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self._bar = progress_bar("training")
+        self._shown = self._bar.add_task("", total=steps, note="")
+
+    def __enter__(self) -> "_Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def step(self, number: int, metrics: lastax.StepMetrics) -> None:
+        self._bar.update(self._shown, completed=number, note=f"loss {float(metrics.loss):.3f}")
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self._bar.console.print(
+            f"epoch {record['epoch']:3d}  loss {record['train_loss']:.3f}  "
+            f"train {percent(record['train_accuracy'])}  "
+            f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
+        )
+
+
+def _optimizer(training: lastax.TrainingConfig, steps_per_epoch: int) -> Any:
+    schedule = functools.partial(
+        lastax.SCHEDULES[training.schedule],
+        steps_per_epoch=steps_per_epoch,
+        epochs=training.epochs,
+        warmup_epochs=training.warmup_epochs,
+        minimum=training.minimum_learning_rate,
+        anneal=training.anneal,
+    )
+    return lastax.make_optimizer(
+        schedule(training.learning_rate),
+        schedule(training.ssm_learning_rate),
+        weight_decay=training.weight_decay,
+        grouping=training.grouping,
+        step_size_global=training.step_size_global,
+    )
+
+
+def _placing(devices: list[jax.Device]) -> Callable[[lastax.Batch], lastax.Batch]:
+    """Spread each batch over the devices by rows; the model is on all of them."""
+    # With automatic axes the compiler adds what the devices have to tell each other.
+    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    return lambda batch: {name: jax.device_put(rows, sharding) for name, rows in batch.items()}

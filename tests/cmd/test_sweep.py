@@ -1,0 +1,144 @@
+"""`lastax sweep`: every cell once, whatever happens in between, and a fair summary."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+import lastax
+
+
+def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
+    methods = "last,uniform-magnitude,random,balanced,calibrated"
+    options = ("--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json")
+    answer = cli("sweep", trained, *options).answer
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(answer["cells"]) == 1 + 5 * 2
+    unpruned = rows[0]["test_accuracy"]
+    assert rows[0]["method"] == "unpruned"
+    assert {row["test_accuracy"] for row in rows if float(row["ratio"]) == 0} == {unpruned}
+    assert {row["states"] for row in rows[1:] if float(row["ratio"]) == 0.5} <= {"4", "3", "2"}
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 300
+    assert json.loads((tmp_path / "sweep.json").read_text())["cells"] == answer["cells"]
+
+
+def test_cells_are_those_of_pruned_networks(cli, trained, tmp_path):
+    options = ("--methods", "lamp", "--ratios", "0.5")
+    answer = cli("sweep", trained, *options, "--out", tmp_path / "s", "--json").answer
+    alone = cli(
+        "prune", trained, "--method", "lamp", "--ratio", 0.5, "--out", tmp_path / "p", "--json"
+    ).answer
+    (cell,) = (cell for cell in answer["cells"] if cell["method"] == "lamp")
+    assert cell["layers"] == [row["states_after"] for row in alone["layers"]]
+    for split in ("validation", "test"):
+        assert cell[f"{split}_accuracy"] == pytest.approx(alone[split]["after"], abs=0.003)
+
+
+def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
+    options = ("--methods", "last,aire", "--ratios", "0.25,0.5", "--out", tmp_path, "--json")
+    whole = cli("sweep", trained, *options).answer
+    path = tmp_path / "cells.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 5
+    first = json.loads(lines[1]) | {"seconds": -1.0}
+    # The rest, and half of a line, are lost; what is there is not measured again.
+    path.write_bytes(lines[0] + json.dumps(first).encode() + b"\n" + lines[2][:20])
+    again = cli("sweep", trained, *options).answer
+    assert again["cells"][1]["seconds"] == -1
+    for one, other in zip(whole["cells"], again["cells"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    # More of the same folder adds to it.
+    more = cli("sweep", trained, "--methods", "last", "--ratios", "0.75", *options[4:]).answer
+    assert len(path.read_text().splitlines()) == 6
+    assert [cell["ratio"] for cell in more["cells"]] == [0, 0.75]
+    path.write_text("damaged\n" + path.read_text())
+    ended = cli("sweep", trained, *options)
+    assert ended.status == 1
+    assert "line 1 is damaged" in ended.stderr
+
+
+@pytest.mark.slow
+def test_processes_measure_the_same(cli, trained, tmp_path):
+    runs = [trained, tmp_path / "pruned"]
+    cli("prune", trained, "--ratio", 0.25, "--out", runs[1])
+    options = ("--methods", "last,calibrated", "--ratios", "0.5", "--json")
+    one, two = (
+        cli("sweep", *runs, *options, "--jobs", jobs, "--out", tmp_path / str(jobs)).answer
+        for jobs in (1, 2)
+    )
+
+    def sorted_cells(answer):
+        cells = [{**cell, "seconds": 0} for cell in answer["cells"]]
+        return sorted(cells, key=lambda cell: (cell["run"], cell["method"]))
+
+    assert sorted_cells(one) == sorted_cells(two)
+
+
+def test_fine_tuning_is_a_row_of_its_own(cli, trained, tmp_path):
+    options = ("--methods", "last", "--ratios", "0.5", "--finetune", 1, "--finetune-rate", 1)
+    answer = cli("sweep", trained, *options, "--out", tmp_path, "--json").answer
+    cut, tuned = answer["cells"][1:]
+    assert (cut["finetune"], tuned["finetune"]) == (0, 1)
+    assert cut["layers"] == tuned["layers"]
+    assert cut["validation_accuracy"] != tuned["validation_accuracy"]
+    assert {row["method"] for row in answer["summary"]} == {"last", "last + 1 epochs"}
+
+
+def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
+    """By the same program: here only that it is called so, and its failure told."""
+    called = []
+
+    def run(command, check):
+        called.append(command[3:])
+        return type("Done", (), {"returncode": 3})()
+
+    monkeypatch.setattr("lastax.cmd.sweep.subprocess.run", run)
+    ended = cli("sweep", "--task", "speech", "--layer", "lru", "--seeds", "4,5")
+    assert ended.status == 1
+    assert "ended with status 3" in ended.stderr
+    (command,) = called
+    assert " ".join(command) == (
+        "train --task speech --layer lru --size small --seed 4 --out runs/speech/lru-seed4"
+    )
+
+
+def cells(task, method, accuracies, layer="s5"):
+    """Validation and test accuracies by ratio; 0 is the whole network."""
+    return [
+        {
+            "run": f"{task}-{seed}",
+            "task": task,
+            "layer": layer,
+            "bidirectional": True,
+            "method": method if ratio else "unpruned",
+            "ratio": ratio,
+            "finetune": 0,
+            "validation_accuracy": validation + 0.001 * seed,
+            "test_accuracy": test - 0.001 * seed,
+        }
+        for ratio, (validation, test) in accuracies.items()
+        for seed in (-1, 1)
+    ]
+
+
+def test_summary_by_hand():
+    rows = cells("a", "m", {0: (0.9, 0.8), 0.3: (0.895, 0.77), 0.5: (0.88, 0.8), 0.7: (0.89, 0.79)})
+    # 70 % costs a point, 50 % more: the largest that will do, chosen on validation.
+    rows += cells("b", "m", {0: (0.9, 0.8), 0.3: (0.85, 0.8)})
+    rows += [
+        {**row, "validation_accuracy": None, "test_accuracy": None}
+        for row in cells("b", "other", {0.3: (0, 0)})
+    ]
+    (row,) = lastax.sweep_summary(rows)
+    assert row["method"] == "m"
+    assert row["ratio"] == pytest.approx(0.35)
+    assert row["loss"] == pytest.approx(0.5)
+    assert (row["groups"], row["compressible"]) == (2, 1)
+    assert row["ratio_compressible"] == pytest.approx(0.7)
+    assert row["loss_compressible"] == pytest.approx(1)
+    groups = lastax.sweep_groups(rows)
+    assert list(groups) == ["a, s5, both ways", "b, s5, both ways"]
+    assert lastax.compressible_ratio(groups["a, s5, both ways"], "m", most=0.6) == 0.3
