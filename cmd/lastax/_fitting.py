@@ -24,8 +24,12 @@ def fit_network(
     *,
     resume: bool = False,
     workers: int = 0,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> lastax.FitResult:
-    """Train `network` as `config` says, and leave its checkpoints and best weights in `folder`."""
+    """Train `network` as `config` says, and leave its checkpoints and best weights in `folder`.
+
+    `on_ready` is called when everything is built, before anything is written.
+    """
     training, source = config.training, data.sources["train"]
     place = _placing(jax.devices()[: config.devices])
     steps = training.epoch_batches or batches_per_epoch(source, training.batch_size)
@@ -47,6 +51,7 @@ def fit_network(
         augment=data.augment if training.augment else None,
         workers=workers,
     )
+    on_ready()
     size = f"{steps} steps an epoch, {training.epochs} epochs, {sum(config.states)} states"
     err.print(f"{config.task}: {size}; {folder}")
     with contextlib.closing(batches), _Display(steps * training.epochs) as display:

@@ -255,10 +255,15 @@ def _run(
 ) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
     network = lastax.build_from_config(config)
-    if not resume:
-        with folder_written_at_once(folder) as fresh:
-            lastax.save_config(fresh, config)
-    result = fit_network(network, config, data, folder, resume=resume, workers=workers)
+
+    def begin() -> None:
+        if not resume:
+            with folder_written_at_once(folder) as fresh:
+                lastax.save_config(fresh, config)
+
+    result = fit_network(
+        network, config, data, folder, resume=resume, workers=workers, on_ready=begin
+    )
     # What the best epoch reached on validation is known: large splits take minutes.
     validation = lastax.Evaluation(
         result.validation_accuracy, result.validation_loss, len(data.sources["validation"])
