@@ -13,7 +13,7 @@ METHOD ?= last
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep bench bench-check test test-all lint types format clean
+.PHONY: help setup train evaluate score prune sweep report bench bench-check test test-all lint types format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ prune: $(INSTALLED) ## train if there is no run yet, then remove states: RUN= ME
 
 sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="--ratios 0.3,0.5"
 	$(LASTAX) sweep $(RUN) $(ARGS)
+
+report: $(INSTALLED) ## one page about a run or a sweep: RUN= (default: the newest run)
+	$(LASTAX) report $(RUN) $(ARGS)
 
 bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

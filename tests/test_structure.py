@@ -53,6 +53,7 @@ FLOORS = (
         "_files",
         "_fit",
         "_optimize",
+        "_pages",
         "_presets",
         "_reports",
         "_runs",

@@ -17,6 +17,11 @@ SUMMARIES = {name: method.summary for name, method in lastax.METHODS.items()} | 
 }
 
 
+def makes_new_states(method: str) -> bool:
+    """Whether the states that a method leaves are others than those of before."""
+    return method in lastax.METHODS and lastax.METHODS[method].reduce is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """How many training sequences a refit may look at, and how it shares states out."""

@@ -10,6 +10,7 @@ from lastax.cmd.bench import bench
 from lastax.cmd.data import data
 from lastax.cmd.evaluate import evaluate
 from lastax.cmd.prune import prune
+from lastax.cmd.report import report
 from lastax.cmd.score import score
 from lastax.cmd.sweep import sweep
 from lastax.cmd.train import train
@@ -22,7 +23,7 @@ def cli() -> None:
     """Train diagonal state-space models, score their states, remove the unneeded ones."""
 
 
-for command in (data, train, evaluate, score, prune, sweep, bench):
+for command in (data, train, evaluate, score, prune, sweep, report, bench):
     cli.add_command(command)
 
 

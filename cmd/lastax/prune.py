@@ -34,6 +34,7 @@ from lastax.cmd._pruning import (
     Calibration,
     Pruned,
     calibration_options,
+    makes_new_states,
     reducer,
 )
 
@@ -193,7 +194,7 @@ def prune(
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
         lastax.save_results(fresh, answer)
-        _draw(fresh, systems, pruned, title=f"{run.name}, {method}")
+        _draw(fresh, systems, pruned, method, title=f"{run.name}, {method}")
     if as_json:
         emit({**answer, "run": str(target)})
     else:
@@ -250,10 +251,18 @@ def _layers(
     return rows
 
 
-def _draw(folder: Path, systems: list[lastax.AnySystem], pruned: Pruned, title: str) -> None:
+def _draw(
+    folder: Path, systems: list[lastax.AnySystem], pruned: Pruned, method: str, title: str
+) -> None:
+    scores, keep = pruned.scores, pruned.keep
+    if makes_new_states(method):
+        # They have no place among those of before.
+        systems = lastax.systems(pruned.model)
+        scores = lastax.score_states(systems)
+        keep = [np.ones(len(score), bool) for score in scores]
     poles = [np.asarray(system.lam) for system in systems]
     figures = {
-        "poles.png": lastax.draw_poles(poles, pruned.scores, pruned.keep, title=title),
+        "poles.png": lastax.draw_poles(poles, scores, keep, title=title),
         "states.png": lastax.draw_states(pruned.states_before, pruned.states_after, title=title),
     }
     for name, figure in figures.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import scipy.stats
 from rich.table import Table
 
 import lastax
@@ -25,13 +26,19 @@ from lastax.cmd._console import (
 @click.command()
 @run_argument
 @method_option
+@click.option(
+    "--compare", is_flag=True, help="Rank agreement of all methods with this one, layer by layer."
+)
 @seed_option
 @json_option
 @debug_option
-def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
+def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool) -> None:
     """Score every state of RUN (default: the newest trained run). Touches nothing."""
     config, model = lastax.load_run(resolve_run(run))
     systems = lastax.systems(model)
+    if compare:
+        _compare(systems, method, config, as_json)
+        return
     scores = lastax.score_states(
         systems, method, length=config.length, key=pruning_key(seed, config)
     )
@@ -60,6 +67,52 @@ def score(run: Path | None, method: str, seed: int, as_json: bool) -> None:
         table.add_row(str(index), str(len(layer)), *numbers)
     out.print(table)
     report_unstable(systems)
+
+
+def _compare(
+    systems: list[lastax.AnySystem], method: str, config: lastax.RunConfig, as_json: bool
+) -> None:
+    """Spearman's correlation of the scores of every two methods, in each layer."""
+    # Those that make new states have no score of the old ones.
+    names = [name for name, one in lastax.METHODS.items() if one.reduce is None]
+    names.remove("random")
+    if method not in names:
+        raise click.UsageError(f"--method {method} with --compare: choose of {', '.join(names)}")
+    scores = {name: lastax.score_states(systems, name, length=config.length) for name in names}
+    matrices = [
+        {
+            one: {other: _agreement(scores[one][i], scores[other][i]) for other in names}
+            for one in names
+        }
+        for i in range(len(systems))
+    ]
+    if as_json:
+        emit({"methods": names, "layers": matrices})
+        return
+    table = Table(title=f"rank agreement with {method} (Spearman; 1: the same order)")
+    table.add_column("method")
+    for index in range(len(systems)):
+        table.add_column(f"layer {index}", justify="right")
+    for name in names:
+        if name != method:
+            table.add_row(name, *(_told(matrix[method][name]) for matrix in matrices))
+    out.print(table)
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float | None:
+    """None where all scores of a method are the same: there is no order to compare."""
+    if len(one) < 2 or np.ptp(_ranks(one)) == 0 or np.ptp(_ranks(other)) == 0:
+        return None
+    return float(scipy.stats.spearmanr(_ranks(one), _ranks(other)).statistic)
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    # Infinity ranks highest, and ties share a rank.
+    return scipy.stats.rankdata(scores)
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _without_infinities(values: np.ndarray) -> list[float | None]:

@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import functools
+import hashlib
 import io
 import itertools
 import json
@@ -37,7 +39,13 @@ from lastax.cmd._console import (
 )
 from lastax.cmd._fitting import fit_network
 from lastax.cmd._open import Place, evaluate_on, place_options, reopen_data
-from lastax.cmd._pruning import SUMMARIES, Calibration, calibration_options, reducer
+from lastax.cmd._pruning import (
+    CALIBRATED,
+    SUMMARIES,
+    Calibration,
+    calibration_options,
+    reducer,
+)
 from lastax.data import Data
 
 CELLS, TABLE, ANSWER, PICTURE = "cells.jsonl", "sweep.csv", "sweep.json", "sweep.png"
@@ -92,6 +100,17 @@ class Grid:
     rate: float
     seed: int
     calibration: Calibration
+
+    def settings(self, method: str, epochs: int) -> dict[str, Any]:
+        """What else a cell depends on: another value makes another cell."""
+        settings: dict[str, Any] = {}
+        if method in ("random", CALIBRATED):
+            settings["pruning_seed"] = self.seed
+        if method == CALIBRATED:
+            settings |= dataclasses.asdict(self.calibration)
+        if epochs:
+            settings["finetune_rate"] = self.rate
+        return settings
 
     def cells(self) -> Iterator[tuple[str, float, int]]:
         """Method, ratio, and epochs of fine-tuning; the whole network first."""
@@ -187,9 +206,9 @@ def sweep(
         report_unstable(lastax.systems(lastax.load_run(run)[1]), f"{run.name}, ")
     folder.mkdir(parents=True, exist_ok=True)
     _measure_all(chosen, grid, place, folder, jobs)
-    asked = {(str(run), *cell) for run in chosen for cell in grid.cells()}
+    asked = {_place(run, cell, grid) for run in chosen for cell in grid.cells()}
     cells = [cell for cell in read_cells(folder) if _place_of(cell) in asked]
-    answer = {
+    answer: dict[str, Any] = {
         "command": ["lastax", *sys.argv[1:]],
         "versions": lastax.installed_versions(),
         "runs": [str(run) for run in chosen],
@@ -248,15 +267,38 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
     return cells
 
 
-def _place_of(cell: Mapping[str, Any]) -> tuple[str, str, float, int]:
-    return cell["run"], cell["method"], cell["ratio"], cell["finetune"]
+def _place_of(cell: Mapping[str, Any]) -> str:
+    names = ("run", "weights", "method", "ratio", "finetune", "settings")
+    return json.dumps([cell[name] for name in names], sort_keys=True)
+
+
+def _place(run: Path, cell: tuple[str, float, int], grid: Grid) -> str:
+    return _place_of(_begun(run, cell, grid))
+
+
+def _begun(run: Path, cell: tuple[str, float, int], grid: Grid) -> dict[str, Any]:
+    """What tells a cell from others. A run that was trained anew is another one."""
+    method, ratio, epochs = cell
+    return {
+        "run": str(run),
+        "weights": _digest(run / lastax.MODEL_FILE, (run / lastax.MODEL_FILE).stat().st_mtime_ns),
+        "method": method,
+        "ratio": ratio,
+        "finetune": epochs,
+        "settings": grid.settings(method, epochs),
+    }
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _measure_all(runs: list[Path], grid: Grid, place: Place, folder: Path, jobs: int) -> None:
     _end_with_a_line(folder / CELLS)
     done = {_place_of(cell) for cell in read_cells(folder)}
     missing = {
-        run: [cell for cell in grid.cells() if (str(run), *cell) not in done] for run in runs
+        run: [cell for cell in grid.cells() if _place(run, cell, grid) not in done] for run in runs
     }
     work = [(run, cells, grid, place, folder) for run, cells in missing.items() if cells]
     if jobs == 1 or len(work) < 2:
@@ -283,18 +325,15 @@ def _measure_run(
 ) -> Iterator[dict[str, Any]]:
     config, model = lastax.load_run(run)
     data = reopen_data(config, place)
-    for method, ratio, epochs in cells:
+    for place_in_grid in cells:
         started = time.monotonic()
         cell = {
-            "run": str(run),
+            **_begun(run, place_in_grid, grid),
             "task": config.task,
             "layer": config.model.layer,
             "bidirectional": config.model.bidirectional,
             "seed": config.seed,
-            "method": method,
-            "ratio": ratio,
-            "finetune": epochs,
-            **_outcome(model, config, data, (method, ratio, epochs), grid),
+            **_outcome(model, config, data, place_in_grid, grid),
         }
         cell["seconds"] = round(time.monotonic() - started, 3)
         # One write, so that lines of several processes do not mix.
@@ -361,7 +400,12 @@ def _end_with_a_line(path: Path) -> None:
 
 def _write(folder: Path, answer: Mapping[str, Any]) -> None:
     rows = [
-        cell | {"layers": " ".join(map(str, cell["layers"])), "error": cell["error"] or ""}
+        cell
+        | {
+            "layers": " ".join(map(str, cell["layers"])),
+            "settings": " ".join(f"{name}={value}" for name, value in cell["settings"].items()),
+            "error": cell["error"] or "",
+        }
         for cell in answer["cells"]
     ]
     text = io.StringIO()

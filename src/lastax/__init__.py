@@ -90,6 +90,13 @@ from lastax._optimize import parameter_groups as parameter_groups
 from lastax._optimize import published_schedule as published_schedule
 from lastax._optimize import split_trainable as split_trainable
 from lastax._optimize import textbook_schedule as textbook_schedule
+from lastax._pages import html_code as html_code
+from lastax._pages import html_figure as html_figure
+from lastax._pages import html_heading as html_heading
+from lastax._pages import html_numbers as html_numbers
+from lastax._pages import html_page as html_page
+from lastax._pages import html_table as html_table
+from lastax._pages import html_text as html_text
 from lastax._presets import TASKS as TASKS
 from lastax._prune import METHODS as METHODS
 from lastax._prune import Method as Method
@@ -116,6 +123,8 @@ from lastax._refit import refit_head as refit_head
 from lastax._refit import refit_linear as refit_linear
 from lastax._refit import refit_outputs as refit_outputs
 from lastax._refit import state_energies as state_energies
+from lastax._reports import draw_layout as draw_layout
+from lastax._reports import draw_learning as draw_learning
 from lastax._reports import draw_poles as draw_poles
 from lastax._reports import draw_speeds as draw_speeds
 from lastax._reports import draw_states as draw_states
@@ -354,6 +363,8 @@ __all__ = [
     "compressible_ratio",
     "cross_entropy",
     "divergence",
+    "draw_layout",
+    "draw_learning",
     "draw_poles",
     "draw_speeds",
     "draw_states",
@@ -361,6 +372,13 @@ __all__ = [
     "evaluate",
     "find_runs",
     "fit",
+    "html_code",
+    "html_figure",
+    "html_heading",
+    "html_numbers",
+    "html_page",
+    "html_table",
+    "html_text",
     "installed_versions",
     "keep_in_config",
     "kept_masks",

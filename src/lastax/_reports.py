@@ -8,6 +8,7 @@ from jaxtyping import Bool, Complex, Float
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from lastax._sweeps import SweepCurves
 
@@ -20,13 +21,14 @@ def draw_poles(
     keep: Sequence[Bool[np.ndarray, " _"]],
     *,
     title: str,
+    columns: int = 4,
 ) -> Figure:
     """The discrete eigenvalues of each layer in the unit disk, colored by score.
 
     One panel a layer. Removed states are crossed out; of a conjugate pair one is drawn. Unstable
     states, which have no finite score, are drawn in black.
     """
-    columns = min(len(poles), 4)
+    columns = min(len(poles), columns)
     rows = -(-len(poles) // columns)
     figure = Figure(figsize=(3.1 * columns + 1.0, 3.2 * rows + 0.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
@@ -84,6 +86,62 @@ def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> F
     return figure
 
 
+def draw_layout(
+    scores: Sequence[Float[np.ndarray, " _"]], keep: Sequence[Bool[np.ndarray, " _"]], *, title: str
+) -> Figure:
+    """The states of each layer as cells in their order, colored by score; removed ones are blank.
+
+    A layer of more than 64 states is several lines of 64.
+    """
+    lines = [-(-len(mask) // 64) for mask in keep]
+    height = 0.16 * sum(lines) + 0.42 * len(lines) + 0.9
+    figure = Figure(figsize=(5.4, min(height, 14)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(keep), 1, height_ratios=lines))
+    positive = np.concatenate([s[np.isfinite(s) & (s > 0)] for s in scores])
+    top = positive.max() if len(positive) else 1.0
+    norm = LogNorm(max(positive.min() if len(positive) else 1.0, 1e-6 * top), top)
+    for index, (axis, score, mask, rows) in enumerate(zip(axes, scores, keep, lines, strict=True)):
+        width = min(64, len(mask))
+        cells = np.full(rows * width, np.nan)
+        bounded = np.clip(np.where(np.isfinite(score), score, top), norm.vmin, norm.vmax)
+        cells[: len(mask)] = np.where(mask, bounded, np.nan)
+        axis.pcolormesh(cells.reshape(rows, width), norm=norm, cmap="viridis", rasterized=False)
+        axis.set_xlim(0, min(64, max(map(len, keep))))
+        axis.invert_yaxis()
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+        axis.add_patch(Rectangle((0, 0), width, rows, fill=False, edgecolor="0.5", linewidth=0.6))
+        axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)}", fontsize=9, loc="left")
+    figure.colorbar(
+        ScalarMappable(norm, "viridis"), ax=list(axes), label="score", shrink=0.8, extend="min"
+    )
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Accuracy over epochs: on training batches and, thicker, on validation; a color a run.
+
+    Args:
+        runs: the lines of each run's `metrics.jsonl`.
+    """
+    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    axis = figure.subplots()
+    for index, (name, records) in enumerate(runs.items()):
+        epochs = [record["epoch"] for record in records]
+        for key, width, style in (("validation", 1.8, "-"), ("train", 0.9, "--")):
+            values = [100 * record[f"{key}_accuracy"] for record in records]
+            label = f"{name}, {key}" if len(runs) == 1 else name if key == "validation" else None
+            axis.plot(epochs, values, style, linewidth=width, color=f"C{index % 10}", label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy, %")
+    axis.grid(color="0.5", alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     """Test accuracy against the share of removed states: a panel a group, a line a method.
 
@@ -91,7 +149,9 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     """
     columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(5.6 * columns + 1.9, 4.2 * rows), layout="constrained")
+    alone = len(groups) == 1
+    size = (5.4, 5.0) if alone else (5.6 * columns + 1.9, 4.2 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     methods = list(dict.fromkeys(m for curves in groups.values() for m in curves.test))
     markers = "osD^vP*Xh<>pd"
@@ -129,7 +189,12 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     figure.legend(
-        list(entries.values()), list(entries), frameon=False, fontsize=8, loc="outside right upper"
+        list(entries.values()),
+        list(entries),
+        frameon=False,
+        fontsize=8,
+        ncols=3 if alone else 1,
+        loc="outside lower center" if alone else "outside right upper",
     )
     return figure
 

@@ -71,9 +71,9 @@ def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -
 def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[dict[str, Any]]:
     """For each method how much can be removed at a loss of `most` validation points, and the cost.
 
-    `ratio` and `loss` (points of test accuracy) are means over all groups, a group from which
-    nothing can be removed counting with 0 and 0; `ratio_compressible` and `loss_compressible` those
-    over the `compressible` other ones. Most removed first.
+    `ratio` and `loss` (points of test accuracy) are means over the groups that the method was
+    measured on, one from which nothing can be removed counting with 0 and 0; `ratio_compressible`
+    and `loss_compressible` those over the `compressible` other ones. Most removed first.
     """
     groups = sweep_groups(cells)
     methods = dict.fromkeys(method for curves in groups.values() for method in curves.test)
@@ -81,6 +81,8 @@ def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[dict[str,
     for method in methods:
         found = []
         for curves in groups.values():
+            if method not in curves.test:
+                continue
             ratio = compressible_ratio(curves, method, most=most)
             loss = 0.0
             if ratio > 0:

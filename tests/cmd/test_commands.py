@@ -164,6 +164,21 @@ def test_prune_shows_a_table_for_people(cli, trained, tmp_path):
     assert "poles.png" in shown
 
 
+def test_scores_are_compared(cli, trained):
+    answer = cli("score", trained, "--compare", "--json").answer
+    assert "random" not in answer["methods"]
+    assert "balanced" not in answer["methods"]
+    for layer in answer["layers"]:
+        assert layer["last"]["global-hinf"] == pytest.approx(1)
+        assert layer["lamp"]["global-magnitude"] == pytest.approx(1)
+        for one, row in layer.items():
+            assert all(value == layer[other][one] for other, value in row.items())
+            assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in row.values())
+    shown = cli("score", trained, "--compare", "--method", "aire").stdout
+    assert "rank agreement with aire" in shown
+    assert cli("score", trained, "--compare", "--method", "balanced").status == 2
+
+
 def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):
     config = lastax.load_config(trained)
     other = dataclasses.replace(config, seed=1)

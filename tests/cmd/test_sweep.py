@@ -60,6 +60,18 @@ def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
     assert "line 1 is damaged" in ended.stderr
 
 
+def test_other_settings_are_other_cells(cli, trained, tmp_path):
+    options = ("--methods", "random,calibrated", "--ratios", "0.5", "--out", tmp_path, "--json")
+    first = cli("sweep", trained, *options, "--calibration", 3).answer
+    assert cli("sweep", trained, *options, "--calibration", 3).answer["cells"] == first["cells"]
+    other = cli("sweep", trained, *options, "--calibration", 4, "--seed", 1).answer
+    assert [cell["method"] for cell in other["cells"]] == ["unpruned", "random", "calibrated"]
+    assert other["cells"][0] == first["cells"][0]
+    assert other["cells"][1]["settings"] == {"pruning_seed": 1}
+    assert other["cells"][2]["settings"]["sequences"] == 4
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 5
+
+
 @pytest.mark.slow
 def test_processes_measure_the_same(cli, trained, tmp_path):
     runs = [trained, tmp_path / "pruned"]

@@ -1,0 +1,125 @@
+"""One self-contained HTML page: headings, facts, tables and figures, as text.
+
+Nothing is loaded from elsewhere and nothing runs. It fits a phone, a desk and paper, in the light
+or dark that the reader prefers.
+"""
+
+import html
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --faint: #667; --line: #d9dce3; --page: #fff;
+  --mark: #2f6f9f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e6eb; --faint: #9aa3b2; --line: #343a46;
+  --page: #14171d; --mark: #7db4e0; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 46rem; margin: 0 auto; padding: 2rem 1.1rem 4rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem; }
+p.lead { color: var(--faint); margin: 0 0 1.4rem; }
+dl.numbers { display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; margin: 0 0 1rem; }
+dl.numbers div { min-width: 6rem; }
+dl.numbers dt { color: var(--faint); font-size: .85rem; }
+dl.numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+figure { margin: 1rem 0 1.6rem; }
+figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
+svg text { fill: currentColor; font-family: system-ui, sans-serif; }
+figcaption, p.caption { color: var(--faint); font-size: .88rem; margin: .3rem 0 1.4rem; }
+div.wide { overflow-x: auto; margin: .8rem 0 .6rem; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .8rem .28rem 0; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { font-weight: 600; border-bottom: 1px solid var(--line); }
+tbody tr + tr td { border-top: 1px solid var(--line); }
+pre { overflow-x: auto; padding: .7rem .9rem; border: 1px solid var(--line); border-radius: 6px;
+  font: .85rem/1.5 ui-monospace, Consolas, monospace; }
+@media print { :root { --ink: #000; --page: #fff; --line: #bbb; --faint: #444; }
+  body { font-size: 11pt; } main { max-width: none; padding: 0; }
+  figure, table { break-inside: avoid; } div.wide { overflow: visible; }
+  pre { white-space: pre-wrap; } }
+"""
+
+
+def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
+    """The whole page; `parts` are HTML, made by the functions below."""
+    body = "\n".join(_numbered(part, index) for index, part in enumerate(parts))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # A page without an icon makes browsers ask a server for one.
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
+        f"{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def html_heading(text: str) -> str:
+    """The beginning of a section."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def html_text(text: str) -> str:
+    """A paragraph."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def html_numbers(numbers: Mapping[str, str]) -> str:
+    """A few large numbers with their names."""
+    parts = (
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in numbers.items()
+    )
+    return f'<dl class="numbers">{"".join(parts)}</dl>'
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table that scrolls by itself where it is wider than the page."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    told = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{told}"
+    )
+
+
+def html_code(text: str) -> str:
+    """Text as it is typed."""
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def html_figure(figure: Figure, caption: str) -> str:
+    """A figure as inline SVG in the page's own colors, as wide as the page."""
+    target = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
+        figure.savefig(
+            target,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    drawing = target.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r' (width|height)="[\d.]+pt"', "", drawing, count=2)
+    drawing = drawing.replace("#000000", "currentColor")
+    return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _numbered(part: str, index: int) -> str:
+    """Names inside a drawing are its own: no two drawings of a page share one."""
+    if not part.startswith("<figure>"):
+        return part
+    own = f"f{index}-"
+    part = part.replace(' id="', f' id="{own}').replace("url(#", f"url(#{own}")
+    return part.replace('href="#', f'href="#{own}')
