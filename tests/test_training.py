@@ -317,7 +317,7 @@ def test_several_devices_compute_the_same(tmp_path):
     program = """
         import functools, sys, jax, equinox as eqx, numpy as np, lastax
         from pathlib import Path
-        from lastax.cmd.train import _placing
+        from lastax.cmd._fitting import _placing
         optimizer = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
         config = lastax.ModelConfig(layers=1, channels=6, states=4, dropout=0.1)
         key = jax.random.key(0)
