@@ -12,6 +12,7 @@ import numpy as np
 
 import lastax
 from lastax._files import write_atomically
+from lastax._runs import METRICS_FILE
 from lastax.cmd._console import (
     SPLITS,
     debug_option,
@@ -29,7 +30,6 @@ from lastax.cmd._pruning import CALIBRATED, SUMMARIES, makes_new_states
 from lastax.cmd.sweep import ANSWER
 
 REPORT = "report.html"
-METRICS = "metrics.jsonl"
 # Steps of all sequences of the batch that is timed.
 _TIMED_STEPS = 2**13
 
@@ -232,7 +232,7 @@ def _certificates(
 def _learning(folders: Mapping[str, Path]) -> list[str]:
     runs = {}
     for name, folder in folders.items():
-        path = folder / METRICS
+        path = folder / METRICS_FILE
         if not path.is_file():
             err.print(f"without the learning curve of {name}: there is no {path} from here")
         else:

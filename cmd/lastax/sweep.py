@@ -50,6 +50,7 @@ from lastax.data import Data
 
 CELLS, TABLE, ANSWER, PICTURE = "cells.jsonl", "sweep.csv", "sweep.json", "sweep.png"
 UNPRUNED = "unpruned"
+LAYERS = lastax.allowed_values(lastax.ModelConfig)["layer"].choices
 
 
 class Several(click.ParamType):
@@ -131,7 +132,7 @@ class Grid:
 @click.option(
     "--layer",
     "layers",
-    type=Several("layers", _one_of(("s5", "s4d", "lru"), "layer")),
+    type=Several("layers", _one_of(LAYERS, "layer")),
     default="s5",
     help="Kinds of layers of these presets.",
 )

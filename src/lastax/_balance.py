@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from lastax._multi_siso import AnySystem, MultiSISO, channel_systems
+from lastax._scores import layer_adaptive
 from lastax._system import System, real_system
 from lastax._typing import Array
 
@@ -84,13 +85,9 @@ def hankel_scores(system: AnySystem) -> Float[Array, " P"]:
         for part in parts
         if part.states
     ]
-    squared = np.concatenate(squares)
-    # Of equal values the first rank is worth most.
-    order = np.lexsort((-np.arange(len(squared)), squared))
-    remaining = np.cumsum(squared[order][::-1])[::-1]
-    share = np.divide(squared[order], remaining, out=np.zeros_like(squared), where=remaining > 0)
-    scores: Any = share[np.argsort(order)]
-    return scores
+    squared: Any = np.concatenate(squares)
+    # Of equal values the last one is worth most there, here the first rank.
+    return layer_adaptive(squared[::-1])[::-1]
 
 
 def _balance(system: System) -> _Balanced:
