@@ -12,8 +12,10 @@ RATIO ?= 0.3
 METHOD ?= last
 ARGS ?=
 
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report bench bench-check test test-all lint types format clean
+.PHONY: help setup train evaluate score prune sweep report study study-refit bench bench-check test test-all lint types format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +52,33 @@ sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="
 
 report: $(INSTALLED) ## one page about a run or a sweep: RUN= (default: the newest run)
 	$(LASTAX) report $(RUN) $(ARGS)
+
+# What the three parts of a study share. Called again it goes on where it was stopped.
+STUDY := --seeds 0,1,2 --jobs $(JOBS)
+
+study: $(INSTALLED) ## all methods on four kinds of layers and three tasks, two hours: docs/study.md
+	$(LASTAX) sweep --task speech --layer s5,s5-one-way,s4d,lru $(STUDY) \
+		--ratios 0.1,0.3,0.5,0.6,0.7,0.8,0.9 --out runs/study/speech $(ARGS)
+	$(LASTAX) sweep --task smnist --layer s5,s4d $(STUDY) \
+		--ratios 0.1,0.3,0.5,0.7,0.9 --limit 1000 --out runs/study/smnist $(ARGS)
+	$(LASTAX) sweep --task text --layer s5 $(STUDY) \
+		--ratios 0.1,0.3,0.5,0.7,0.9 --limit 1000 --out runs/study/text $(ARGS)
+	$(LASTAX) report runs/study/speech runs/study/smnist runs/study/text --out runs/study/report.html
+
+REFIT := runs/study-refit
+
+study-refit: $(INSTALLED) ## refits after training, on other data, on S4D, and their cost, 50 minutes: docs/refit.md
+	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
+		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
+	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
+		--methods last,aire,uniform-magnitude,measured-energy,measured-balanced,calibrated $(ARGS)
+	for seed in 0 1 2; do for states in 6 3; do \
+		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
+			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
+	$(BIN)/python examples/calibration_drift.py runs/speech/s5-seed0 runs/speech/s5-seed1 \
+		runs/speech/s5-seed2 | tee $(REFIT)/drift.txt
+	$(LASTAX) bench refit
+	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d --out $(REFIT)/report.html
 
 bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

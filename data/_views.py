@@ -1,4 +1,4 @@
-"""A data set of which only some steps of each record are used."""
+"""A data set of which only some records, or some steps of each record, are used."""
 
 import dataclasses
 from typing import SupportsIndex
@@ -23,6 +23,33 @@ def first_steps(data: Data, count: int) -> Data:
 def every_step(data: Data, every: int) -> Data:
     """`data` with only the steps 0, `every`, 2 `every`, ... of each record: a lower rate."""
     return _stepped(data, slice(0, data.length, every))
+
+
+def some_records(data: Data, most: int) -> Data:
+    """`data` with at most so many records of each split: the same ones each time, in order."""
+
+    def chosen(source: Source) -> Source:
+        if len(source) <= most:
+            return source
+        drawn = np.random.default_rng(0).permutation(len(source))[:most]
+        return Records(source, np.sort(drawn))
+
+    sources = {split: chosen(source) for split, source in data.sources.items()}
+    return dataclasses.replace(data, sources=sources)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The records of `source` at some positions."""
+
+    source: Source
+    positions: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        return self.source[int(self.positions[index.__index__()])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

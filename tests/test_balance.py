@@ -17,26 +17,12 @@ def first(system, count):
     return np.arange(system.states) < count
 
 
-def difference(one, other):
-    def beside(name):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        return None if mine is None else np.concatenate([mine, -theirs], axis=1)
-
-    return dataclasses.replace(
-        one,
-        lam=np.concatenate([one.lam, other.lam]),
-        B=np.concatenate([one.B, other.B]),
-        C=beside("C"),
-        C_reverse=beside("C_reverse"),
-    )
-
-
 @few
 @given(seed=seeds, conj_sym=st.booleans())
 def test_everything_kept_is_the_same_operator(seed, conj_sym):
     system = random_system(seed, conj_sym=conj_sym)
     same = lastax.balanced_truncation(system, first(system, system.states))
-    error = lastax.hinf_norm(difference(system, same))
+    error = lastax.hinf_norm(lastax.difference(system, same))
     assert error <= 1e-7 * lastax.hinf_norm(system)
 
 
@@ -49,7 +35,7 @@ def test_error_is_within_its_bounds(seed, count, conj_sym):
     assert np.all(np.abs(small.lam) < 1)
     dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
     values = lastax.hankel_singular_values(system)
-    error = lastax.hinf_norm(difference(system, small))
+    error = lastax.hinf_norm(lastax.difference(system, small))
     assert error <= 2 * values[dimensions:].sum() * (1 + 1e-8)
     assert error >= values[dimensions] * (1 - 1e-8)
 
@@ -58,7 +44,7 @@ def test_a_state_that_does_nothing_goes_first():
     system = random_system(0)
     silent = dataclasses.replace(system, B=system.B * (np.arange(5) != 2)[:, None])
     small = lastax.balanced_truncation(silent, first(silent, 4))
-    assert lastax.hinf_norm(difference(silent, small)) <= 1e-7 * lastax.hinf_norm(silent)
+    assert lastax.hinf_norm(lastax.difference(silent, small)) <= 1e-7 * lastax.hinf_norm(silent)
     np.testing.assert_allclose(lastax.hankel_scores(silent)[-1], 0, atol=1e-12)
 
 
@@ -66,7 +52,7 @@ def test_both_directions_are_reduced_together():
     system = random_system(1, bidirectional=True)
     same = lastax.balanced_truncation(system, first(system, system.states))
     assert same.C_reverse.shape == same.C.shape
-    assert lastax.hinf_norm(difference(system, same)) <= 1e-7 * lastax.hinf_norm(system)
+    assert lastax.hinf_norm(lastax.difference(system, same)) <= 1e-7 * lastax.hinf_norm(system)
     stacked = lastax.System(
         lam=system.lam,
         B=np.concatenate([system.B, 0 * system.B], axis=1),
@@ -111,3 +97,33 @@ def test_unstable_systems_are_refused():
         lastax.hankel_singular_values(system)
     with pytest.raises(ValueError, match=r"\|lam\| >= 1"):
         lastax.balanced_truncation(system, first(system, 2))
+
+
+@few
+@given(seed=seeds, conj_sym=st.booleans(), bidirectional=st.booleans())
+def test_moments_of_white_noise_balance_as_none(seed, conj_sym, bidirectional):
+    """The measured Gramian is the closed form's where the data are white noise."""
+    system = random_system(seed, conj_sym=conj_sym, bidirectional=bidirectional)
+    moments = lastax.white_moments(system)
+    np.testing.assert_allclose(
+        lastax.hankel_scores(system, moments=moments), lastax.hankel_scores(system), rtol=1e-6
+    )
+    one = lastax.balanced_truncation(system, first(system, 3))
+    two = lastax.balanced_truncation(system, first(system, 3), moments=moments)
+    error = lastax.hinf_norm(lastax.difference(one, two))
+    assert error <= 1e-6 * lastax.hinf_norm(system)
+
+
+def test_directions_that_data_never_reach_cost_nothing():
+    """Inputs that stay in a plane of the state space: balancing keeps that, whatever the norms."""
+    system = random_system(3)
+    rng = np.random.default_rng(0)
+    # Two real directions of ten are reached.
+    reached = rng.normal(size=(10, 2))
+    columns = np.stack([np.eye(10)[:5], -np.eye(10)[5:]], axis=1).reshape(10, 10)
+    features = columns @ reached @ reached.T @ columns.T
+    gram = np.zeros((16, 16))
+    gram[:10, :10] = features * 2
+    moments = lastax.Moments(gram[None], width=2, targets=3, rows=2)
+    scores = lastax.hankel_scores(system, moments=moments)
+    assert np.sum(scores > 1e-9) == 1

@@ -247,9 +247,81 @@ def test_states_chosen_elsewhere_are_refitted():
     assert report.divergence < truncated
 
 
+def test_one_calibration_serves_many_sizes():
+    model, batch = network(), data()
+    calibration = lastax.calibrate(model, batch)
+    for states in (3, 6):
+        small, report = calibration.refit(states=states)
+        alone, again = lastax.refit(model, batch, states=states)
+        assert eqx.tree_equal(small, alone)
+        assert report.divergence == again.divergence
+
+
+@pytest.mark.parametrize("budget", sorted(lastax.BUDGETS))
+def test_bounds_of_layers_hold(budget):
+    model, batch = network(), data()
+    calibration = lastax.calibrate(model, batch)
+    for bounds, counts in (
+        ({"minimum": [1, 4]}, [1, 4]),
+        ({"maximum": [4, 1]}, [4, 1]),
+        ({"minimum": [2, 1], "maximum": [2, 5]}, [2, 3]),
+    ):
+        _, report = calibration.refit(states=5, budget=budget, linear_maps=False, **bounds)
+        assert report.states_after == counts
+    for bounds in ({"minimum": [3, 3]}, {"maximum": [2, 2]}):
+        with pytest.raises(ValueError, match="5 states to keep, but 2 layers"):
+            calibration.refit(states=5, budget=budget, **bounds)
+    with pytest.raises(ValueError, match="cannot keep at least"):
+        calibration.refit(states=5, minimum=[2, 1], maximum=[1, 5])
+    with pytest.raises(ValueError, match="bounds for 1"):
+        calibration.refit(states=5, minimum=[2])
+
+
+def test_prune_with_data_is_a_refit():
+    model, batch = network(), data()
+    small = lastax.prune(model, ratio=0.6, calibration=batch)
+    assert eqx.tree_equal(small, lastax.refit(model, batch, ratio=0.6)[0])
+    calibration = lastax.calibrate(model, batch)
+    assert eqx.tree_equal(small, lastax.prune(model, ratio=0.6, calibration=calibration))
+    cut = lastax.prune(model, ratio=0.6, method="last", calibration=calibration)
+    assert eqx.tree_equal(cut, lastax.prune(model, ratio=0.6))
+    with pytest.raises(ValueError, match="give calibration="):
+        lastax.prune(model, ratio=0.6, method=lastax.CALIBRATED)
+
+
+@pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
+def test_measured_energy_is_that_of_each_state_by_itself(layer):
+    """By the definition: the mean square of what the first layer answers with one state alone."""
+    model, batch = network(layer=layer, states=2), data()
+    moments = lastax.calibrate(model, batch).moments
+    systems = lastax.systems(model)
+    scores = lastax.score_states(systems, "measured-energy", moments=moments)[0]
+    block = model.encoder.blocks[0]
+    energies = np.zeros(systems[0].states)
+    for x in batch["x"]:
+        u = block.norm(model.encoder.embed(x))[0]
+        for state in range(len(energies)):
+            alone = block.layer.keep(np.arange(len(energies)) == state)
+            energies[state] += np.mean((alone(u) - u * block.layer.D[None]) ** 2)
+    np.testing.assert_allclose(scores, lastax.layer_adaptive(energies), rtol=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
+def test_measured_balancing_serves_the_data_better(layer):
+    """Half the states, no refit: nearer to the whole network's answers than white balancing."""
+    model, batch = network(layer=layer), data(records=12)
+    moved = {}
+    for method in ("balanced", "measured-balanced"):
+        small = lastax.prune(model, ratio=0.6, method=method, calibration=batch)
+        assert 2 <= sum(lastax.state_counts(small)) <= 0.4 * sum(lastax.state_counts(model))
+        assert all(np.all(np.abs(system.lam) < 1) for system in lastax.systems(small))
+        moved[method] = lastax.mean_divergence(logits(model, batch), logits(small, batch))
+    assert moved["measured-balanced"] < moved["balanced"]
+
+
 def test_moments_are_those_that_the_first_layer_is_chosen_by():
     model, batch = network(), data(lengths=LENGTHS)
-    moments = lastax.calibrate(model, batch)
+    moments = lastax.calibrate(model, batch).moments
     assert [m.rows for m in moments] == [LENGTHS.sum()] * 2
     _, report = lastax.refit(model, batch, states=4)
     (system, _) = lastax.systems(model)

@@ -9,6 +9,7 @@ from hypothesis import given
 import lastax
 
 from .systems import few, random_system, seeds
+from .test_layers import RAGGED, random_channels
 
 LENGTH = 1024  # (1 - slowest) ** LENGTH is below rounding for the systems here.
 variants = pytest.mark.parametrize(
@@ -144,3 +145,87 @@ def test_unstable_system_has_no_finite_norm(radius):
     keep = np.array([True, False, True, True, True])
     assert lastax.error_bound(system, keep) == np.inf
     assert np.isfinite(lastax.error_hinf(system.keep(keep), np.zeros(4, bool)))
+
+
+def refitted(system, keep, seed):
+    """Kept states with other output maps and another `D`, as a refit leaves them."""
+    rng = np.random.default_rng(seed)
+    small = system.keep(keep)
+
+    def moved(C):
+        return None if C is None else C * rng.normal(1, 0.3, C.shape)
+
+    return dataclasses.replace(
+        small,
+        C=moved(small.C),
+        C_reverse=moved(small.C_reverse),
+        D=small.D + rng.normal(0, 0.1, small.D.shape),
+    )
+
+
+@variants
+@few
+@given(seed=seeds)
+def test_certificate_of_a_refit_by_the_definition(bidirectional, conj_sym, seed):
+    system = draw(seed, bidirectional, conj_sym)
+    keep = np.array([True, False, True, True, False])
+    small = refitted(system, keep, seed)
+    found = lastax.certify(system, small)
+    moved = impulse(system) - impulse(small)
+    moved[LENGTH] += np.diag(system.D - small.D)
+    np.testing.assert_allclose(found.h2, np.linalg.norm(moved), rtol=1e-9)
+    peak = np.linalg.norm(np.fft.fft(moved, axis=0), ord=2, axis=(1, 2)).max()
+    assert peak <= found.hinf * (1 + 1e-9)
+    np.testing.assert_allclose(found.hinf, peak, rtol=1e-3)
+    assert found.hinf <= found.bound * (1 + 1e-9)
+    # Neither bound alone would do: that of the states' norms is one of the two.
+    states = (2 if conj_sym else 1) * lastax.hinf_norms(lastax.difference(system, small)).sum()
+    assert found.bound <= states + np.abs(system.D - small.D).max() + 1e-9
+    assert found.hinf_whole == lastax.hinf_norm(system)
+    assert found.h2_whole == lastax.h2_norm(system)
+    shares = (found.hinf / found.hinf_whole, found.bound / found.hinf_whole)
+    assert found.relative()[:2] == shares
+
+
+@variants
+def test_certificate_of_truncation_is_that_of_the_removed_states(bidirectional, conj_sym):
+    system = draw(4, bidirectional, conj_sym)
+    keep = np.array([True, False, True, True, False])
+    found = lastax.certify(system, system.keep(keep))
+    np.testing.assert_allclose(found.hinf, lastax.error_hinf(system, keep), rtol=1e-12)
+    np.testing.assert_allclose(found.h2, lastax.error_h2(system, keep), rtol=1e-12)
+    assert found.hinf <= found.bound <= lastax.error_bound(system, keep) * (1 + 1e-12)
+    assert lastax.difference(system, system.keep(keep)).states == 2
+    same = lastax.certify(system, system)
+    assert (same.hinf, same.bound, same.h2) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+def test_certificate_of_channels_is_that_of_the_worst(bidirectional):
+    system = random_channels(0, RAGGED, bidirectional=bidirectional)
+    keep = np.arange(system.states) % 3 != 1
+    small = refitted(system, keep, 0)
+    found = lastax.certify(system, small)
+    parts = [
+        lastax.certify(*pair)
+        for pair in zip(lastax.channel_systems(system), lastax.channel_systems(small), strict=True)
+    ]
+    np.testing.assert_allclose(found.hinf, max(part.hinf for part in parts), rtol=1e-9)
+    np.testing.assert_allclose(found.h2, np.linalg.norm([part.h2 for part in parts]), rtol=1e-12)
+    assert found.hinf <= found.bound * (1 + 1e-9)
+
+
+def test_certificate_of_new_states():
+    """Balanced truncation: nothing in common, and still within the bound of its own theory."""
+    system = draw(6)
+    small = lastax.balanced_truncation(system, np.arange(5) < 3)
+    found = lastax.certify(system, small)
+    assert lastax.difference(system, small).states == 5 + small.states
+    dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
+    assert found.hinf <= 2 * lastax.hankel_singular_values(system)[dimensions:].sum() * (1 + 1e-9)
+    assert found.hinf <= found.bound
+
+
+def test_systems_that_cannot_be_compared_are_named():
+    with pytest.raises(ValueError, match="must be of one kind, with equal channels, directions"):
+        lastax.certify(draw(0), draw(0, bidirectional=True))

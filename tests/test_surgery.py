@@ -176,7 +176,9 @@ def test_two_methods_do_not_make_a_layer():
 def test_nothing_removed_changes_no_bit(method, getkey):
     layers = [random_layer(i, states=4, bidirectional=bool(i)) for i in range(2)]
     model = network(getkey, layers)
-    same = lastax.prune(model, ratio=0.0, method=method, length=LENGTH)
+    moments = [lastax.white_moments(system) for system in lastax.systems(model)]
+    options = {"method": method, "length": LENGTH, "moments": moments}
+    same = lastax.plan_pruning(model, ratio=0.0, **options).apply(model)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(LENGTH, 2)), jnp.float32)
     np.testing.assert_array_equal(same(x), model(x))
     assert eqx.tree_equal(same, model)
@@ -186,8 +188,9 @@ def test_nothing_removed_changes_no_bit(method, getkey):
 def test_every_method_keeps_the_highest_scores(method, getkey):
     """Exactly the count; no removed state of a layer scores more than a kept one of it."""
     layers = [random_layer(i, states=6) for i in range(3)]
-    key = getkey()
-    plan = lastax.plan_pruning(layers, ratio=0.5, method=method, length=20, key=key)
+    options = {"ratio": 0.5, "method": method, "length": 20, "key": getkey()}
+    moments = [lastax.white_moments(system) for system in lastax.systems(layers)]
+    plan = lastax.plan_pruning(layers, **options, moments=moments)
     assert sum(plan.states_after) == 9
     assert plan.states_before == [6, 6, 6]
     assert min(plan.states_after) >= 1
@@ -195,7 +198,12 @@ def test_every_method_keeps_the_highest_scores(method, getkey):
         assert scores[keep].min() >= scores[~keep].max(initial=-np.inf)
     if method.startswith("uniform"):
         assert plan.states_after == [3, 3, 3]
-    small = lastax.prune(layers, ratio=0.5, method=method, length=20, key=key)
+    small = plan.apply(layers)
+    if lastax.METHODS[method].measured:
+        with pytest.raises(ValueError, match="goes by real data: give calibration="):
+            lastax.prune(layers, **options)
+    else:
+        assert eqx.tree_equal(lastax.prune(layers, **options), small)
     assert lastax.state_counts(small) == plan.states_after
     kept = lastax.keep_states(layers, plan.keep)
     # New states take the places, and nothing but the places, of those that are kept.

@@ -191,6 +191,48 @@ def test_evaluation_weighs_examples_not_batches(getkey):
         lastax.evaluate(model, [])
 
 
+def test_fidelity_by_hand(getkey):
+    one, other = small_network(getkey()), small_network(getkey())
+    batch = Waves().batch(0)
+    weighted = {**batch, "weight": np.array([1, 1, 1, 0, 1, 0, 1, 1], np.float32)}
+    p, q = (
+        np.asarray(lastax.predict(model, batch), np.float64)[weighted["weight"] > 0]
+        for model in (one, other)
+    )
+    log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
+    found = lastax.compare(one, other, [weighted])
+    assert found.examples == 6
+    wanted = np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1))
+    assert found.divergence == pytest.approx(wanted, rel=1e-4)
+    assert found.agreement == pytest.approx(np.mean(p.argmax(1) == q.argmax(1)))
+    same = lastax.compare(one, one, [batch, weighted])
+    assert (same.divergence, same.agreement, same.examples) == (0, 1, 14)
+    with pytest.raises(ValueError, match="no examples"):
+        lastax.compare(one, one, [])
+
+
+def test_distillation_follows_the_teacher_not_the_labels(getkey):
+    student, teacher = small_network(getkey()), small_network(getkey())
+    state = lastax.TrainState.initialize(student, OPTIMIZER)
+    step = eqx.filter_jit(functools.partial(lastax.train_step, optimizer=OPTIMIZER))
+    waves, key = Waves(), getkey()
+    before = lastax.compare(teacher, student, [waves.batch(-1 % 2**32)])
+    for number in range(60):
+        batch = waves.batch(number)
+        wrong = {**batch, "label": 1 - batch["label"]}
+        state, metrics = step(state, batch, key=key, teacher=teacher)
+        if number == 0:
+            other, same = step(
+                lastax.TrainState.initialize(student, OPTIMIZER), wrong, key=key, teacher=teacher
+            )
+            # Labels are counted, but they move nothing.
+            assert eqx.tree_equal(other.model, state.model)
+            assert same.loss == metrics.loss
+            assert same.accuracy != metrics.accuracy
+    after = lastax.compare(teacher, state.model, [waves.batch(-1 % 2**32)])
+    assert after.divergence < 0.5 * before.divergence
+
+
 def test_a_pruned_network_trains_on(getkey):
     key = getkey()
     small = lastax.prune(small_network(key), ratio=0.5)

@@ -76,10 +76,11 @@ def json_option(command: Callable) -> Callable:
 
 
 def method_option(command: Callable) -> Callable:
-    """`--method`, one of those that the library knows."""
+    """`--method`, one of those that score states from parameters alone."""
+    known = sorted(name for name, method in lastax.METHODS.items() if not method.measured)
     return click.option(
         "--method",
-        type=click.Choice(sorted(lastax.METHODS)),
+        type=click.Choice(known),
         default="last",
         help="How states are scored and chosen.",
     )(command)

@@ -1,6 +1,7 @@
 """Training a network on the data of a run: optimizer, batches, devices and display around `fit`."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +25,13 @@ def fit_network(
     *,
     resume: bool = False,
     workers: int = 0,
+    teacher: lastax.Network | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> lastax.FitResult:
     """Train `network` as `config` says, and leave its checkpoints and best weights in `folder`.
 
-    `on_ready` is called when everything is built, before anything is written.
+    With a `teacher` its answers take the place of the labels. `on_ready` is called when everything
+    is built, before anything is written.
     """
     training, source = config.training, data.sources["train"]
     place = _placing(jax.devices()[: config.devices])
@@ -57,7 +60,7 @@ def fit_network(
     with contextlib.closing(batches), _Display(steps * training.epochs) as display:
         return lastax.fit(
             state,
-            lambda state, batch: pure_step(state, place(batch)),
+            lambda state, batch: pure_step(state, place(batch), teacher=teacher),
             batches,
             validate=lambda model: evaluate_on(model, data, "validation"),
             folder=folder,
@@ -67,6 +70,33 @@ def fit_network(
             on_step=display.step,
             on_epoch=display.epoch,
         )
+
+
+def fine_tuned(
+    network: lastax.Network,
+    config: lastax.RunConfig,
+    data: Data,
+    folder: Path,
+    *,
+    epochs: int,
+    rate: float,
+    teacher: lastax.Network | None = None,
+) -> lastax.FitResult:
+    """The best of some epochs of training more, by validation, from a fresh optimizer.
+
+    Learning rates begin at `rate` times those of the run that the network was pruned from, and
+    fall as there, without warming up.
+    """
+    training = dataclasses.replace(
+        config.training,
+        epochs=epochs,
+        warmup_epochs=0,
+        learning_rate=rate * config.training.learning_rate,
+        ssm_learning_rate=rate * config.training.ssm_learning_rate,
+    )
+    states = tuple(lastax.state_counts(network))
+    tuning = dataclasses.replace(config, training=training, states=states)
+    return fit_network(network, tuning, data, folder, teacher=teacher)
 
 
 class _Display:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lastax.cmd._console import err
 from lastax.data import DATASETS, Data, data_folder, evaluation_batches
 from lastax.data._views import every_step as every_step
 from lastax.data._views import first_steps
+from lastax.data._views import some_records as some_records
 
 # Steps of all sequences of a batch in evaluation: what is held of a layer at once is bounded.
 _STEPS_AT_ONCE = 2**18
@@ -147,10 +148,21 @@ def evaluate_on(
     step_rescale: float = 1.0,
 ) -> lastax.Evaluation:
     """Accuracy and loss of a model on all records of a split."""
+    batches = _all_records(data, split, batch_size)
+    return lastax.evaluate(model, batches, step_rescale=step_rescale)
+
+
+def compare_on(
+    original: lastax.Network, other: lastax.Network, data: Data, split: str
+) -> lastax.Fidelity:
+    """How close a model's answers are to the original ones on all records of a split."""
+    return lastax.compare(original, other, _all_records(data, split, None))
+
+
+def _all_records(data: Data, split: str, batch_size: int | None) -> Iterator[lastax.Batch]:
     steps = data.length * (2 if data.pairs else 1)
     fitting = max(1, min(_MOST_AT_ONCE, _STEPS_AT_ONCE // steps))
-    batches = evaluation_batches(data.sources[split], batch_size=batch_size or fitting)
-    return lastax.evaluate(model, batches, step_rescale=step_rescale)
+    return evaluation_batches(data.sources[split], batch_size=batch_size or fitting)
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Making a network smaller by any method, those that need calibration data included."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,14 @@ import lastax
 from lastax.cmd._console import err, pruning_key
 from lastax.data import Data, training_batches
 
-CALIBRATED = "calibrated"
+REFITTED = "last-refitted"
 SUMMARIES = {name: method.summary for name, method in lastax.METHODS.items()} | {
-    CALIBRATED: "greedy elimination and closed-form refit on unlabeled training sequences"
+    lastax.CALIBRATED: "greedy elimination and closed-form refit on unlabeled training sequences",
+    REFITTED: "the states that LAST keeps, refitted in the same way",
 }
+# What else looks at calibration data.
+_MEASURED = {name for name, method in lastax.METHODS.items() if method.measured}
+MEASURED = frozenset({lastax.CALIBRATED, REFITTED} | _MEASURED)
 
 
 def makes_new_states(method: str) -> bool:
@@ -23,8 +28,8 @@ def makes_new_states(method: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
-    """How many training sequences a refit may look at, and how it shares states out."""
+class CalibrationSettings:
+    """How many training sequences may be looked at, and how a refit shares states out."""
 
     sequences: int
     budget: str
@@ -50,7 +55,7 @@ class Pruned:
 
 
 def calibration_options(command: Callable) -> Callable:
-    """`--calibration` and `--budget`, of the method `calibrated`."""
+    """`--calibration` and `--budget`, of methods that look at data."""
     budget = click.option(
         "--budget",
         type=click.Choice(list(lastax.BUDGETS)),
@@ -62,41 +67,65 @@ def calibration_options(command: Callable) -> Callable:
         "sequences",
         type=click.IntRange(1),
         default=64,
-        help="Unlabeled training sequences to look at. [calibrated]",
+        help="Unlabeled training sequences that methods with data may look at.",
     )(budget)
 
 
-def reducer(
-    model: lastax.Network,
-    method: str,
-    *,
-    config: lastax.RunConfig,
-    data: Data,
-    seed: int,
-    calibration: Calibration,
-) -> Callable[[int], Pruned]:
-    """A function from a number of states to the network with so many."""
-    if method == CALIBRATED:
-        batch = calibration_batch(data, calibration.sequences, seed)
+class Reductions:
+    """A network made smaller by any method, to any size.
 
-        def refit(count: int) -> Pruned:
-            with err.status(f"refit to {count} states on {len(batch['x'])} sequences"):
-                small, report = lastax.refit(model, batch, states=count, budget=calibration.budget)
-            return Pruned(small, [_ranks(layer) for layer in report.layers], report.keep)
+    What the calibration data show is found out once, when a method first asks for it.
+    """
 
-        return refit
+    def __init__(
+        self,
+        model: lastax.Network,
+        config: lastax.RunConfig,
+        data: Data,
+        seed: int,
+        settings: CalibrationSettings,
+    ) -> None:
+        self._model, self._config, self._seed = model, config, seed
+        self._settings, self._data = settings, data
 
-    def cut(count: int) -> Pruned:
-        plan = lastax.plan_pruning(
-            model,
+    @functools.cached_property
+    def batch(self) -> dict[str, Any]:
+        """The calibration data."""
+        return calibration_batch(self._data, self._settings.sequences, self._seed)
+
+    @functools.cached_property
+    def _calibration(self) -> lastax.Calibration:
+        with err.status(f"calibration on {len(self.batch['x'])} sequences"):
+            return lastax.calibrate(self._model, self.batch)
+
+    def reduce(self, method: str, count: int) -> Pruned:
+        """The network with `count` states.
+
+        Raises:
+            ValueError: if the method does not suit the network.
+        """
+        if method == lastax.CALIBRATED:
+            return self._refitted(f"refit to {count} states", states=count)
+        if method == REFITTED:
+            return self._refitted(f"refit of {count} states", keep=self._plan("last", count).keep)
+        plan = self._plan(method, count)
+        return Pruned(plan.apply(self._model), plan.scores, plan.keep)
+
+    def _plan(self, method: str, count: int) -> lastax.PruningPlan:
+        return lastax.plan_pruning(
+            self._model,
             states=count,
             method=method,
-            length=config.length,
-            key=pruning_key(seed, config),
+            length=self._config.length,
+            key=pruning_key(self._seed, self._config),
+            moments=self._calibration.moments if method in _MEASURED else None,
         )
-        return Pruned(plan.apply(model), plan.scores, plan.keep)
 
-    return cut
+    def _refitted(self, doing: str, **amount: Any) -> Pruned:
+        calibration = self._calibration
+        with err.status(doing):
+            small, report = calibration.refit(budget=self._settings.budget, **amount)
+        return Pruned(small, [_ranks(layer) for layer in report.layers], report.keep)
 
 
 def calibration_batch(data: Data, sequences: int, seed: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.table import Table
 import lastax
 from lastax._files import write_atomically
 from lastax.cmd._bench_data import bench_data
+from lastax.cmd._bench_refit import bench_refit
 from lastax.cmd._console import debug_option, emit, err, json_option, out, progress_bar
 from lastax.cmd._measure import Machine, Measured, measure, measure_machine
 from lastax.cmd._open import root_option
@@ -41,7 +42,7 @@ TOLERATED = 0.25
 
 
 @click.command()
-@click.argument("suite", type=click.Choice([*SUITES, "data"]))
+@click.argument("suite", type=click.Choice([*SUITES, "data", "refit"]))
 @click.option(
     "--shape",
     "shapes",
@@ -94,10 +95,14 @@ def bench(
     products, and masks in place of pruning. All programs of a shape are run by turns; ratios are
     of medians. MiB are temporaries, `temp` their ratio; `roof` is the share of the time that the
     products and the memory traffic of a program would take at the rates that this machine reaches
-    in the same run. `data` measures how fast batches come, and how fast training takes them.
+    in the same run. `data` measures how fast batches come, and how fast training takes them,
+    `refit` what the algebra of a calibrated refit takes.
     """
     if suite == "data":
         bench_data(tasks, repeats=repeats, path=path, root=root, as_json=as_json)
+        return
+    if suite == "refit":
+        bench_refit(repeats=repeats, as_json=as_json)
         return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)

@@ -1,9 +1,11 @@
 """`lastax prune`."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,25 @@ from lastax.cmd._console import (
     seed_option,
     unstable_states,
 )
-from lastax.cmd._open import Place, evaluate_on, place_options, reopen_data
+from lastax.cmd._fitting import fine_tuned
+from lastax.cmd._open import Place, compare_on, evaluate_on, place_options, reopen_data
 from lastax.cmd._pruning import (
-    CALIBRATED,
+    MEASURED,
     SUMMARIES,
-    Calibration,
+    CalibrationSettings,
     Pruned,
+    Reductions,
     calibration_options,
     makes_new_states,
-    reducer,
 )
+from lastax.data import Data
 
 KINDS = ("states", "parameters", "bytes")
+AUTO = "auto"
+# What `auto` tries, on the validation split.
+CANDIDATES = (lastax.CALIBRATED, "last-refitted", "measured-balanced", "last-finite-horizon")
+# What `auto` may lose, in points, where nothing is said.
+USUAL_LOSS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +103,10 @@ class Amount:
 @run_argument
 @click.option(
     "--method",
-    type=click.Choice(sorted(SUMMARIES)),
+    type=click.Choice([*sorted(SUMMARIES), AUTO]),
     default="last",
-    help="How states are scored and chosen.",
+    help=f"How states are scored and chosen; {AUTO}: what does best on validation, by default with "
+    f"--max-loss {USUAL_LOSS:g}.",
 )
 @click.option(
     "--beside",
@@ -113,6 +123,20 @@ class Amount:
     "is found by bisection.",
 )
 @calibration_options
+@click.option("--norms", is_flag=True, help="Measure batch norms again, on the calibration data.")
+@click.option(
+    "--finetune", "epochs", type=click.IntRange(0), default=0, help="Then train so many epochs."
+)
+@click.option(
+    "--finetune-rate",
+    "rate",
+    type=click.FloatRange(0, min_open=True),
+    default=0.1,
+    help="Learning rates of that, as a share of the run's own.",
+)
+@click.option(
+    "--distill", is_flag=True, help="Train so by the whole network's answers, without labels."
+)
 @seed_option
 @click.option(
     "--out",
@@ -127,6 +151,10 @@ def prune(
     run: Path | None,
     method: str,
     beside: tuple[str, ...],
+    norms: bool,
+    epochs: int,
+    rate: float,
+    distill: bool,
     seed: int,
     folder: Path | None,
     place: Place,
@@ -137,59 +165,71 @@ def prune(
 ) -> None:
     """Remove the least important states of RUN and write the smaller network as a run of its own.
 
-    RUN defaults to the newest trained run. What is left, and what it cost on the validation and
-    test splits, is printed and drawn into the new run: poles.png, states.png.
+    RUN defaults to the newest trained run. What is left, how far each layer moved, and what it cost
+    on the validation and test splits, is printed and drawn into the new run: poles.png, states.png.
     """
+    if distill and not epochs:
+        raise click.UsageError("--distill goes with --finetune: for how many epochs?")
+    if method == AUTO and all(value is None for value in amount.values()):
+        amount["max_loss"] = USUAL_LOSS
     given, run = Amount(**amount), resolve_run(run)
     config, model = lastax.load_run(run)
     given.check(config)
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
     data = reopen_data(config, place)
-    before = {split: evaluate_on(model, data, split).accuracy for split in SPLITS}
+    settings = CalibrationSettings(sequences, budget)
+    reductions = Reductions(model, config, data, seed, settings)
 
-    calibration = Calibration(sequences, budget)
-
-    def reduce_by(name: str) -> Callable[[int], Pruned]:
-        return reducer(model, name, config=config, data=data, seed=seed, calibration=calibration)
-
-    reduce = reduce_by(method)
-
-    def loss_of(count: int) -> float:
-        reached = evaluate_on(reduce(count).model, data, "validation").accuracy
-        err.print(f"{count} of {sum(config.states)} states: validation {percent(reached)}")
-        return 100 * (before["validation"] - reached)
-
-    systems = lastax.systems(model)
-    count = given.count(config, loss_of)
-    pruned = reduce(count)
+    search = _Search(model, config, data, reductions, given)
+    asked = method
+    if method == AUTO:
+        method, count = search.best()
+    else:
+        count = search.count(method)
+    pruned = reductions.reduce(method, count)
     small = pruned.model
-    after = {split: evaluate_on(small, data, split).accuracy for split in SPLITS}
+    if norms:
+        small = lastax.remeasure_statistics(small, reductions.batch)
+    if epochs:
+        teacher = model if distill else None
+        with tempfile.TemporaryDirectory() as name:
+            small = fine_tuned(
+                small, config, data, Path(name), epochs=epochs, rate=rate, teacher=teacher
+            ).model
+    systems = lastax.systems(model)
+    with err.status("certificates, accuracies"):
+        certificates = [
+            lastax.certify(*each) for each in zip(systems, lastax.systems(small), strict=True)
+        ]
+        reached = {split: _reached(model, small, data, split) for split in SPLITS}
     answer = {
         "method": method,
         "states_before": sum(pruned.states_before),
         "states_after": sum(pruned.states_after),
         "layers": _layers(model, small, unstable_states(systems)),
-        **{split: {"before": before[split], "after": after[split]} for split in SPLITS},
+        "certificates": [_finite(certificate._asdict()) for certificate in certificates],
+        **reached,
         "beside": {
-            other: {split: evaluate_on(small_by_other, data, split).accuracy for split in SPLITS}
+            other: {
+                split: evaluate_on(reductions.reduce(other, count).model, data, split).accuracy
+                for split in SPLITS
+            }
             for other in beside
-            for small_by_other in (reduce_by(other)(count).model,)
             if other != method
         },
     }
-    draw = f"-seed{seed}" if method == "random" else ""
-    target = folder or run.with_name(f"{run.name}-{method}-{given.label}{draw}")
+    done: dict[str, Any] = {"method": method, "seed": seed, **vars(given)}
+    if method in MEASURED or norms:
+        done |= vars(settings)
+    done |= {"norms": True} if norms else {}
+    done |= {"finetune": epochs, "finetune_rate": rate, "distill": distill} if epochs else {}
+    target = folder or run.with_name(f"{run.name}-{_label(asked, given, done)}")
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
             lastax.keep_in_config(config, pruned.keep),
             parent=os.path.relpath(run, target),
-            pruning={
-                "method": method,
-                "seed": seed,
-                **vars(given),
-                **(vars(calibration) if method == CALIBRATED else {}),
-            },
+            pruning=done,
         )
         lastax.save_config(fresh, smaller)
         lastax.save_model(fresh, small)
@@ -198,8 +238,82 @@ def prune(
     if as_json:
         emit({**answer, "run": str(target)})
     else:
-        _show(answer, target)
+        _show(answer, certificates, target)
         report_unstable(systems)
+
+
+class _Search:
+    """How many states to keep, and by which method, by the validation split alone."""
+
+    def __init__(
+        self,
+        model: lastax.Network,
+        config: lastax.RunConfig,
+        data: Data,
+        reductions: Reductions,
+        given: Amount,
+    ) -> None:
+        self._model, self._config, self._data = model, config, data
+        self._reductions, self._given = reductions, given
+
+    @functools.cached_property
+    def _whole(self) -> float:
+        return evaluate_on(self._model, self._data, "validation").accuracy
+
+    def count(self, method: str) -> int:
+        """How many states the method is to keep."""
+        return self._given.count(self._config, functools.partial(self._loss, method))
+
+    def best(self) -> tuple[str, int]:
+        """The method that keeps the fewest states, of those the one that answers best."""
+        found = []
+        for method in CANDIDATES:
+            try:
+                count = self.count(method)
+                found.append((count, self._loss(method, count), method))
+            except ValueError as error:
+                err.print(f"without {method}: {error}")
+        count, _, method = min(found)
+        return method, count
+
+    def _loss(self, method: str, count: int) -> float:
+        """Points of validation accuracy that the method costs at this size."""
+        pruned = self._reductions.reduce(method, count)
+        # At the old size one compiled program serves the whole search.
+        at_old_size = lastax.padded(pruned.model, self._model, pruned.keep)
+        reached = evaluate_on(at_old_size, self._data, "validation").accuracy
+        err.print(
+            f"{method}, {count} of {sum(self._config.states)} states: validation {percent(reached)}"
+        )
+        return 100 * (self._whole - reached)
+
+
+def _reached(
+    model: lastax.Network, small: lastax.Network, data: Data, split: str
+) -> dict[str, float]:
+    before, after = (evaluate_on(one, data, split).accuracy for one in (model, small))
+    fidelity = compare_on(model, small, data, split)
+    return {
+        "before": before,
+        "after": after,
+        "divergence": fidelity.divergence,
+        "agreement": fidelity.agreement,
+    }
+
+
+def _label(asked: str, given: Amount, done: Mapping[str, Any]) -> str:
+    """What the folder of the new run is called after that of the old one."""
+    parts = [asked, given.label]
+    parts += ["norms"] if "norms" in done else []
+    if "finetune" in done:
+        parts += ["distilled" if done["distill"] else "tuned" + str(done["finetune"])]
+    parts += [f"seed{done['seed']}"] if asked == "random" else []
+    return "-".join(parts)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity: null stands for it."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _is_child(target: Path, run: Path) -> bool:
@@ -269,7 +383,7 @@ def _draw(
         figure.savefig(folder / name, dpi=110)
 
 
-def _show(answer: dict[str, Any], target: Path) -> None:
+def _show(answer: dict[str, Any], certificates: Sequence[lastax.Certificate], target: Path) -> None:
     table = Table(title=f"{answer['method']}: {SUMMARIES[answer['method']]}")
     table.add_column("layer", justify="right")
     for kind in KINDS:
@@ -281,11 +395,19 @@ def _show(answer: dict[str, Any], target: Path) -> None:
     table.add_section()
     table.add_row("all", *(f"{sum(row[c] for row in answer['layers']):,}" for c in columns))
     out.print(table)
+    moved = Table(title="how far each layer alone moved; says nothing of the network's answers")
+    for name in ("layer", "H-infinity error", "its bound", "H2 error"):
+        moved.add_column(name, justify="right")
+    for index, certificate in enumerate(certificates):
+        moved.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
+    out.print(moved)
     for split in SPLITS:
-        before, after = answer[split]["before"], answer[split]["after"]
+        reached = answer[split]
+        before, after = reached["before"], reached["after"]
         out.print(
             f"{split + ':':<11} {percent(before)} before, {percent(after)} after "
-            f"({100 * (after - before):+.2f} points)"
+            f"({100 * (after - before):+.2f} points); {percent(reached['agreement'])} answered as "
+            f"before, divergence {reached['divergence']:.3f} nats"
         )
     for other, reached in answer["beside"].items():
         accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)

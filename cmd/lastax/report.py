@@ -22,11 +22,10 @@ from lastax.cmd._console import (
     out,
     percent,
     resolve_run,
-    run_argument,
 )
 from lastax.cmd._flags import data_config
 from lastax.cmd._measure import measure
-from lastax.cmd._pruning import CALIBRATED, SUMMARIES, makes_new_states
+from lastax.cmd._pruning import SUMMARIES, makes_new_states
 from lastax.cmd.sweep import ANSWER
 
 REPORT = "report.html"
@@ -72,7 +71,7 @@ class Pair:
 
 
 @click.command()
-@run_argument
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--out",
     "path",
@@ -82,21 +81,27 @@ class Pair:
 @click.option("--speed/--no-speed", default=True, help="Time the forward pass before and after.")
 @json_option
 @debug_option
-def report(run: Path | None, path: Path | None, speed: bool, as_json: bool) -> None:
-    """Write one HTML page about RUN, a run or the folder of a sweep.
+def report(runs: tuple[Path, ...], path: Path | None, speed: bool, as_json: bool) -> None:
+    """Write one HTML page about a run, or about one or several folders of sweeps.
 
-    The page stands for itself: it can be sent, printed, and read on a phone. RUN defaults to the
-    newest trained run.
+    The page stands for itself: it can be sent, printed, and read on a phone. Left out, it is about
+    the newest trained run.
     """
-    folder = resolve_run(run)
+    folders = list(runs) or [resolve_run(None)]
+    folder = folders[0]
     parts: list[str]
-    if (folder / ANSWER).is_file():
-        title, lead, parts = _sweep_page(folder)
-    elif (folder / lastax.CONFIG_FILE).is_file():
+    if all((one / ANSWER).is_file() for one in folders):
+        title, lead, parts = _sweep_page(folders)
+    elif len(folders) == 1 and (folder / lastax.CONFIG_FILE).is_file():
         title, lead, parts = _run_page(Pair.load(folder), speed)
-    else:
+    elif len(folders) == 1:
         raise lastax.RunError(
             f"{folder} is neither a run ({lastax.CONFIG_FILE}) nor a finished sweep ({ANSWER})"
+        )
+    else:
+        missing = [str(one) for one in folders if not (one / ANSWER).is_file()]
+        raise lastax.RunError(
+            f"several folders must all be finished sweeps; no {ANSWER} in {', '.join(missing)}"
         )
     target = path or folder / REPORT
     write_atomically(target, lastax.html_page(title, lead, parts).encode())
@@ -143,7 +148,7 @@ def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
         ),
     ]
     if before is not None:
-        parts += _certificates(systems, keep, method)
+        parts += _certificates(lastax.systems(before.model), lastax.systems(pair.model))
     parts += _learning({pair.first.folder.name: pair.first.folder})
     parts += _provenance(_commands(pair), config.versions)
     return pair.folder.name, lead, parts
@@ -167,6 +172,9 @@ def _before_and_after(pair: Pair, results: Mapping[str, Any], speed: bool) -> li
             rows.append(
                 [f"{split} accuracy", percent(reached["before"]), percent(reached["after"])]
             )
+            if "agreement" in reached:
+                rows.append([f"{split}, answered as before", "", percent(reached["agreement"])])
+                rows.append([f"{split}, divergence", "", f"{reached['divergence']:.3f} nats"])
     caption = "Parameters and bytes are those of the layers."
     if speed:
         times = _times(pair.before, pair)
@@ -198,33 +206,17 @@ def _times(*pairs: Pair) -> list[float]:
     return [result.median for result in measure(programs, repeats=9).values()]
 
 
-def _certificates(
-    systems: list[lastax.AnySystem], keep: list[np.ndarray], method: str
-) -> list[str]:
-    heading = lastax.html_heading("Certificates")
-    if method == CALIBRATED or makes_new_states(method):
-        return [
-            heading,
-            lastax.html_text(
-                "The states that are left are not those of before: bounds on cutting states do not "
-                "speak of this network."
-            ),
-        ]
+def _certificates(before: list[lastax.AnySystem], after: list[lastax.AnySystem]) -> list[str]:
     rows = []
-    for index, (system, mask) in enumerate(zip(systems, keep, strict=True)):
-        whole, energy = lastax.hinf_norm(system), lastax.h2_norm(system)
-        values = [
-            lastax.error_hinf(system, mask) / whole,
-            lastax.error_bound(system, mask) / whole,
-            lastax.error_h2(system, mask) / energy,
-        ]
-        rows.append([str(index), *(f"{100 * value:.3g} %" for value in values)])
+    for index, pair in enumerate(zip(before, after, strict=True)):
+        shares = lastax.certify(*pair).relative()
+        rows.append([str(index), *(f"{100 * share:.3g} %" for share in shares)])
     caption = (
-        "How far each layer's operator moved, relative to its own norm. This says nothing of what "
-        "the network answers."
+        "How far each layer's operator moved, relative to the norm of what its states did before. "
+        "This says nothing of what the network answers."
     )
     return [
-        heading,
+        lastax.html_heading("Certificates"),
         lastax.html_table(["layer", "H-infinity error", "its bound", "H2 error"], rows, caption),
     ]
 
@@ -274,7 +266,11 @@ def _commands(pair: Pair) -> str:
     names = {"sequences": "calibration"}
     while step is not None and step.before is not None:
         done = dict(step.config.pruning or {})
-        told = [_flag(names.get(k, k), value) for k, value in done.items() if value is not None]
+        told = [
+            _flag(names.get(k, k), value)
+            for k, value in done.items()
+            if value is not None and value is not False
+        ]
         steps.append(
             f"lastax prune {step.before.folder} {' '.join(told)} --out {step.folder.resolve()}"
         )
@@ -298,14 +294,12 @@ def _provenance(commands: str, versions: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _sweep_page(folder: Path) -> tuple[str, str, list[str]]:
-    try:
-        answer = json.loads((folder / ANSWER).read_text())
-        cells, runs = answer["cells"], [Path(run) for run in answer["runs"]]
-        groups, summary = lastax.sweep_groups(cells), lastax.sweep_summary(cells)
-        command, versions = " ".join(answer["command"]), answer["versions"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise lastax.RunError(f"{folder / ANSWER} is damaged: {error!r}") from error
+def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
+    answers = [_read_sweep(folder) for folder in folders]
+    cells = [cell for answer in answers for cell in answer["cells"]]
+    runs = [Path(run) for answer in answers for run in answer["runs"]]
+    groups, summary = lastax.sweep_groups(cells), lastax.sweep_summary(cells)
+    commands = "\n".join(" ".join(answer["command"]) for answer in answers)
     best = summary[0] if summary else None
     numbers = {"networks": str(len(runs)), "cells": str(len(cells))}
     if best is not None:
@@ -348,9 +342,20 @@ def _sweep_page(folder: Path) -> tuple[str, str, list[str]]:
         parts.append(lastax.html_heading("What did not apply"))
         parts += [lastax.html_text(f"{method}: {error}") for method, error in failed.items()]
     parts += _learning({f"{run.parent.name}/{run.name}": run for run in runs})
-    parts += _provenance(command, versions)
+    parts += _provenance(commands, answers[-1]["versions"])
     tasks = ", ".join(dict.fromkeys(cell["task"] for cell in cells))
-    return folder.name, f"methods by ratios on {tasks}", parts
+    title = ", ".join(folder.name for folder in folders)
+    return title, f"methods by ratios on {tasks}", parts
+
+
+def _read_sweep(folder: Path) -> Mapping[str, Any]:
+    try:
+        answer = json.loads((folder / ANSWER).read_text())
+        lastax.sweep_summary(answer["cells"])
+        [*answer["runs"], *answer["command"], *answer["versions"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise lastax.RunError(f"{folder / ANSWER} is damaged: {error!r}") from error
+    return answer
 
 
 def _summary_row(row: Mapping[str, Any]) -> list[str]:

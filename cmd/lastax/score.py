@@ -74,7 +74,9 @@ def _compare(
 ) -> None:
     """Spearman's correlation of the scores of every two methods, in each layer."""
     # Those that make new states have no score of the old ones.
-    names = [name for name, one in lastax.METHODS.items() if one.reduce is None]
+    names = [
+        name for name, one in lastax.METHODS.items() if one.reduce is None and not one.measured
+    ]
     names.remove("random")
     if method not in names:
         raise click.UsageError(f"--method {method} with --compare: choose of {', '.join(names)}")

@@ -22,6 +22,9 @@ from lastax._budgets import interpolated_curve as interpolated_curve
 from lastax._budgets import minimax_counts as minimax_counts
 from lastax._budgets import probe_sizes as probe_sizes
 from lastax._calibrate import remeasure_statistics as remeasure_statistics
+from lastax._certificates import Certificate as Certificate
+from lastax._certificates import certify as certify
+from lastax._certificates import difference as difference
 from lastax._certificates import error_bound as error_bound
 from lastax._certificates import error_h2 as error_h2
 from lastax._certificates import error_hinf as error_hinf
@@ -98,11 +101,11 @@ from lastax._pages import html_page as html_page
 from lastax._pages import html_table as html_table
 from lastax._pages import html_text as html_text
 from lastax._presets import TASKS as TASKS
+from lastax._prune import CALIBRATED as CALIBRATED
 from lastax._prune import METHODS as METHODS
 from lastax._prune import Method as Method
 from lastax._prune import PruningPlan as PruningPlan
 from lastax._prune import ScoreContext as ScoreContext
-from lastax._prune import UnstableStatesWarning as UnstableStatesWarning
 from lastax._prune import padded as padded
 from lastax._prune import plan_pruning as plan_pruning
 from lastax._prune import prune as prune
@@ -112,6 +115,7 @@ from lastax._recurrence import diagonal_scan as diagonal_scan
 from lastax._recurrence import diagonal_step as diagonal_step
 from lastax._reduce import BUDGETS as BUDGETS
 from lastax._reduce import BudgetContext as BudgetContext
+from lastax._reduce import Calibration as Calibration
 from lastax._reduce import LayerReport as LayerReport
 from lastax._reduce import RefitReport as RefitReport
 from lastax._reduce import calibrate as calibrate
@@ -173,6 +177,7 @@ from lastax._stages import NetworkStages as NetworkStages
 from lastax._stages import Stages as Stages
 from lastax._stages import Stream as Stream
 from lastax._surgery import Layer as Layer
+from lastax._surgery import UnstableStatesWarning as UnstableStatesWarning
 from lastax._surgery import WritableLayer as WritableLayer
 from lastax._surgery import find_layers as find_layers
 from lastax._surgery import keep_states as keep_states
@@ -180,6 +185,11 @@ from lastax._surgery import replace_layers as replace_layers
 from lastax._surgery import state_counts as state_counts
 from lastax._surgery import systems as systems
 from lastax._surgery import write_systems as write_systems
+from lastax._sweeps import DISTILLED as DISTILLED
+from lastax._sweeps import NORMS as NORMS
+from lastax._sweeps import NOTHING as NOTHING
+from lastax._sweeps import THEN as THEN
+from lastax._sweeps import TUNED as TUNED
 from lastax._sweeps import SweepCurves as SweepCurves
 from lastax._sweeps import compressible_ratio as compressible_ratio
 from lastax._sweeps import sweep_groups as sweep_groups
@@ -197,10 +207,13 @@ from lastax._tasks import TrainingConfig as TrainingConfig
 from lastax._tasks import build_network as build_network
 from lastax._train import Batch as Batch
 from lastax._train import Evaluation as Evaluation
+from lastax._train import Fidelity as Fidelity
 from lastax._train import StepMetrics as StepMetrics
 from lastax._train import TrainState as TrainState
+from lastax._train import compare as compare
 from lastax._train import cross_entropy as cross_entropy
 from lastax._train import evaluate as evaluate
+from lastax._train import kl_divergence as kl_divergence
 from lastax._train import predict as predict
 from lastax._train import train_step as train_step
 
@@ -208,6 +221,7 @@ __all__ = [
     # 1. mathematics
     "AnySystem",
     "BlockBasis",
+    "Certificate",
     "EliminationPath",
     "LayerPath",
     "Moments",
@@ -219,12 +233,14 @@ __all__ = [
     "as_complex",
     "as_pair",
     "balanced_truncation",
+    "certify",
     "channel_kernels",
     "channel_systems",
     "complex_normal_C",
     "convolve",
     "diagonal_scan",
     "diagonal_step",
+    "difference",
     "discretize_bilinear",
     "discretize_zoh",
     "eliminate",
@@ -291,6 +307,8 @@ __all__ = [
     "BatchNorm",
     "Block",
     "BudgetContext",
+    "CALIBRATED",
+    "Calibration",
     "Classifier",
     "Encoder",
     "Gate",
@@ -339,12 +357,16 @@ __all__ = [
     "Batches",
     "CONFIG_FILE",
     "Checkpoints",
+    "DISTILLED",
     "DataConfig",
     "Evaluation",
+    "Fidelity",
     "FitResult",
     "GROUPINGS",
     "MODEL_FILE",
     "ModelConfig",
+    "NORMS",
+    "NOTHING",
     "Preset",
     "RunConfig",
     "RunError",
@@ -352,6 +374,8 @@ __all__ = [
     "StepMetrics",
     "SweepCurves",
     "TASKS",
+    "THEN",
+    "TUNED",
     "Task",
     "TrainState",
     "TrainingConfig",
@@ -360,6 +384,7 @@ __all__ = [
     "build_from_config",
     "build_network",
     "check_settings",
+    "compare",
     "compressible_ratio",
     "cross_entropy",
     "divergence",
@@ -381,6 +406,7 @@ __all__ = [
     "html_text",
     "installed_versions",
     "keep_in_config",
+    "kl_divergence",
     "kept_masks",
     "layer_sizes",
     "load_config",

@@ -4,15 +4,20 @@ Host float64, on the real-signal system in which every state has its conjugate: 
 dimensions. What is left is diagonalized again, so that it is a diagonal system as before; a complex
 pair of poles takes one state, a real pole takes one as well. Two directions of time count as one
 system with the outputs of both.
+
+What inputs reach is measured by the Gramian of white noise, in closed form, or with `moments` by
+the states' mean products on real data (`calibrate`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from lastax._multi_siso import AnySystem, MultiSISO, channel_systems
+from lastax._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
+from lastax._refit import Moments
 from lastax._scores import layer_adaptive
 from lastax._system import System, real_system
 from lastax._typing import Array
@@ -40,39 +45,34 @@ def hankel_singular_values(system: System) -> Float[np.ndarray, " n"]:
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
-    found = _balance(system).singular_values
-    return np.concatenate([found, np.zeros(2 * system.states - len(found))])
+    return _singular_values(system, None)
 
 
-def balanced_truncation(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnySystem:
+def balanced_truncation(
+    system: AnySystem, keep: Bool[np.ndarray, " P"], *, moments: Moments | None = None
+) -> AnySystem:
     """A system of as many states as `keep` has, or a few less, by balanced truncation.
 
     As many real dimensions are kept as these states can hold: twice as many if all poles come out
-    complex, fewer if some come out real. Of a `MultiSISO` each channel is cut by itself.
+    complex, fewer if some come out real. Of a `MultiSISO` each channel is cut by itself. With a
+    Gramian of real data a pole may come out unstable; so many dimensions are passed over.
 
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
     keep = np.asarray(keep)
+    reached = _reached(system, moments)
     if isinstance(system, MultiSISO):
         budgets = np.bincount(system.channel[keep], minlength=len(system.counts))
         parts = [
-            _truncate(part, int(k))
-            for part, k in zip(channel_systems(system), budgets, strict=True)
+            _truncate(part, int(k), gramian)
+            for part, k, gramian in zip(channel_systems(system), budgets, reached, strict=True)
         ]
-        reverse = system.C_reverse
-        return _with(
-            system,
-            lam=np.concatenate([part.lam for part in parts]),
-            B=np.concatenate([part.B[:, 0] for part in parts]),
-            C=np.concatenate([part.C[0] for part in parts]),
-            C_reverse=None if reverse is None else np.concatenate([_reverse(p)[0] for p in parts]),
-            counts=tuple(part.states for part in parts),
-        )
-    return _truncate(system, int(keep.sum()))
+        return joined_channels(system, parts)
+    return _truncate(system, int(keep.sum()), reached[0])
 
 
-def hankel_scores(system: AnySystem) -> Float[Array, " P"]:
+def hankel_scores(system: AnySystem, *, moments: Moments | None = None) -> Float[Array, " P"]:
     """What each state of the balanced system is worth, best first: squares, layer-adaptive.
 
     The place in the result is a rank, not a state: `balanced_truncation` makes the states. A state
@@ -81,8 +81,8 @@ def hankel_scores(system: AnySystem) -> Float[Array, " P"]:
     """
     parts = channel_systems(system) if isinstance(system, MultiSISO) else [system]
     squares = [
-        (hankel_singular_values(part) ** 2).reshape(-1, 2).mean(axis=1)
-        for part in parts
+        (_singular_values(part, gramian) ** 2).reshape(-1, 2).mean(axis=1)
+        for part, gramian in zip(parts, _reached(system, moments), strict=True)
         if part.states
     ]
     squared: Any = np.concatenate(squares)
@@ -90,7 +90,35 @@ def hankel_scores(system: AnySystem) -> Float[Array, " P"]:
     return layer_adaptive(squared[::-1])[::-1]
 
 
-def _balance(system: System) -> _Balanced:
+def _singular_values(system: System, reached: np.ndarray | None) -> Float[np.ndarray, " n"]:
+    found = _balance(system, reached).singular_values
+    return np.concatenate([found, np.zeros(2 * system.states - len(found))])
+
+
+def _reached(system: AnySystem, moments: Moments | None) -> Sequence[np.ndarray | None]:
+    """The Gramian of real data in the coordinates `sqrt(2) [Re x; Im x]`, one a channel or one.
+
+    Two directions of time share their poles, and so one Gramian: the mean of both.
+    """
+    counts = system.counts if isinstance(system, MultiSISO) else (system.states,)
+    if moments is None:
+        return [None] * len(counts)
+    s = 2.0 if system.conj_sym else 1.0
+    gramians = []
+    for features, count in zip(moments.features, counts, strict=True):
+        size = count * moments.width
+        # The columns of a state are s Re x and -s Im x, in each direction.
+        products = features[:size, :size].reshape(count, moments.width, count, moments.width)
+        both = np.zeros((2 * count, 2 * count))
+        for start in range(0, moments.width, 2):
+            re_re, re_im = products[:, start, :, start], -products[:, start, :, start + 1]
+            im_im = products[:, start + 1, :, start + 1]
+            both += np.block([[re_re, re_im], [re_im.T, im_im]])
+        gramians.append(both * 2 / s**2 / (moments.width // 2))
+    return gramians
+
+
+def _balance(system: System, reached: np.ndarray | None) -> _Balanced:
     if np.any(np.abs(system.lam) >= 1):
         raise ValueError(
             "balanced truncation: a state has |lam| >= 1, which no balancing is defined for"
@@ -105,14 +133,16 @@ def _balance(system: System) -> _Balanced:
         )
     )
     lam, B, outputs = literal.lam, literal.B, _outputs(literal)
-    reached = (B @ B.conj().T) / (1 - lam[:, None] * lam[None, :].conj())
     seen = (outputs.conj().T @ outputs) / (1 - lam[:, None].conj() * lam[None, :])
     # Real coordinates: a state and its conjugate become sqrt(2) times real and imaginary part.
     P = system.states
     one: Any = np.eye(P)
     to_real = np.block([[one, one], [-1j * one, 1j * one]]) / np.sqrt(2)
     from_real = to_real.conj().T
-    input_root = _root((to_real @ reached @ from_real).real)
+    if reached is None:
+        white = (B @ B.conj().T) / (1 - lam[:, None] * lam[None, :].conj())
+        reached = (to_real @ white @ from_real).real
+    input_root = _root(reached)
     output_root = _root((to_real @ seen @ from_real).real)
     U, values, Vt = np.linalg.svd(output_root.T @ input_root)
     rank = int(np.sum(values > _NEGLIGIBLE * values[0])) if values[0] > 0 else 0
@@ -128,14 +158,16 @@ def _balance(system: System) -> _Balanced:
     )
 
 
-def _truncate(system: System, states: int) -> System:
+def _truncate(system: System, states: int, reached: np.ndarray | None) -> System:
     if states == 0:
         return system.keep(np.zeros(system.states, bool))
-    balanced = _balance(system)
+    balanced = _balance(system, reached)
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     # Fewer dimensions may take more states, if more poles come out real: the first that fits best.
     for order in range(min(2 * states, len(balanced.singular_values)), 0, -1):
         found = _diagonal(balanced, order, system.conj_sym)
+        if np.any(np.abs(found[0]) >= 1):
+            continue
         if len(found[0]) <= states and (best is None or len(found[0]) > len(best[0])):
             best = found
         if best is not None and (len(best[0]) == states or order <= states):
@@ -184,8 +216,3 @@ def _outputs(system: System) -> Complex[np.ndarray, "K P"]:
     if system.C_reverse is None:
         return np.asarray(system.C)
     return np.concatenate([system.C, system.C_reverse])
-
-
-def _reverse(system: System) -> np.ndarray:
-    assert system.C_reverse is not None
-    return np.asarray(system.C_reverse)

@@ -1,18 +1,21 @@
-"""How far a system moves when states are taken out: exact norms of the difference, and bounds.
+"""How far a system moves when it is made smaller: exact norms of the difference, and bounds.
 
-Host float64. The difference is the system of the removed states alone, so `D` plays no part. These
-numbers are about one layer's operator; they say nothing of what a network answers. The channels of
-a `MultiSISO` work side by side: its H-infinity norm is the largest of theirs, its H2 norm the root
-of the sum of their squares.
+Host float64. Where states are only taken out, the difference is the system of the removed states
+alone, and `D` plays no part; where what is left was changed as well (`certify`) it is a system of
+both. These numbers are about one layer's operator; they say nothing of what a network answers. The
+channels of a `MultiSISO` work side by side: its H-infinity norm is the largest of theirs, its H2
+norm the root of the sum of their squares.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Complex
 
-from lastax._multi_siso import AnySystem, MultiSISO, channel_systems
+from lastax._balance import hankel_singular_values
+from lastax._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
 from lastax._norms import hinf_norms
 from lastax._sweep import peak_gains
 from lastax._system import System, kept_index, real_system, transfer_function
@@ -22,9 +25,75 @@ _FREQUENCIES_AT_ONCE = 256
 _EXACT_AT_ONCE = 32
 
 
+class Certificate(NamedTuple):
+    """How far a layer's operator moved: the norms of the difference, and a bound of the first.
+
+    `hinf` is the largest error per unit of input energy, `h2` the root-mean-square error under
+    white noise of unit power. `hinf_whole` and `h2_whole` are the same norms of what the layer's
+    states did before.
+    """
+
+    hinf: float
+    bound: float
+    h2: float
+    hinf_whole: float
+    h2_whole: float
+
+    def relative(self) -> tuple[float, float, float]:
+        """`hinf`, `bound` and `h2` as shares of the norms before."""
+        hinf, h2 = (norm if norm > 0 else 1.0 for norm in (self.hinf_whole, self.h2_whole))
+        return self.hinf / hinf, self.bound / hinf, self.h2 / h2
+
+
+def certify(system: AnySystem, reduced: AnySystem) -> Certificate:
+    """How far `reduced` is from `system`, whatever was done to its states, `C` and `D`.
+
+    The bound takes for each channel the smaller of two: the sum of the norms of the difference's
+    states, and twice the sum of its Hankel singular values (Glover, 1984), that of each direction
+    by itself; what `D` changed is added to both.
+
+    Raises:
+        ValueError: if the systems have different channels or directions.
+    """
+    moved = difference(system, reduced)
+    return Certificate(
+        hinf_norm(moved, direct=True),
+        _bound(moved, pairs=True, direct=True),
+        h2_norm(moved, direct=True),
+        hinf_norm(system),
+        h2_norm(system),
+    )
+
+
+def difference(system: AnySystem, reduced: AnySystem) -> AnySystem:
+    """The system that answers what `system` does less what `reduced` does, `D` included.
+
+    States with equal `lam` and `B` in both become one; they vanish if `C` is equal as well. Arrays
+    are numpy's.
+
+    Raises:
+        ValueError: if the systems have different channels or directions.
+    """
+    kinds = [(type(s), s.D.shape, s.C_reverse is None, s.conj_sym) for s in (system, reduced)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            "difference: the systems must be of one kind, with equal channels, directions and use "
+            f"of conjugate pairs; they are {kinds[0]} and {kinds[1]}"
+        )
+    if isinstance(system, MultiSISO) and isinstance(reduced, MultiSISO):
+        channels = zip(channel_systems(system), channel_systems(reduced), strict=True)
+        return joined_channels(system, [_difference(*pair) for pair in channels])
+    assert isinstance(system, System)
+    assert isinstance(reduced, System)
+    return _difference(system, reduced)
+
+
 def error_bound(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
     """Upper bound of `error_hinf`: the sum of the removed states' norms, twice that for pairs."""
-    return _bound(_removed(system, keep), pairs)
+    removed = _removed(system, keep)
+    if isinstance(removed, MultiSISO):
+        return max(_sum_of_norms(part, pairs) for part in channel_systems(removed))
+    return _sum_of_norms(removed, pairs)
 
 
 def error_hinf(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
@@ -37,29 +106,37 @@ def error_h2(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = T
     return h2_norm(_removed(system, keep), pairs=pairs)
 
 
-def hinf_norm(system: AnySystem, *, pairs: bool = True) -> float:
-    """Largest singular value over all frequencies, without `D`; infinity if unstable.
+def hinf_norm(system: AnySystem, *, pairs: bool = True, direct: bool = False) -> float:
+    """Largest singular value over all frequencies; infinity if unstable.
 
     By a sweep that resolves every pole, refined: about 1e-12 of the value. With `pairs` the
-    operator on real signals that the layer applies; without, the literal complex map to `C x`.
+    operator on real signals that the layer applies; without, the literal complex map to `C x`. `D`
+    counts if `direct` says so.
     """
     if isinstance(system, MultiSISO):
         largest = 0.0
-        parts = [(_bound(part, pairs), part) for part in channel_systems(system)]
+        parts = [(_bound(part, pairs, direct), part) for part in channel_systems(system)]
         # No channel exceeds its bound: most need no sweep.
         for bound, part in sorted(parts, key=lambda pair: -pair[0]):
             if bound <= largest:
                 break
-            largest = max(largest, hinf_norm(part, pairs=pairs))
+            largest = max(largest, hinf_norm(part, pairs=pairs, direct=direct))
         return largest
     literal = _literal(system, pairs)
+    D = np.asarray(literal.D) * direct
     if literal.states == 0:
-        return 0.0
+        return float(np.max(np.abs(D), initial=0.0))
     if np.any(np.abs(literal.lam) >= 1):
         return float("inf")
-    literal = _compressed(literal)
+    through: Any = np.diag(D)
+    if not D.any():
+        literal = _compressed(literal)
+        through = 0.0
 
     best = 0.0
+
+    def response(omega: Any) -> Any:
+        return transfer_function(literal, omega) + through
 
     def gains(omega: Any) -> Any:
         """Exact where the largest gain may be; elsewhere no less than there is, and below it."""
@@ -68,7 +145,7 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True) -> float:
         blocks: Any = np.array_split(flat, -(-omega.size // _FREQUENCIES_AT_ONCE))
         # Frobenius norms bound spectral ones, and cost a fraction of them.
         bounds: Any = np.concatenate(
-            [np.linalg.norm(transfer_function(literal, block), axis=(1, 2)) for block in blocks]
+            [np.linalg.norm(response(block), axis=(1, 2)) for block in blocks]
         )
         values = np.minimum(bounds, best)
         descending = np.argsort(-bounds)
@@ -77,23 +154,24 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True) -> float:
             index = index[bounds[index] > best]
             if len(index) == 0:
                 break
-            matrices = transfer_function(literal, flat[index])
-            values[index] = np.linalg.norm(matrices, ord=2, axis=(1, 2))
+            values[index] = np.linalg.norm(response(flat[index]), ord=2, axis=(1, 2))
             best = max(best, float(values[index].max()))
         return values.reshape(omega.shape)
 
     return float(peak_gains(gains, np.asarray(literal.lam)[None, :])[0])
 
 
-def h2_norm(system: AnySystem, *, pairs: bool = True) -> float:
-    """Root of the impulse response's total energy, without `D`; infinity if unstable.
+def h2_norm(system: AnySystem, *, pairs: bool = True, direct: bool = False) -> float:
+    """Root of the impulse response's total energy; infinity if unstable.
 
     In closed form by the Gramian `X_ij = B_i B_j^H / (1 - lam_i conj(lam_j))`: `tr(C X C^H)`, for
-    each direction, and the cross term of the one step in which both directions answer.
+    each direction, and the cross terms of the one step in which both directions answer, and `D`
+    with `direct`.
     """
     if isinstance(system, MultiSISO):
+        channels = channel_systems(system)
         return float(
-            np.linalg.norm([h2_norm(part, pairs=pairs) for part in channel_systems(system)])
+            np.linalg.norm([h2_norm(part, pairs=pairs, direct=direct) for part in channels])
         )
     literal = _literal(system, pairs)
     if np.any(np.abs(literal.lam) >= 1):
@@ -105,6 +183,11 @@ def h2_norm(system: AnySystem, *, pairs: bool = True) -> float:
     if C_reverse is not None:
         energy += _trace_form(C_reverse, gramian, C_reverse)
         energy += 2 * _trace_form(C, input_gram, C_reverse)
+    if direct:
+        at_once = C if C_reverse is None else C + C_reverse
+        D = np.asarray(literal.D)
+        # The diagonal of C B, times D.
+        energy += float(np.sum(D**2) + 2 * np.sum(D * np.sum(at_once.T * B, axis=0).real))
     return float(np.sqrt(max(energy, 0.0)))
 
 
@@ -116,14 +199,58 @@ def _literal(system: System, pairs: bool) -> System:
     return real_system(host) if pairs else host
 
 
-def _bound(system: AnySystem, pairs: bool) -> float:
-    """The sum of all states' norms; of a `MultiSISO` that of the channel where it is largest."""
-    share = 2.0 if pairs and system.conj_sym else 1.0
-    norms = np.asarray(hinf_norms(system))
+def _difference(system: System, reduced: System) -> System:
+    one, other = _literal(system, pairs=False), _literal(reduced, pairs=False)
+    index = {_identity(other, i): i for i in range(other.states)}
+    # Each state of the smaller one is taken from one of the larger.
+    pairs = [(i, index.pop(_identity(one, i), None)) for i in range(one.states)]
+    new = sorted(index.values())
+
+    def maps(own: Any, their: Any) -> Any:
+        if own is None:
+            return None
+        left = np.array(own)
+        for i, j in pairs:
+            if j is not None:
+                left[:, i] -= their[:, j]
+        return np.concatenate([left, -their[:, new]], axis=1)
+
+    arrays: dict[str, Any] = {
+        "lam": np.concatenate([one.lam, other.lam[np.array(new, int)]]),
+        "B": np.concatenate([one.B, other.B[np.array(new, int)]]),
+        "C": maps(one.C, other.C),
+        "C_reverse": maps(one.C_reverse, other.C_reverse),
+        "D": np.asarray(one.D) - np.asarray(other.D),
+    }
+    moved = dataclasses.replace(one, **arrays)
+    heard = [np.any(C != 0, axis=0) for C in (moved.C, moved.C_reverse) if C is not None]
+    return moved.keep(np.any(heard, axis=0))
+
+
+def _identity(system: System, state: int) -> bytes:
+    lam, B = np.asarray(system.lam[state], complex), np.asarray(system.B[state], complex)
+    return lam.tobytes() + B.tobytes()
+
+
+def _bound(system: AnySystem, pairs: bool, direct: bool = False) -> float:
+    """The smaller of two bounds of the norm; of a `MultiSISO` that of the largest channel."""
     if isinstance(system, MultiSISO):
-        norms = np.bincount(system.channel, weights=norms, minlength=len(system.counts))
-        return share * float(np.max(norms))
-    return share * float(np.sum(norms))
+        return max(_bound(part, pairs, direct) for part in channel_systems(system))
+    through = float(np.max(np.abs(system.D), initial=0.0)) if direct else 0.0
+    total = _sum_of_norms(system, pairs)
+    if not pairs or not np.isfinite(total) or system.states == 0:
+        return through + total
+    directions = [C for C in (system.C, system.C_reverse) if C is not None]
+    hankel = sum(
+        float(np.sum(hankel_singular_values(dataclasses.replace(system, C=C, C_reverse=None))))
+        for C in directions
+    )
+    return through + min(total, 2 * hankel)
+
+
+def _sum_of_norms(system: System, pairs: bool) -> float:
+    share = 2.0 if pairs and system.conj_sym else 1.0
+    return share * float(np.sum(np.asarray(hinf_norms(system))))
 
 
 def _removed(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnySystem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -184,3 +185,19 @@ def channel_systems(system: MultiSISO) -> list[System]:
             )
         )
     return parts
+
+
+def joined_channels(system: MultiSISO, parts: list[System]) -> MultiSISO:
+    """The system whose channels are the given ones, in place of those of `system`.
+
+    Arrays are numpy's.
+    """
+    reverse = [np.asarray(part.C_reverse)[0] for part in parts if part.C_reverse is not None]
+    arrays: dict[str, Any] = {
+        "lam": np.concatenate([part.lam for part in parts]),
+        "B": np.concatenate([np.asarray(part.B)[:, 0] for part in parts]),
+        "C": np.concatenate([np.asarray(part.C)[0] for part in parts]),
+        "C_reverse": np.concatenate(reverse) if reverse else None,
+        "D": np.concatenate([part.D for part in parts]),
+    }
+    return dataclasses.replace(system, counts=tuple(part.states for part in parts), **arrays)

@@ -1,8 +1,8 @@
-"""Pruning in one call: score every state, select, and take the others out."""
+"""Pruning in one call: score every state, select, and take the others out; or refit as well."""
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,21 +11,28 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._balance import balanced_truncation, hankel_scores
+from lastax._calibrate import Batch
+from lastax._features import output_weights, state_slots
 from lastax._multi_siso import AnySystem, MultiSISO
 from lastax._norms import hinf_norms, magnitudes
+from lastax._reduce import Calibration, calibrate
+from lastax._refit import Moments, state_energies
 from lastax._scores import (
     aire_scores,
     finite_horizon_last_scores,
     lamp_scores,
     last_per_channel_scores,
     last_scores,
+    layer_adaptive,
     published_last_scores,
     random_scores,
 )
 from lastax._selection import Masks, Ratio, Scores, keep_count, select_global, select_uniform
+from lastax._stages import Stages
 from lastax._surgery import (
     Layer,
     Model,
+    UnstableStatesWarning,
     WritableLayer,
     find_layers,
     keep_states,
@@ -35,13 +42,20 @@ from lastax._surgery import (
 )
 from lastax._typing import Array, PRNGKeyArray
 
+# The name of choosing and refitting on real data: more than a score and a selection.
+CALIBRATED = "calibrated"
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoreContext:
-    """What a score may need beside the system: the task's sequence length, a random key."""
+    """What a score may need beside the system: the task's sequence length, a random key, data.
+
+    `moments` are those of the layer on calibration data.
+    """
 
     length: int | None = None
     key: PRNGKeyArray | None = None
+    moments: Moments | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +63,15 @@ class Method:
     """A way to prune: a score of each state, and a rule that turns all scores into masks.
 
     With `reduce` the masks say how many states stay, in each channel if there are channels, and
-    `reduce` makes them from the system: they are others than those of before.
+    `reduce` makes them from the system: they are others than those of before. `measured` methods
+    need calibration data.
     """
 
     score: Callable[[AnySystem, ScoreContext], Array]
     select: Callable[[Scores, int], Masks]
     summary: str
-    reduce: Callable[[AnySystem, np.ndarray], AnySystem] | None = None
-
-
-class UnstableStatesWarning(UserWarning):
-    """Some states have `|lam| >= 1`: no finite norm. They are kept."""
+    reduce: Callable[[AnySystem, np.ndarray, ScoreContext], AnySystem] | None = None
+    measured: bool = False
 
 
 def _horizon_score(system: AnySystem, given: ScoreContext) -> Array:
@@ -72,6 +84,20 @@ def _random_score(system: AnySystem, given: ScoreContext) -> Array:
     if given.key is None:
         raise ValueError("random pruning needs a key: give key=jax.random.key(seed)")
     return random_scores(system, key=given.key)
+
+
+def _energy_score(system: AnySystem, given: ScoreContext) -> Array:
+    slots = state_slots(system)
+    energies = state_energies(_moments(given), output_weights(system))
+    flat: Any = np.empty(system.states)
+    flat[slots[slots >= 0]] = energies[slots >= 0]
+    return layer_adaptive(flat)
+
+
+def _moments(given: ScoreContext) -> Moments:
+    if given.moments is None:
+        raise ValueError("this method goes by real data: give calibration=, a batch or several")
+    return given.moments
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -131,7 +157,22 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             lambda system, _: hankel_scores(system),
             select_global,
             "balanced truncation: new states, from squared Hankel singular values",
-            reduce=balanced_truncation,
+            reduce=lambda system, keep, _: balanced_truncation(system, keep),
+        ),
+        "measured-energy": Method(
+            _energy_score,
+            select_global,
+            "mean energy of a state's own output on real data, normalized inside each layer",
+            measured=True,
+        ),
+        "measured-balanced": Method(
+            lambda system, given: hankel_scores(system, moments=_moments(given)),
+            select_global,
+            "balanced truncation for real data: new states, from their measured Gramian",
+            reduce=lambda system, keep, given: balanced_truncation(
+                system, keep, moments=given.moments
+            ),
+            measured=True,
         ),
     }
 )
@@ -171,6 +212,7 @@ def score_states(
     *,
     length: int | None = None,
     key: PRNGKeyArray | None = None,
+    moments: Sequence[Moments] | None = None,
 ) -> list[Float[np.ndarray, " _"]]:
     """The scores that `method` gives to the states of each layer; unstable states get infinity.
 
@@ -179,22 +221,35 @@ def score_states(
         method: a name in `METHODS`, or a `Method` of your own.
         length: steps of the task's sequences, for methods with a finite horizon.
         key: for random pruning; folded anew for each layer.
+        moments: each layer's, for measured methods (`calibrate(model, batches).moments`).
 
     Raises:
         ValueError: if there is no such method, or it lacks what it needs.
     """
     chosen = _find_method(method)
+    contexts = _contexts(len(found), length, key, moments)
     scores = []
-    for index, system in enumerate(found):
-        layer_key = None if key is None else jax.random.fold_in(key, index)
+    for index, (system, given) in enumerate(zip(found, contexts, strict=True)):
         if chosen.reduce is not None and np.any(np.abs(system.lam) >= 1):
             raise ValueError(
                 f"pruning: layer {index} has states with |lam| >= 1, which this method, that makes "
                 "new states, is not defined for; take another one, or stabilize the model first"
             )
-        score = np.asarray(chosen.score(system, ScoreContext(length, layer_key)), float)
+        score = np.asarray(chosen.score(system, given), float)
         scores.append(np.where(np.abs(system.lam) >= 1, np.inf, score))
     return scores
+
+
+def _contexts(
+    layers: int,
+    length: int | None,
+    key: PRNGKeyArray | None,
+    moments: Sequence[Moments] | None,
+) -> list[ScoreContext]:
+    """What the scores of each layer may need."""
+    keys = [None if key is None else jax.random.fold_in(key, index) for index in range(layers)]
+    measured: Sequence[Moments | None] = [None] * layers if moments is None else moments
+    return [ScoreContext(length, own_key, own) for own_key, own in zip(keys, measured, strict=True)]
 
 
 def plan_pruning(
@@ -205,6 +260,7 @@ def plan_pruning(
     method: str | Method = "last",
     length: int | None = None,
     key: PRNGKeyArray | None = None,
+    moments: Sequence[Moments] | None = None,
 ) -> PruningPlan:
     """Decide which states of a model to keep, without touching it.
 
@@ -215,12 +271,13 @@ def plan_pruning(
         method: a name in `METHODS`, or a `Method` of your own.
         length: steps of the task's sequences, for methods with a finite horizon.
         key: for random pruning.
+        moments: each layer's, for measured methods (`calibrate(model, batches).moments`).
 
     Raises:
         ValueError: unless exactly one of `ratio` and `states` is given and possible.
     """
     found = systems(model)
-    scores = score_states(found, method, length=length, key=key)
+    scores = score_states(found, method, length=length, key=key, moments=moments)
     unstable = [np.abs(system.lam) >= 1 for system in found]
     if ratio is not None and states is None:
         total = sum(system.states for system in found)
@@ -237,7 +294,8 @@ def plan_pruning(
     reduce = _find_method(method).reduce
     if reduce is None or all(np.all(mask) for mask in keep):
         return PruningPlan(scores, keep, unstable)
-    reduced = [reduce(system, mask) for system, mask in zip(found, keep, strict=True)]
+    contexts = _contexts(len(found), length, key, moments)
+    reduced = [reduce(*each) for each in zip(found, keep, contexts, strict=True)]
     # Not every number of states can be reached: what was made counts.
     layout = [_first_states(system, small) for system, small in zip(found, reduced, strict=True)]
     return PruningPlan(scores, layout, unstable, reduced)
@@ -248,16 +306,47 @@ def prune(
     *,
     ratio: Ratio | None = None,
     states: int | None = None,
-    method: str | Method = "last",
+    method: str | Method | None = None,
     length: int | None = None,
     key: PRNGKeyArray | None = None,
+    calibration: Batch | Iterable[Batch] | Calibration | None = None,
+    stages: Stages | None = None,
 ) -> Model:
-    """The model without its least important states: smaller arrays, everything else unchanged.
+    """The model without its least important states: smaller arrays.
 
-    `small = prune(model, ratio=0.3)` removes 30 % of all states by LAST. Arguments are those of
-    `plan_pruning`. States with `|lam| >= 1` have no finite norm: they are kept, with a warning.
+    `small = prune(model, ratio=0.3)` removes 30 % of all states by LAST; everything else stays as
+    it is. `prune(model, ratio=0.8, calibration=batch)` chooses by what the states do on real data,
+    and refits what is left (`refit` says how, and more of what was done). States with `|lam| >= 1`
+    have no finite norm: they are kept, with a warning.
+
+    Args:
+        model: any PyTree that holds layers (`find_layers`).
+        ratio: share of all states to remove, in [0, 1).
+        states: or the number of states to keep in all.
+        method: a name in `METHODS`, a `Method` of your own, or "calibrated". Left out it is
+            "calibrated" if there are calibration data, and "last" if not.
+        length: steps of the task's sequences, for methods with a finite horizon.
+        key: for random pruning.
+        calibration: unlabeled data, as `refit` takes them, or what `calibrate` made of them.
+        stages: how these data pass a model that is not lastax's own.
+
+    Raises:
+        ValueError: unless exactly one of `ratio` and `states` is given and possible, or if the
+            method needs what is not given.
     """
-    plan = plan_pruning(model, ratio=ratio, states=states, method=method, length=length, key=key)
+    if method is None:
+        method = "last" if calibration is None else CALIBRATED
+    known = calibration
+    if known is not None and not isinstance(known, Calibration):
+        known = calibrate(model, known, stages=stages)
+    if method == CALIBRATED:
+        if known is None:
+            raise ValueError("calibrated pruning goes by real data: give calibration=")
+        return known.refit(ratio=ratio, states=states)[0]
+    moments = None if known is None else known.moments
+    plan = plan_pruning(
+        model, ratio=ratio, states=states, method=method, length=length, key=key, moments=moments
+    )
     if any(np.any(mask) for mask in plan.unstable):
         where = [np.flatnonzero(mask).tolist() for mask in plan.unstable]
         warnings.warn(
@@ -321,5 +410,7 @@ def _find_method(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     if method not in METHODS:
-        raise ValueError(f"no pruning method {method!r}; there are {', '.join(METHODS)}")
+        raise ValueError(
+            f"no pruning method {method!r}; there are {', '.join((*METHODS, CALIBRATED))}"
+        )
     return METHODS[method]

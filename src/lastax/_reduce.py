@@ -5,6 +5,7 @@ reduced and aimed at what the layer answered in the original network. No gradien
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -35,11 +36,10 @@ from lastax._calibrate import (
 from lastax._elimination import LayerPath, eliminate, merge_paths
 from lastax._features import output_weights, state_slots, with_output_weights
 from lastax._networks import Classifier, Retrieval
-from lastax._prune import UnstableStatesWarning
 from lastax._refit import Moments, refit_head, refit_linear, refit_outputs
-from lastax._selection import Ratio, keep_count, uniform_counts
+from lastax._selection import Ratio, keep_count
 from lastax._stages import NetworkStages, Stages, Stream
-from lastax._surgery import Model, host_system, replace_layers
+from lastax._surgery import Model, UnstableStatesWarning, host_system, replace_layers
 
 # Of the variance of each input of a gate.
 _GATE_RIDGE = 1e-4
@@ -59,7 +59,12 @@ class BudgetContext:
     paths: Sequence[LayerPath]
     energies: Sequence[float]
     minimum: Sequence[int]
+    maximum: Sequence[int]
     probe: Callable[[], list[Curve]]
+
+    def shared_out(self, curves: Sequence[Curve]) -> list[int]:
+        """Counts within the bounds by which the costliest layer costs least (`minimax_counts`)."""
+        return minimax_counts(curves, self.total, minimum=self.minimum, maximum=self.maximum)
 
     @property
     def sizes(self) -> list[int]:
@@ -72,19 +77,20 @@ Budget = Callable[[BudgetContext], Sequence[int]]
 
 
 def _uniform(given: BudgetContext) -> Sequence[int]:
-    return uniform_counts(given.sizes, given.total)
+    return given.shared_out([1 - np.arange(size + 1) / size for size in given.sizes])
 
 
 def _by_relative_error(given: BudgetContext) -> Sequence[int]:
-    curves = [
-        path.residuals / (energy if energy > 0 else 1.0)
-        for path, energy in zip(given.paths, given.energies, strict=True)
-    ]
-    return minimax_counts(curves, given.total, minimum=given.minimum)
+    return given.shared_out(
+        [
+            path.residuals / (energy if energy > 0 else 1.0)
+            for path, energy in zip(given.paths, given.energies, strict=True)
+        ]
+    )
 
 
 def _by_probe(given: BudgetContext) -> Sequence[int]:
-    return minimax_counts(given.probe(), given.total, minimum=given.minimum)
+    return given.shared_out(given.probe())
 
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
@@ -151,6 +157,8 @@ def refit(
     states: int | None = None,
     keep: Sequence[Bool[np.ndarray, " _"]] | None = None,
     budget: str | Budget = "probe",
+    minimum: int | Sequence[int] = 1,
+    maximum: Sequence[int] | None = None,
     linear_maps: bool = True,
     stages: Stages | None = None,
     divergence: Divergence = mean_divergence,
@@ -160,6 +168,8 @@ def refit(
     In each layer `C` and `D` change, poles and `B` of the states that stay do not. A layer that
     loses nothing and whose input is as it was stays as it is, bit for bit. On the calibration data
     no layer answers worse than it would if its states were only cut.
+
+    `calibrate(model, batches).refit(...)` is the same; it serves many budgets with one pass.
 
     Args:
         model: a `Classifier` or `Retrieval`, or with `stages` any model.
@@ -171,6 +181,8 @@ def refit(
         keep: or a mask a block, to refit states that were chosen otherwise (`plan_pruning`).
         budget: how many states each layer keeps: a name in `BUDGETS`, or a function of a
             `BudgetContext`.
+        minimum: least number of states of each layer, or one number for all.
+        maximum: most states of each layer. Equal to the minimum it fixes the layer.
         linear_maps: also refit the linear maps of the gates and the head, with no change of shape.
         stages: how data pass a model of another kind.
         divergence: how far outputs are from the original ones, for the probe and the report.
@@ -182,36 +194,37 @@ def refit(
         ValueError: unless exactly one of `ratio`, `states` and `keep` is given and possible, or if
             the calibration data are empty or not finite.
     """
-    if sum(choice is not None for choice in (ratio, states, keep)) != 1:
-        raise ValueError("refit: give one of ratio=, states= and keep=")
-    chosen_budget = _known_budget(budget)
-    walk = _Walk.begin(model, batches, _known_stages(model, stages), divergence)
-    sizes = [len(where) for where in walk.unstable]
-    if keep is not None:
-        masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
-        _check_masks(keep, sizes)
-        counts = [int(mask.sum()) for mask in keep]
-    else:
-        total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
-        total = total if states is None else states
-        masks = [None] * len(sizes)
-        counts = _counts(walk, sizes, total, chosen_budget)
-    return walk.reduce(counts, masks, linear_maps)
+    _check_amount(ratio, states, keep)
+    return calibrate(model, batches, stages=stages, divergence=divergence).refit(
+        ratio=ratio,
+        states=states,
+        keep=keep,
+        budget=budget,
+        minimum=minimum,
+        maximum=maximum,
+        linear_maps=linear_maps,
+    )
 
 
 def calibrate(
-    model: Any, batches: Batch | Iterable[Batch], *, stages: Stages | None = None
-) -> list[Moments]:
-    """The moments of each layer's regression on what its states give, on real data.
+    model: Any,
+    batches: Batch | Iterable[Batch],
+    *,
+    stages: Stages | None = None,
+    divergence: Divergence = mean_divergence,
+) -> "Calibration":
+    """Pass calibration data through a model once; arguments and errors are those of `refit`."""
+    return Calibration.begin(model, batches, _known_stages(model, stages), divergence)
 
-    Inputs and targets are those of the model as it is. Arguments and errors are those of `refit`.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """A model and what one pass of calibration data through it has shown; from `calibrate`.
+
+    `moments` are those of each layer's regression on what its states give; inputs and targets are
+    those of the model as it is. What the budgets need beside them is measured when it is first
+    asked for.
     """
-    return _Walk.begin(model, batches, _known_stages(model, stages), mean_divergence).moments
-
-
-@dataclasses.dataclass(frozen=True)
-class _Walk:
-    """A model and what one pass of the calibration data through it has shown."""
 
     model: Any
     stages: Stages
@@ -223,8 +236,53 @@ class _Walk:
     moments: list[Moments]
     outputs: np.ndarray
 
+    def refit(
+        self,
+        *,
+        ratio: Ratio | None = None,
+        states: int | None = None,
+        keep: Sequence[Bool[np.ndarray, " _"]] | None = None,
+        budget: str | Budget = "probe",
+        minimum: int | Sequence[int] = 1,
+        maximum: Sequence[int] | None = None,
+        linear_maps: bool = True,
+    ) -> tuple[Any, RefitReport]:
+        """The model made smaller, and what was done; see the function `refit`."""
+        _check_amount(ratio, states, keep)
+        chosen = _known_budget(budget)
+        sizes = [len(where) for where in self.unstable]
+        if keep is not None:
+            _check_masks(keep, sizes)
+            masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
+            return self._reduced([int(mask.sum()) for mask in keep], masks, linear_maps)
+        total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
+        total = total if states is None else states
+        counts = self._counts(total, chosen, minimum, maximum)
+        return self._reduced(counts, [None] * len(sizes), linear_maps)
+
+    @functools.cached_property
+    def paths(self) -> list[LayerPath]:
+        """The order in which each layer gives up its states, fed by the original network."""
+        return [self._path(index, moments) for index, moments in enumerate(self.moments)]
+
+    @functools.cached_property
+    def probed(self) -> list[Curve]:
+        """For each layer and size: how far outputs move if this layer alone is cut to it."""
+        streams = enter_all(self.stages, self.model, self.chunks)
+        curves = []
+        for index, path in enumerate(self.paths):
+            states = len(path.order)
+            sizes = probe_sizes(states)
+            costs = [self._cost(index, path, size, streams) for size in sizes[:-1]] + [0.0]
+            curves.append(interpolated_curve(np.array(sizes), np.array(costs), states))
+            streams = [pass_through(self.stages, self.blocks[index], s) for s in streams]
+        return curves
+
     @classmethod
-    def begin(cls, model: Any, batches: Any, stages: Stages, divergence: Divergence) -> "_Walk":
+    def begin(
+        cls, model: Any, batches: Any, stages: Stages, divergence: Divergence
+    ) -> "Calibration":
+        """Measure."""
         blocks = list(stages.blocks(model))
         for index, block in enumerate(blocks):
             if not hasattr(layer_of(block), "with_system"):
@@ -247,14 +305,14 @@ class _Walk:
             warnings.warn(
                 f"states with |lam| >= 1 are kept as long as others can go, a layer: {named}",
                 UnstableStatesWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         features = all_features(stages, model, streams, chunks)
         outputs = outputs_of(stages.head(model), features)
         found = [layer_of(block).system() for block in blocks]
         return cls(model, stages, divergence, chunks, blocks, found, unstable, moments, outputs)
 
-    def path(self, index: int, moments: Moments) -> LayerPath:
+    def _path(self, index: int, moments: Moments) -> LayerPath:
         """The removal order of a layer's states, by moments in the frame of its inputs."""
         slots = state_slots(self.systems[index])
         present = slots >= 0
@@ -266,7 +324,7 @@ class _Walk:
         path = dataclasses.replace(path, costs=costs)
         return merge_paths(path, slots, moments.energy.sum(axis=1))
 
-    def refitted(self, index: int, moments: Moments, mask: np.ndarray) -> tuple[Any, LayerReport]:
+    def _refitted(self, index: int, moments: Moments, mask: np.ndarray) -> tuple[Any, LayerReport]:
         """A block whose layer has all its states still, but only those in the mask are heard."""
         system = self.systems[index]
         slots = state_slots(system)
@@ -284,22 +342,53 @@ class _Walk:
         report = LayerReport(mask, None, errors[0], errors[1])
         return replace_layers(self.blocks[index], [layer]), report
 
-    def probe(self, paths: Sequence[LayerPath]) -> list[Curve]:
-        """For each layer and size: how far outputs move if this layer alone is cut to it."""
-        streams = enter_all(self.stages, self.model, self.chunks)
-        curves = []
-        for index, path in enumerate(paths):
-            states = len(path.order)
-            sizes = probe_sizes(states)
-            costs = [self._cost(index, path, size, streams) for size in sizes[:-1]] + [0.0]
-            curves.append(interpolated_curve(np.array(sizes), np.array(costs), states))
-            streams = [pass_through(self.stages, self.blocks[index], s) for s in streams]
-        return curves
+    def _counts(
+        self,
+        total: int,
+        budget: Budget,
+        minimum: int | Sequence[int],
+        maximum: Sequence[int] | None,
+    ) -> list[int]:
+        """How many states each layer keeps."""
+        sizes = [len(where) for where in self.unstable]
+        least = [minimum] * len(sizes) if isinstance(minimum, int) else list(minimum)
+        most = sizes if maximum is None else list(maximum)
+        if not len(least) == len(most) == len(sizes):
+            raise ValueError(
+                f"refit: {len(sizes)} layers, but bounds for {len(least)} and {len(most)}"
+            )
+        least = [max(low, int(u.sum())) for low, u in zip(least, self.unstable, strict=True)]
+        if not all(
+            1 <= low <= high <= size for low, high, size in zip(least, most, sizes, strict=True)
+        ):
+            raise ValueError(
+                f"refit: layers of {sizes} states cannot keep at least {least} (one, or all with "
+                f"|lam| >= 1) and at most {most}"
+            )
+        if not sum(least) <= total <= sum(most):
+            raise ValueError(
+                f"refit: {total} states to keep, but {len(sizes)} layers of {sizes} states allow "
+                f"{sum(least)} to {sum(most)}"
+            )
+        if total == sum(sizes):
+            return sizes
+        energies = [float(moments.energy.sum()) for moments in self.moments]
+        context = BudgetContext(total, self.paths, energies, least, most, lambda: self.probed)
+        counts = [int(count) for count in budget(context)]
+        fits = len(counts) == len(sizes) and all(
+            low <= count <= high for low, count, high in zip(least, counts, most, strict=True)
+        )
+        if sum(counts) != total or not fits:
+            raise ValueError(
+                f"refit: the budget gives {counts} states to layers of {sizes}; it must give "
+                f"{total} in all, at least {least} and at most {most}"
+            )
+        return counts
 
-    def reduce(
+    def _reduced(
         self, counts: Sequence[int], masks: Sequence[np.ndarray | None], linear_maps: bool
     ) -> tuple[Any, RefitReport]:
-        """Cut and refit from the bottom; see `refit`."""
+        """Cut and refit from the bottom."""
         stages = self.stages
         original = reduced = enter_all(stages, self.model, self.chunks)
         changed = False
@@ -311,13 +400,13 @@ class _Walk:
                 moments = layer_moments(stages, block, reduced, answers)
             mask, order = masks[index], None
             if mask is None:
-                path = self.path(index, moments)
+                path = self._path(index, moments)
                 mask, order = path.keep(counts[index]), path.order
             full, new_answers = block, answers
             report = LayerReport(mask, order, 0.0, 0.0)
             if changed or not mask.all():
                 changed = True
-                full, report = self.refitted(index, moments, mask)
+                full, report = self._refitted(index, moments, mask)
                 report = dataclasses.replace(report, order=order)
                 new_answers = [layer_outputs(stages, full, stream) for stream in reduced]
                 if linear_maps:
@@ -342,7 +431,7 @@ class _Walk:
         return D.reshape(-1, self.moments[index].targets)
 
     def _cost(self, index: int, path: LayerPath, size: int, streams: Sequence[Stream]) -> float:
-        cut, _ = self.refitted(index, self.moments[index], path.keep(size))
+        cut, _ = self._refitted(index, self.moments[index], path.keep(size))
         rest = [cut, *self.blocks[index + 1 :]]
         ends = []
         for stream in streams:
@@ -385,28 +474,9 @@ def _like(linear: Linear, weight: np.ndarray, bias: np.ndarray) -> Linear:
     return Linear(jnp.asarray(weight, linear.weight.dtype), jnp.asarray(bias, linear.bias.dtype))
 
 
-def _counts(walk: _Walk, sizes: list[int], total: int, budget: Budget) -> list[int]:
-    if not len(sizes) <= total <= sum(sizes):
-        raise ValueError(
-            f"refit: {total} states to keep, but {len(sizes)} layers of {sizes} states allow "
-            f"{len(sizes)} to {sum(sizes)}"
-        )
-    if total == sum(sizes):
-        return sizes
-    paths = [walk.path(index, moments) for index, moments in enumerate(walk.moments)]
-    energies = [float(moments.energy.sum()) for moments in walk.moments]
-    minimum = [max(1, int(where.sum())) for where in walk.unstable]
-    context = BudgetContext(total, paths, energies, minimum, lambda: walk.probe(paths))
-    counts = [int(count) for count in budget(context)]
-    fits = [
-        least <= count <= size for least, count, size in zip(minimum, counts, sizes, strict=True)
-    ]
-    if sum(counts) != total or not all(fits):
-        raise ValueError(
-            f"refit: the budget gives {counts} states to layers of {sizes}; it must give {total} "
-            f"in all and at least {minimum} (one, or all with |lam| >= 1)"
-        )
-    return counts
+def _check_amount(*choices: Any) -> None:
+    if sum(choice is not None for choice in choices) != 1:
+        raise ValueError("refit: give one of ratio=, states= and keep=")
 
 
 def _check_masks(keep: Sequence[np.ndarray], sizes: list[int]) -> None:

@@ -19,6 +19,10 @@ from lastax._typing import Array, Scalar
 Model = TypeVar("Model")
 
 
+class UnstableStatesWarning(UserWarning):
+    """Some states have `|lam| >= 1`: no finite norm. They are kept."""
+
+
 @runtime_checkable
 class Layer(Protocol):
     """What scoring and surgery ask of a layer."""

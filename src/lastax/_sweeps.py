@@ -1,15 +1,28 @@
 """What a sweep over methods and ratios says, from its cells: curves a group, and a summary.
 
-A cell is a mapping with `run`, `task`, `layer`, `bidirectional`, `method`, `ratio`, `finetune`
-(epochs of training after pruning), `validation_accuracy` and `test_accuracy`, None where a method
-does not suit a network. Runs that differ in their seed alone are a group.
+A cell is a mapping with `run`, `task`, `layer`, `bidirectional`, `method`, `ratio`, `then` (what
+was done after pruning, a key of `THEN`), `finetune` (for how many epochs), `validation_accuracy`
+and `test_accuracy`, None where a method does not suit a network. Runs that differ in their seed
+alone are a group.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+
+NOTHING, NORMS, TUNED, DISTILLED = "", "norms", "tuned", "distilled"
+# What may be done to a pruned network, and what its method is called then.
+THEN: Mapping[str, str] = MappingProxyType(
+    {
+        NOTHING: "{method}",
+        NORMS: "{method}, norms measured again",
+        TUNED: "{method} + {finetune} epochs",
+        DISTILLED: "{method} + {finetune} epochs, distilled",
+    }
+)
 
 Cell = Mapping[str, Any]
 Curve = Mapping[float, list[float]]
@@ -38,9 +51,7 @@ def _curves(cells: Sequence[Cell]) -> SweepCurves:
     whole: dict[str, list[float]] = {"test": [], "validation": []}
     curves: dict[str, dict[str, dict[float, list[float]]]] = {"test": {}, "validation": {}}
     for cell in cells:
-        name = cell["method"]
-        if cell["finetune"]:
-            name += f" + {cell['finetune']} epochs"
+        name = THEN[cell["then"]].format(**cell)
         for split in ("test", "validation"):
             accuracy = cell[f"{split}_accuracy"]
             if accuracy is None:

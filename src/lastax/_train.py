@@ -44,6 +44,18 @@ class StepMetrics(NamedTuple):
     accuracy: Float[Array, ""]
 
 
+class Fidelity(NamedTuple):
+    """How close one network's answers are to another's, over examples.
+
+    `divergence` is the mean of `KL(original || other)` in nats, `agreement` the share of examples,
+    from 0 to 1, to which both give the same class. No label is looked at.
+    """
+
+    divergence: float
+    agreement: float
+    examples: int
+
+
 class Evaluation(NamedTuple):
     """Means over examples, not over batches. Accuracy from 0 to 1."""
 
@@ -59,6 +71,14 @@ def cross_entropy(
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
     return -(1 - smoothing) * chosen - smoothing * jnp.mean(log_p, axis=1)
+
+
+def kl_divergence(
+    original: Float[Array, "batch classes"], other: Float[Array, "batch classes"]
+) -> Float[Array, " batch"]:
+    """`KL(p || q)` in nats of each example, with `p` and `q` the softmax of the two logits."""
+    log_p, log_q = jax.nn.log_softmax(original), jax.nn.log_softmax(other)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
 
 
 def predict(
@@ -79,11 +99,13 @@ def train_step(
     key: PRNGKeyArray,
     label_smoothing: float = 0.0,
     remat: bool = False,
+    teacher: Network | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one batch.
 
     `key` is the run's: the step's own is folded from it. `remat` computes again on the way back
-    what lies inside a block, instead of keeping it.
+    what lies inside a block, instead of keeping it. With a `teacher` the loss is the divergence
+    from its answers, in place of the labels' (distillation; Hinton et al., 2015).
     """
     parameters, rest = split_trainable(state.model)
     label = jnp.asarray(batch["label"])
@@ -97,7 +119,10 @@ def train_step(
             out_axes=(0, None),
             axis_name="batch",
         )(batch["x"], batch.get("length"), keys)
-        loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
+        if teacher is None:
+            loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
+        else:
+            loss = jnp.mean(kl_divergence(predict(teacher, batch), logits))
         return loss, (logits, split_trainable(moved)[1])
 
     (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
@@ -149,3 +174,26 @@ def evaluate(
     if examples == 0:
         raise ValueError("evaluate: no examples to evaluate on")
     return Evaluation(float(correct / examples), float(loss / examples), int(examples))
+
+
+@eqx.filter_jit
+def _fidelity_sums(original: Network, other: Network, batch: Batch) -> _Sums:
+    one, two = predict(original, batch), predict(other, batch)
+    weight = jnp.asarray(batch.get("weight", np.ones(one.shape[0], np.float32)))
+    same = jnp.argmax(one, axis=1) == jnp.argmax(two, axis=1)
+    return _Sums(weight @ same, weight @ kl_divergence(one, two), weight.sum())
+
+
+def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fidelity:
+    """How close the answers of `other` are to those of `original` on all examples of `batches`.
+
+    Raises:
+        ValueError: if there is no example.
+    """
+    total = np.zeros(3)
+    for batch in batches:
+        total += [float(value) for value in _fidelity_sums(original, other, batch)]
+    same, moved, examples = total
+    if examples == 0:
+        raise ValueError("compare: no examples to compare on")
+    return Fidelity(max(float(moved / examples), 0.0), float(same / examples), int(examples))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import lastax.data
@@ -136,6 +137,74 @@ def test_methods_are_shown_beside_each_other(cli, trained, tmp_path):
         "prune", trained, "--method", "aire", "--ratio", 0.5, "--out", tmp_path / "aire", "--json"
     ).answer
     assert answer["beside"]["aire"]["test"] == pytest.approx(alone["test"]["after"])
+
+
+def test_certificates_and_fidelity_are_told(cli, trained, tmp_path):
+    out = tmp_path / "small"
+    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").answer
+    (_, model), (_, small) = lastax.load_run(trained), lastax.load_run(out)
+    for told, pair in zip(
+        answer["certificates"],
+        zip(lastax.systems(model), lastax.systems(small), strict=True),
+        strict=True,
+    ):
+        assert told == pytest.approx(lastax.certify(*pair)._asdict())
+        assert 0 < told["hinf"] <= told["bound"] * (1 + 1e-9)
+    for split in ("validation", "test"):
+        assert 0 < answer[split]["agreement"] <= 1
+        assert answer[split]["divergence"] > 0
+    assert lastax.load_results(out)["certificates"] == answer["certificates"]
+    shown = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same").stdout
+    assert "says nothing of the network's answers" in shown
+    assert "100.00 % answered as before, divergence 0.000 nats" in shown
+
+
+@pytest.mark.slow
+def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
+    out = tmp_path / "small"
+    options = ("--method", "auto", "--calibration", 8, "--budget", "uniform", "--json")
+    ended = cli("prune", trained, *options, "--max-loss", 4, "--out", out)
+    answer = ended.answer
+    lost = answer["validation"]["before"] - answer["validation"]["after"]
+    assert 100 * lost <= 4 + 1e-6
+    tried = re.findall(r"^([\w-]+), (\d+) of 8 states", ended.stderr, flags=re.MULTILINE)
+    assert len({method for method, _ in tried}) == 4
+    for method in {method for method, _ in tried} - {answer["method"]}:
+        alone = cli(
+            "prune",
+            trained,
+            "--method",
+            method,
+            *options[2:],
+            "--max-loss",
+            4,
+            "--out",
+            tmp_path / method,
+        ).answer
+        assert alone["states_after"] >= answer["states_after"]
+    assert lastax.load_config(out).pruning["method"] == answer["method"]
+
+
+@pytest.mark.slow
+def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
+    options = ("--ratio", 0.5, "--finetune", 1, "--finetune-rate", 1, "--json")
+    answers = {}
+    for name, more in (("tuned", ()), ("distilled", ("--distill",)), ("norms", ("--norms",))):
+        some = options if name != "norms" else (*options[:2], "--json")
+        out = tmp_path / name
+        answers[name] = cli("prune", trained, *some, *more, "--out", out).answer
+        again = cli("evaluate", out, "--json").answer
+        assert again["accuracy"] == pytest.approx(answers[name]["test"]["after"])
+        assert lastax.load_config(out).states == tuple(
+            layer["states_after"] for layer in answers[name]["layers"]
+        )
+    tuned, distilled = (lastax.load_config(tmp_path / name) for name in ("tuned", "distilled"))
+    assert tuned.pruning["finetune"] == 1
+    assert not tuned.pruning["distill"]
+    assert distilled.pruning["distill"]
+    assert lastax.load_config(tmp_path / "norms").pruning["norms"]
+    # The trained run's own labels are smoothed; its teacher's answers are not.
+    assert answers["tuned"]["test"] != answers["distilled"]["test"]
 
 
 @pytest.mark.parametrize("layer", ["s4d", "lru"])

@@ -104,7 +104,8 @@ def test_page_of_a_pruned_run(cli, pruned, method):
         assert f"{100 * answer[split]['after']:.2f} %" in text
     for told in ("Before and after", "forward pass", "Certificates", f"--method {method}"):
         assert told in text
-    assert ("its bound" in text) == (method == "last")
+    assert "its bound" in text
+    assert "answered as before" in text
 
 
 def test_the_commands_make_the_run_again(cli, pruned, tmp_path):
@@ -135,6 +136,14 @@ def test_page_of_a_sweep(cli, pruned):
     assert drawings == 2
     for told in ("last", "lamp", "25 %", "50 %", "speech, s5", "lastax sweep"):
         assert told in text
+    other = pruned / "other"
+    cli("sweep", pruned / "tiny", "--methods", "aire", "--ratios", "0.75", "--out", other)
+    both = pruned / "both.html"
+    cli("report", folder, other, "--out", both)
+    text, drawings = check(both.read_text())
+    for told in ("lamp", "aire", "75 %", "--methods last,lamp", "--methods aire"):
+        assert told in text
+    assert cli("report", folder, pruned / "tiny").status == 1
     (folder / "sweep.json").write_text('{"cells": 3}')
     ended = cli("report", folder)
     assert ended.status == 1

@@ -10,15 +10,18 @@ import lastax
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
-    methods = "last,uniform-magnitude,random,balanced,calibrated"
+    methods = "last,measured-energy,random,balanced,calibrated"
     options = ("--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json")
     answer = cli("sweep", trained, *options).answer
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(answer["cells"]) == 1 + 5 * 2
+    # LAST has a row of its own with batch norms measured again.
+    assert len(rows) == len(answer["cells"]) == 1 + 5 * 2 + 2
     unpruned = rows[0]["test_accuracy"]
     assert rows[0]["method"] == "unpruned"
-    assert {row["test_accuracy"] for row in rows if float(row["ratio"]) == 0} == {unpruned}
+    assert {
+        row["test_accuracy"] for row in rows if float(row["ratio"]) == 0 and row["then"] == ""
+    } == {unpruned}
     assert {row["states"] for row in rows[1:] if float(row["ratio"]) == 0.5} <= {"4", "3", "2"}
     with Image.open(tmp_path / "sweep.png") as picture:
         assert min(picture.size) > 300
@@ -38,7 +41,7 @@ def test_cells_are_those_of_pruned_networks(cli, trained, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
-    options = ("--methods", "last,aire", "--ratios", "0.25,0.5", "--out", tmp_path, "--json")
+    options = ("--methods", "lamp,aire", "--ratios", "0.25,0.5", "--out", tmp_path, "--json")
     whole = cli("sweep", trained, *options).answer
     path = tmp_path / "cells.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -51,7 +54,7 @@ def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
     for one, other in zip(whole["cells"], again["cells"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     # More of the same folder adds to it.
-    more = cli("sweep", trained, "--methods", "last", "--ratios", "0.75", *options[4:]).answer
+    more = cli("sweep", trained, "--methods", "lamp", "--ratios", "0.75", *options[4:]).answer
     assert len(path.read_text().splitlines()) == 6
     assert [cell["ratio"] for cell in more["cells"]] == [0, 0.75]
     path.write_text("damaged\n" + path.read_text())
@@ -89,14 +92,36 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
     assert sorted_cells(one) == sorted_cells(two)
 
 
-def test_fine_tuning_is_a_row_of_its_own(cli, trained, tmp_path):
+def test_what_is_done_after_is_a_row_of_its_own(cli, trained, tmp_path):
     options = ("--methods", "last", "--ratios", "0.5", "--finetune", 1, "--finetune-rate", 1)
-    answer = cli("sweep", trained, *options, "--out", tmp_path, "--json").answer
-    cut, tuned = answer["cells"][1:]
-    assert (cut["finetune"], tuned["finetune"]) == (0, 1)
-    assert cut["layers"] == tuned["layers"]
-    assert cut["validation_accuracy"] != tuned["validation_accuracy"]
-    assert {row["method"] for row in answer["summary"]} == {"last", "last + 1 epochs"}
+    options += ("--distill", "--out", tmp_path, "--json")
+    answer = cli("sweep", trained, *options).answer
+    cells = answer["cells"][1:]
+    assert [cell["then"] for cell in cells] == ["", "norms", "tuned", "distilled"]
+    assert [cell["finetune"] for cell in cells] == [0, 0, 1, 1]
+    assert len({tuple(cell["layers"]) for cell in cells}) == 1
+    assert len({cell["validation_accuracy"] for cell in cells}) >= 3
+    assert [row["method"] for row in sorted(answer["summary"], key=lambda row: row["method"])] == [
+        "last",
+        "last + 1 epochs",
+        "last + 1 epochs, distilled",
+        "last, norms measured again",
+    ]
+
+
+def test_a_part_of_the_records_is_the_same_part(cli, trained, tmp_path):
+    options = ("--methods", "lamp", "--ratios", "0.5", "--json")
+    first, again = (
+        cli("sweep", trained, *options, "--limit", 10, "--out", tmp_path / name).answer["cells"]
+        for name in ("a", "b")
+    )
+    for one, other in zip(first, again, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+        assert one["settings"]["limit"] == 10
+        for split in ("validation", "test"):
+            assert 10 * one[f"{split}_accuracy"] == pytest.approx(
+                round(10 * one[f"{split}_accuracy"])
+            )
 
 
 def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
@@ -108,13 +133,16 @@ def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
         return type("Done", (), {"returncode": 3})()
 
     monkeypatch.setattr("lastax.cmd.sweep.subprocess.run", run)
-    ended = cli("sweep", "--task", "speech", "--layer", "lru", "--seeds", "4,5")
-    assert ended.status == 1
-    assert "ended with status 3" in ended.stderr
-    (command,) = called
-    assert " ".join(command) == (
-        "train --task speech --layer lru --size small --seed 4 --out runs/speech/lru-seed4"
-    )
+    for layer, more in (("lru", ""), ("lru-one-way", "--no-bidirectional ")):
+        ended = cli("sweep", "--task", "speech", "--layer", layer, "--seeds", "4,5")
+        assert ended.status == 1
+        assert "ended with status 3" in ended.stderr
+        command = called.pop()
+        assert not called
+        assert " ".join(command) == (
+            f"train --task speech --layer lru --size small --seed 4 {more}"
+            f"--out runs/speech/{layer}-seed4"
+        )
 
 
 def cells(task, method, accuracies, layer="s5"):
@@ -127,6 +155,7 @@ def cells(task, method, accuracies, layer="s5"):
             "bidirectional": True,
             "method": method if ratio else "unpruned",
             "ratio": ratio,
+            "then": "",
             "finetune": 0,
             "validation_accuracy": validation + 0.001 * seed,
             "test_accuracy": test - 0.001 * seed,
