@@ -282,7 +282,9 @@ def _frobenius_bounds(literal: System, D: np.ndarray) -> Callable[[Any], np.ndar
 
     With the states' own responses `r` it is a quadratic form, `r^H M r`: no response is built.
     """
-    lam, outputs, inputs = literal.lam, literal.C, literal.B
+    lam: Any = literal.lam
+    outputs: Any = literal.C
+    inputs: Any = literal.B
     if literal.C_reverse is not None:
         outputs = np.concatenate([outputs, literal.C_reverse], axis=1)
         inputs = np.concatenate([inputs, inputs])
