@@ -36,6 +36,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+def finite(value: float) -> float | None:
+    """JSON knows no infinity: null stands for it."""
+    return float(value) if np.isfinite(value) else None
+
+
 def keep_compiled_programs() -> None:
     """Compile a program once a machine: later commands find it in the cache folder."""
     folder = cache_folder() / "compiled"
@@ -89,7 +94,10 @@ def method_option(command: Callable) -> Callable:
 def seed_option(command: Callable) -> Callable:
     """`--seed`, for the methods that draw."""
     return click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of random pruning."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        help="Seed of random pruning, and of which sequences calibrate.",
     )(command)
 
 

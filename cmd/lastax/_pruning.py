@@ -71,6 +71,17 @@ def calibration_options(command: Callable) -> Callable:
     )(budget)
 
 
+def finetune_rate_option(command: Callable) -> Callable:
+    """`--finetune-rate`, beside `--finetune`."""
+    return click.option(
+        "--finetune-rate",
+        "rate",
+        type=click.FloatRange(0, min_open=True),
+        default=0.1,
+        help="Learning rates of that, as a share of the run's own.",
+    )(command)
+
+
 class Reductions:
     """A network made smaller by any method, to any size.
 

@@ -20,6 +20,7 @@ from lastax.cmd._console import (
     debug_option,
     emit,
     err,
+    finite,
     json_option,
     out,
     percent,
@@ -33,11 +34,13 @@ from lastax.cmd._fitting import fine_tuned
 from lastax.cmd._open import Place, compare_on, evaluate_on, place_options, reopen_data
 from lastax.cmd._pruning import (
     MEASURED,
+    REFITTED,
     SUMMARIES,
     CalibrationSettings,
     Pruned,
     Reductions,
     calibration_options,
+    finetune_rate_option,
     makes_new_states,
 )
 from lastax.data import Data
@@ -45,7 +48,7 @@ from lastax.data import Data
 KINDS = ("states", "parameters", "bytes")
 AUTO = "auto"
 # What `auto` tries, on the validation split.
-CANDIDATES = (lastax.CALIBRATED, "last-refitted", "measured-balanced", "last-finite-horizon")
+CANDIDATES = (lastax.CALIBRATED, REFITTED, "measured-balanced", "last-finite-horizon")
 # What `auto` may lose, in points, where nothing is said.
 USUAL_LOSS = 1.0
 
@@ -127,13 +130,7 @@ class Amount:
 @click.option(
     "--finetune", "epochs", type=click.IntRange(0), default=0, help="Then train so many epochs."
 )
-@click.option(
-    "--finetune-rate",
-    "rate",
-    type=click.FloatRange(0, min_open=True),
-    default=0.1,
-    help="Learning rates of that, as a share of the run's own.",
-)
+@finetune_rate_option
 @click.option(
     "--distill", is_flag=True, help="Train so by the whole network's answers, without labels."
 )
@@ -208,7 +205,10 @@ def prune(
         "states_before": sum(pruned.states_before),
         "states_after": sum(pruned.states_after),
         "layers": _layers(model, small, unstable_states(systems)),
-        "certificates": [_finite(certificate._asdict()) for certificate in certificates],
+        "certificates": [
+            {name: finite(norm) for name, norm in certificate._asdict().items()}
+            for certificate in certificates
+        ],
         **reached,
         "beside": {
             other: {
@@ -255,6 +255,7 @@ class _Search:
     ) -> None:
         self._model, self._config, self._data = model, config, data
         self._reductions, self._given = reductions, given
+        self._loss = functools.cache(self._measure_loss)
 
     @functools.cached_property
     def _whole(self) -> float:
@@ -276,7 +277,7 @@ class _Search:
         count, _, method = min(found)
         return method, count
 
-    def _loss(self, method: str, count: int) -> float:
+    def _measure_loss(self, method: str, count: int) -> float:
         """Points of validation accuracy that the method costs at this size."""
         pruned = self._reductions.reduce(method, count)
         # At the old size one compiled program serves the whole search.
@@ -309,11 +310,6 @@ def _label(asked: str, given: Amount, done: Mapping[str, Any]) -> str:
         parts += ["distilled" if done["distill"] else "tuned" + str(done["finetune"])]
     parts += [f"seed{done['seed']}"] if asked == "random" else []
     return "-".join(parts)
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: null stands for it."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _is_child(target: Path, run: Path) -> bool:

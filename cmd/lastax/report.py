@@ -148,7 +148,7 @@ def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
         ),
     ]
     if before is not None:
-        parts += _certificates(lastax.systems(before.model), lastax.systems(pair.model))
+        parts += _certificates(pair, results)
     parts += _learning({pair.first.folder.name: pair.first.folder})
     parts += _provenance(_commands(pair), config.versions)
     return pair.folder.name, lead, parts
@@ -206,11 +206,21 @@ def _times(*pairs: Pair) -> list[float]:
     return [result.median for result in measure(programs, repeats=9).values()]
 
 
-def _certificates(before: list[lastax.AnySystem], after: list[lastax.AnySystem]) -> list[str]:
-    rows = []
-    for index, pair in enumerate(zip(before, after, strict=True)):
-        shares = lastax.certify(*pair).relative()
-        rows.append([str(index), *(f"{100 * share:.3g} %" for share in shares)])
+def _certificates(pair: Pair, results: Mapping[str, Any]) -> list[str]:
+    assert pair.before is not None
+    if "certificates" in results:
+        certificates = [
+            lastax.Certificate(**{k: float("inf") if v is None else v for k, v in one.items()})
+            for one in results["certificates"]
+        ]
+    else:
+        # The run was pruned before they were stored.
+        systems = (lastax.systems(one.model) for one in (pair.before, pair))
+        certificates = [lastax.certify(*each) for each in zip(*systems, strict=True)]
+    rows = [
+        [str(index), *(f"{100 * share:.3g} %" for share in certificate.relative())]
+        for index, certificate in enumerate(certificates)
+    ]
     caption = (
         "How far each layer's operator moved, relative to the norm of what its states did before. "
         "This says nothing of what the network answers."

@@ -11,6 +11,7 @@ import lastax
 from lastax.cmd._console import (
     debug_option,
     emit,
+    finite,
     json_option,
     method_option,
     out,
@@ -46,8 +47,8 @@ def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool
     if as_json:
         layers = [
             {
-                "scores": _without_infinities(layer),
-                "hinf_norms": _without_infinities(norm),
+                "scores": [finite(score) for score in layer],
+                "hinf_norms": [finite(value) for value in norm],
                 "largest_modulus": float(np.abs(system.lam).max()),
                 "unstable": unstable,
             }
@@ -115,8 +116,3 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
 
 def _told(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _without_infinities(values: np.ndarray) -> list[float | None]:
-    """JSON knows no infinity: null stands for it."""
-    return [float(value) if np.isfinite(value) else None for value in values]

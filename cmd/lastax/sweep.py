@@ -28,7 +28,12 @@ from lastax.cmd._console import (
     seed_option,
 )
 from lastax.cmd._open import Place, place_options
-from lastax.cmd._pruning import SUMMARIES, CalibrationSettings, calibration_options
+from lastax.cmd._pruning import (
+    SUMMARIES,
+    CalibrationSettings,
+    calibration_options,
+    finetune_rate_option,
+)
 from lastax.cmd._workers import work_apart
 
 TABLE, ANSWER, PICTURE = "sweep.csv", "sweep.json", "sweep.png"
@@ -110,13 +115,7 @@ def _one_of(known: Iterable[str], what: str) -> Any:
     default=0,
     help="Also train each pruned network for so many epochs.",
 )
-@click.option(
-    "--finetune-rate",
-    "rate",
-    type=click.FloatRange(0, min_open=True),
-    default=0.1,
-    help="Learning rates of that, as a share of the run's own.",
-)
+@finetune_rate_option
 @click.option(
     "--distill", is_flag=True, help="And once more without labels, by the whole network's answers."
 )
