@@ -13,6 +13,7 @@ from rich.table import Table
 import lastax
 from lastax._files import write_atomically
 from lastax.cmd._bench_data import bench_data
+from lastax.cmd._bench_paper import bench_paper
 from lastax.cmd._bench_refit import bench_refit
 from lastax.cmd._console import debug_option, emit, err, json_option, out, progress_bar
 from lastax.cmd._measure import Machine, Measured, measure, measure_machine
@@ -42,7 +43,7 @@ TOLERATED = 0.25
 
 
 @click.command()
-@click.argument("suite", type=click.Choice([*SUITES, "data", "refit"]))
+@click.argument("suite", type=click.Choice([*SUITES, "data", "refit", "paper"]))
 @click.option(
     "--shape",
     "shapes",
@@ -55,7 +56,7 @@ TOLERATED = 0.25
     "tasks",
     type=click.Choice(sorted(lastax.TASKS)),
     multiple=True,
-    help="Of `data`: which tasks; may be repeated.  [default: all that are here]",
+    help="Of `data` and `paper`: which tasks; may be repeated.  [default: all there are]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=7, help="Runs of each program.")
 @click.option(
@@ -73,6 +74,13 @@ TOLERATED = 0.25
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the ratios into this picture.",
 )
+@click.option(
+    "--gpu-teraflops",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Of `paper`: what a GPU is taken to reach, a tenth to a fifth of a current one's best.",
+)
 @click.option("--data", "path", help="Of `data`: your own, for a task that is read from there.")
 @root_option
 @json_option
@@ -85,6 +93,7 @@ def bench(
     store: Path | None,
     check: Path | None,
     plot: Path | None,
+    gpu_teraflops: float,
     path: str | None,
     root: Path | None,
     as_json: bool,
@@ -96,13 +105,17 @@ def bench(
     of medians. MiB are temporaries, `temp` their ratio; `roof` is the share of the time that the
     products and the memory traffic of a program would take at the rates that this machine reaches
     in the same run. `data` measures how fast batches come, and how fast training takes them,
-    `refit` what the algebra of a calibrated refit takes.
+    `refit` what the algebra of a calibrated refit takes, `paper` what training the full-scale
+    presets would: one step of each is run, the rest is an estimate.
     """
     if suite == "data":
         bench_data(tasks, repeats=repeats, path=path, root=root, as_json=as_json)
         return
     if suite == "refit":
         bench_refit(repeats=repeats, as_json=as_json)
+        return
+    if suite == "paper":
+        bench_paper(tasks=tasks, gpu_teraflops=gpu_teraflops, as_json=as_json)
         return
     # Compile times are part of the answer: none may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)

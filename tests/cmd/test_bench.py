@@ -1,5 +1,6 @@
 """`lastax bench`: what it compares computes the same, and what it answers is complete."""
 
+import dataclasses
 import json
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from lastax.cmd._bench_paper import DATA
 from lastax.cmd._measure import measure
 from lastax.cmd._programs import METHODS, SHAPES, Shape, seconds_to_prune
 from lastax.cmd._public import PublicS5, public_scan, published
@@ -158,3 +160,37 @@ def test_a_loss_of_speed_is_found(cli, tiny, tmp_path):
 
 def test_pruning_is_timed_as_the_program_does_it():
     assert 0 < seconds_to_prune(SMALL) < 60
+
+
+def test_the_table_of_full_scale_data_names_every_full_scale_task():
+    tasks = {
+        name
+        for name, task in lastax.TASKS.items()
+        if any(size == "paper" for _, size in task.presets)
+    }
+    assert set(DATA) == tasks
+
+
+@pytest.mark.slow
+def test_full_scale_presets_are_stepped_and_estimated(cli, monkeypatch):
+    monkeypatch.setitem(DATA, "smnist", dataclasses.replace(DATA["smnist"], length=56))
+    answer = json.loads(cli("bench", "paper", "--task", "smnist", "--json").stdout)
+    s5, lru = answer["cases"]
+    assert (s5["layer"], lru["layer"]) == ("s5", "lru")
+    # 4 blocks of 96 channels and 64 pairs: embedding, norm, gate, layer, head.
+    layer = 64 * 3 + 4 * 64 * 96 + 96
+    assert s5["parameters"] == 4 * (layer + 96**2 + 96 + 2 * 96) + 2 * 96 + 96 * 10 + 10
+    assert s5["steps"] == 150 * 1080
+    # u B, x C and the gate, forward and twice that backward.
+    row = 4 * (8 * 96 * 64 + 2 * 96**2)
+    assert s5["operations_a_step"] == 3 * 50 * 56 * row
+    assert s5["measured_seconds"] > 0
+    share = 50 / 2
+    assert s5["estimated_seconds_here"] == share * s5["measured_seconds"] * s5["steps"]
+    assert s5["estimated_gpu_seconds"] == s5["operations_a_step"] * s5["steps"] / 1e13
+
+
+def test_tasks_without_full_scale_presets_are_named(cli):
+    result = cli("bench", "paper", "--task", "speech")
+    assert result.status == 1
+    assert "speech has no full-scale preset" in result.stderr
