@@ -67,9 +67,11 @@ study: $(INSTALLED) ## all methods on four kinds of layers and three tasks, two 
 
 REFIT := runs/study-refit
 
-study-refit: $(INSTALLED) ## refits after training, on other data, on S4D, and their cost, 50 minutes: docs/refit.md
+study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other data, and their cost, an hour: docs/refit.md
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
 		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
+	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods calibrated --polish calibrated \
+		--calibration 256 --ratios 0.6,0.7,0.8,0.9 --out $(REFIT)/polished $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
 		--methods last,aire,uniform-magnitude,measured-energy,measured-balanced,calibrated $(ARGS)
 	for seed in 0 1 2; do for states in 6 3; do \
@@ -78,7 +80,7 @@ study-refit: $(INSTALLED) ## refits after training, on other data, on S4D, and t
 	$(BIN)/python examples/calibration_drift.py runs/speech/s5-seed0 runs/speech/s5-seed1 \
 		runs/speech/s5-seed2 | tee $(REFIT)/drift.txt
 	$(LASTAX) bench refit
-	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d --out $(REFIT)/report.html
+	$(LASTAX) report $(REFIT)/training $(REFIT)/polished $(REFIT)/s4d --out $(REFIT)/report.html
 
 bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

@@ -12,69 +12,14 @@ import pytest
 import lastax
 from lastax import _calibrate
 
+from .calibration import KINDS, LENGTHS, data, kind_of, logits, network, rows
 from .systems import loop, random_layer
-
-LENGTHS = np.array([17, 30, 9, 24, 30, 12])
-
-
-def network(key=0, **settings):
-    given = {"layers": 2, "channels": 6, "states": 5, "dropout": 0.1, **settings}
-    config = lastax.ModelConfig(**given)
-    model = lastax.build_network(config, input_size=3, classes=4, key=jax.random.key(key))
-    # Statistics of norms as after training, not as drawn.
-    return lastax.remeasure_statistics(model, data(1, **_kind(settings)))
-
-
-def data(seed=0, *, records=6, retrieval=False, lengths=None, steps=30):
-    rng = np.random.default_rng(seed)
-    shape = (records, 2, steps, 3) if retrieval else (records, steps, 3)
-    # Smooth, so that states matter.
-    x = np.cumsum(rng.normal(size=shape), axis=-2).astype(np.float32) / 3
-    batch = {"x": x, "label": np.zeros(records, np.int32)}
-    return batch if lengths is None else {**batch, "length": lengths}
-
-
-def _kind(settings):
-    return {"retrieval": settings.get("head") == "retrieval"}
-
-
-def logits(model, batch):
-    return np.asarray(lastax.predict(model, batch), np.float64)
-
-
-def rows(batch, index):
-    return {name: value[index] for name, value in batch.items()}
-
-
-KINDS = pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"bidirectional": False, "activation": "full_glu", "norm": "layer"},
-        {"prenorm": False, "activation": "gelu", "conj_sym": False},
-        {"head": "retrieval", "activation": "half_glu2"},
-        {"discretization": "bilinear", "pooling": "last"},
-        {"layer": "s4d"},
-        {"layer": "s4d", "train_b": False, "bidirectional": False},
-        {"layer": "lru"},
-    ],
-    ids=[
-        "default",
-        "uni-full-layer",
-        "postnorm-gelu-real",
-        "retrieval",
-        "bilinear-last",
-        "s4d",
-        "s4d-uni",
-        "lru",
-    ],
-)
 
 
 @KINDS
 def test_removing_nothing_changes_nothing(settings):
     model = network(**settings)
-    same, report = lastax.refit(model, data(**_kind(settings)), ratio=0)
+    same, report = lastax.refit(model, data(**kind_of(settings)), ratio=0)
     assert eqx.tree_equal(same, model)
     assert report.states_after == lastax.state_counts(model)
     assert report.divergence < 1e-9
@@ -82,7 +27,7 @@ def test_removing_nothing_changes_nothing(settings):
 
 @KINDS
 def test_a_refit_is_better_than_truncation(settings):
-    model, batch = network(**settings), data(**_kind(settings))
+    model, batch = network(**settings), data(**kind_of(settings))
     small, report = lastax.refit(model, batch, states=5)
     assert lastax.state_counts(small) == report.states_after
     assert sum(report.states_after) == 5
@@ -530,7 +475,7 @@ def test_a_kind_with_a_system_a_channel_needs_four_answers_alone():
 @KINDS
 @pytest.mark.parametrize("padded", [True, False])
 def test_remeasured_statistics_are_those_of_one_big_batch(settings, padded):
-    kind = _kind(settings)
+    kind = kind_of(settings)
     lengths = np.stack([LENGTHS, LENGTHS[::-1]], axis=1) if kind["retrieval"] else LENGTHS
     batch = data(**kind, lengths=lengths if padded else None)
     model = network(**settings)

@@ -40,6 +40,7 @@ FLOORS = (
         "_lru",
         "_networks",
         "_normalize",
+        "_polish",
         "_prune",
         "_reduce",
         "_s4d",

@@ -22,6 +22,7 @@ from lastax.data import Data
 
 CELLS = "cells.jsonl"
 UNPRUNED = "unpruned"
+POLISHING_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Grid:
     methods: tuple[str, ...]
     ratios: tuple[float, ...]
     norms: tuple[str, ...]
+    polish: tuple[str, ...]
     epochs: int
     rate: float
     distill: bool
@@ -54,6 +56,8 @@ class Grid:
             yield Cell(method, ratio)
             if method in self.norms:
                 yield Cell(method, ratio, lastax.NORMS)
+            if method in self.polish:
+                yield Cell(method, ratio, lastax.POLISHED)
             if self.epochs:
                 yield Cell(method, ratio, lastax.TUNED)
                 if self.distill:
@@ -63,9 +67,10 @@ class Grid:
         """What tells a cell from others. A run that was trained anew is another one."""
         weights = run / lastax.MODEL_FILE
         settings: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
-        if cell.method == "random" or cell.method in MEASURED or cell.then == lastax.NORMS:
+        measured = cell.method in MEASURED or cell.then in (lastax.NORMS, lastax.POLISHED)
+        if cell.method == "random" or measured:
             settings["pruning_seed"] = self.seed
-        if cell.method in MEASURED or cell.then == lastax.NORMS:
+        if measured:
             settings["sequences"] = self.calibration.sequences
         if cell.method == lastax.CALIBRATED:
             settings["budget"] = self.calibration.budget
@@ -191,11 +196,13 @@ class _Measured:
         except ValueError as error:
             missing = {f"{split}_accuracy": None for split in SPLITS}
             return {"states": total, "layers": [], **missing, "error": str(error)}
+        if cell.then == lastax.POLISHED:
+            pruned = self._reductions.polished(pruned, POLISHING_STEPS)
         # At the old size one compiled program serves all cells of a run.
         model = lastax.padded(pruned.model, self._model, pruned.keep)
         if cell.then == lastax.NORMS:
             model = lastax.remeasure_statistics(model, self._reductions.batch)
-        elif cell.then != lastax.NOTHING:
+        elif cell.then in (lastax.TUNED, lastax.DISTILLED):
             teacher = self._model if cell.then == lastax.DISTILLED else None
             with tempfile.TemporaryDirectory() as name:
                 model = fine_tuned(

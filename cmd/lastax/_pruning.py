@@ -29,10 +29,14 @@ def makes_new_states(method: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationSettings:
-    """How many training sequences may be looked at, and how a refit shares states out."""
+    """How many training sequences may be looked at, and how a refit shares states out.
+
+    `polish` is for how many steps each block is polished after whatever method.
+    """
 
     sequences: int
     budget: str
+    polish: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +114,21 @@ class Reductions:
             return lastax.calibrate(self._model, self.batch)
 
     def reduce(self, method: str, count: int) -> Pruned:
-        """The network with `count` states.
+        """The network with `count` states, polished if the settings say so.
 
         Raises:
             ValueError: if the method does not suit the network.
         """
+        pruned = self._reduce(method, count)
+        return self.polished(pruned, self._settings.polish) if self._settings.polish else pruned
+
+    def polished(self, pruned: Pruned, steps: int) -> Pruned:
+        """What is left, moved until its blocks answer as before."""
+        with err.status(f"polishing, {steps} steps a block"):
+            small = lastax.polish(pruned.model, self._model, self.batch, steps=steps)
+        return dataclasses.replace(pruned, model=small)
+
+    def _reduce(self, method: str, count: int) -> Pruned:
         if method == lastax.CALIBRATED:
             return self._refitted(f"refit to {count} states", states=count)
         if method == REFITTED:

@@ -126,6 +126,13 @@ class Amount:
     "is found by bisection.",
 )
 @calibration_options
+@click.option(
+    "--polish",
+    type=click.IntRange(0),
+    default=0,
+    help="Then move what is left of each block, for so many steps (100 are enough), until it "
+    "answers as before: no labels, the calibration data.",
+)
 @click.option("--norms", is_flag=True, help="Measure batch norms again, on the calibration data.")
 @click.option(
     "--finetune", "epochs", type=click.IntRange(0), default=0, help="Then train so many epochs."
@@ -148,6 +155,7 @@ def prune(
     run: Path | None,
     method: str,
     beside: tuple[str, ...],
+    polish: int,
     norms: bool,
     epochs: int,
     rate: float,
@@ -175,7 +183,7 @@ def prune(
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
     data = reopen_data(config, place)
-    settings = CalibrationSettings(sequences, budget)
+    settings = CalibrationSettings(sequences, budget, polish)
     reductions = Reductions(model, config, data, seed, settings)
 
     search = _Search(model, config, data, reductions, given)
@@ -220,7 +228,7 @@ def prune(
         },
     }
     done: dict[str, Any] = {"method": method, "seed": seed, **vars(given)}
-    if method in MEASURED or norms:
+    if method in MEASURED or norms or polish:
         done |= vars(settings)
     done |= {"norms": True} if norms else {}
     done |= {"finetune": epochs, "finetune_rate": rate, "distill": distill} if epochs else {}
@@ -305,6 +313,7 @@ def _reached(
 def _label(asked: str, given: Amount, done: Mapping[str, Any]) -> str:
     """What the folder of the new run is called after that of the old one."""
     parts = [asked, given.label]
+    parts += ["polished"] if done.get("polish") else []
     parts += ["norms"] if "norms" in done else []
     if "finetune" in done:
         parts += ["distilled" if done["distill"] else "tuned" + str(done["finetune"])]

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import lastax
 from lastax._files import write_atomically
-from lastax.cmd._cells import Grid, measured_cells
+from lastax.cmd._cells import POLISHING_STEPS, Grid, measured_cells
 from lastax.cmd._console import (
     RUNS,
     debug_option,
@@ -125,6 +125,12 @@ def _one_of(known: Iterable[str], what: str) -> Any:
     default="last",
     help="Also measure batch norms again after these methods.",
 )
+@click.option(
+    "--polish",
+    type=Several("methods", _one_of(SUMMARIES, "method")),
+    default=[],
+    help=f"Also polish for {POLISHING_STEPS} steps a block after these methods.  [default: none]",
+)
 @click.option("--limit", type=click.IntRange(1), help="Evaluate on so many records of a split.")
 @click.option(
     "--jobs",
@@ -156,6 +162,7 @@ def sweep(
     rate: float,
     distill: bool,
     norms: list[str],
+    polish: list[str],
     limit: int | None,
     jobs: int,
     sequences: int,
@@ -177,6 +184,7 @@ def sweep(
         methods=tuple(methods),
         ratios=tuple(ratios),
         norms=tuple(norms),
+        polish=tuple(polish),
         epochs=epochs,
         rate=rate,
         distill=distill,

@@ -80,6 +80,7 @@ from lastax._networks import Retrieval as Retrieval
 from lastax._normalize import BatchNorm as BatchNorm
 from lastax._normalize import LayerNorm as LayerNorm
 from lastax._normalize import RunningStatistics as RunningStatistics
+from lastax._normalize import split_trainable as split_trainable
 from lastax._norms import finite_horizon_hinf_norms as finite_horizon_hinf_norms
 from lastax._norms import hinf_norms as hinf_norms
 from lastax._norms import impulse_energies as impulse_energies
@@ -91,7 +92,6 @@ from lastax._optimize import SCHEDULES as SCHEDULES
 from lastax._optimize import make_optimizer as make_optimizer
 from lastax._optimize import parameter_groups as parameter_groups
 from lastax._optimize import published_schedule as published_schedule
-from lastax._optimize import split_trainable as split_trainable
 from lastax._optimize import textbook_schedule as textbook_schedule
 from lastax._pages import html_code as html_code
 from lastax._pages import html_figure as html_figure
@@ -100,6 +100,7 @@ from lastax._pages import html_numbers as html_numbers
 from lastax._pages import html_page as html_page
 from lastax._pages import html_table as html_table
 from lastax._pages import html_text as html_text
+from lastax._polish import polish as polish
 from lastax._presets import TASKS as TASKS
 from lastax._prune import CALIBRATED as CALIBRATED
 from lastax._prune import METHODS as METHODS
@@ -188,6 +189,7 @@ from lastax._surgery import write_systems as write_systems
 from lastax._sweeps import DISTILLED as DISTILLED
 from lastax._sweeps import NORMS as NORMS
 from lastax._sweeps import NOTHING as NOTHING
+from lastax._sweeps import POLISHED as POLISHED
 from lastax._sweeps import THEN as THEN
 from lastax._sweeps import TUNED as TUNED
 from lastax._sweeps import SweepCurves as SweepCurves
@@ -340,6 +342,7 @@ __all__ = [
     "mean_divergence",
     "padded",
     "plan_pruning",
+    "polish",
     "prune",
     "refit",
     "remeasure_statistics",
@@ -366,6 +369,7 @@ __all__ = [
     "MODEL_FILE",
     "ModelConfig",
     "NORMS",
+    "POLISHED",
     "NOTHING",
     "Preset",
     "RunConfig",

@@ -226,7 +226,7 @@ def all_features(
 
 def pass_through(stages: Stages, block: Any, stream: Stream) -> Stream:
     """One whole block, on the host."""
-    return on_host(_pass(stages, block, stream))
+    return on_host(block_output(stages, block, stream))
 
 
 def pass_after(stages: Stages, block: Any, stream: Stream, y: np.ndarray) -> Stream:
@@ -344,7 +344,8 @@ def _after(stages: Stages, block: Any, stream: Stream, y: Any) -> Stream:
 
 
 @eqx.filter_jit
-def _pass(stages: Stages, block: Any, stream: Stream) -> Stream:
+def block_output(stages: Stages, block: Any, stream: Stream) -> Stream:
+    """One whole block, on the device."""
     y = jax.vmap(layer_of(block))(stages.before(block, stream))
     return stages.after(block, stream, y)
 

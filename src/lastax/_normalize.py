@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from lastax._products import add_row, multiply_row, total
+from lastax._surgery import Model
 from lastax._typing import Array
 
 Axis = Hashable
@@ -98,3 +100,17 @@ def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
     # A second pass: the mean of squares less the square of the mean cancels where means are large.
     variance = average((x - mean[None]) ** 2)
     return RunningStatistics(mean, variance)
+
+
+def split_trainable(model: Model) -> tuple[Model, Model]:
+    """The parameters that gradients move, and the rest: running statistics, static leaves."""
+
+    def is_statistics(node: Any) -> bool:
+        return isinstance(node, RunningStatistics)
+
+    spec = jax.tree.map(
+        lambda node: not is_statistics(node) and eqx.is_inexact_array(node),
+        model,
+        is_leaf=is_statistics,
+    )
+    return eqx.partition(model, spec)

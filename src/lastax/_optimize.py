@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
-from lastax._normalize import RunningStatistics
 from lastax._surgery import Model
 from lastax._typing import Array
 
@@ -36,20 +34,6 @@ GROUPINGS: Mapping[str, Mapping[str, Group]] = MappingProxyType(
         "noBCdecay": {**_DYNAMICS, "B": "ssm", "C": "ssm", "C_reverse": "ssm", "D": "ssm"},
     }
 )
-
-
-def split_trainable(model: Model) -> tuple[Model, Model]:
-    """The parameters that gradients move, and the rest: running statistics, static leaves."""
-
-    def is_statistics(node: Any) -> bool:
-        return isinstance(node, RunningStatistics)
-
-    spec = jax.tree.map(
-        lambda node: not is_statistics(node) and eqx.is_inexact_array(node),
-        model,
-        is_leaf=is_statistics,
-    )
-    return eqx.partition(model, spec)
 
 
 def parameter_groups(

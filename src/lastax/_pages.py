@@ -20,7 +20,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 46rem; margin: 0 auto; padding: 2rem 1.1rem 4rem; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem; }
 p.lead { color: var(--faint); margin: 0 0 1.4rem; }
@@ -28,6 +28,7 @@ dl.numbers { display: flex; flex-wrap: wrap; gap: 1rem 2.2rem; margin: 0 0 1rem;
 dl.numbers div { min-width: 6rem; }
 dl.numbers dt { color: var(--faint); font-size: .85rem; }
 dl.numbers dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+figure, p, pre { max-width: 46rem; }
 figure { margin: 1rem 0 1.6rem; }
 figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
 svg text { fill: currentColor; font-family: system-ui, sans-serif; }
@@ -42,7 +43,8 @@ pre { overflow-x: auto; padding: .7rem .9rem; border: 1px solid var(--line); bor
   font: .85rem/1.5 ui-monospace, Consolas, monospace; }
 @media print { :root { --ink: #000; --page: #fff; --line: #bbb; --faint: #444; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
-  figure, table { break-inside: avoid; } div.wide { overflow: visible; }
+  figure, tr { break-inside: avoid; max-width: none; } div.wide { overflow: visible; }
+  table { font-size: 8pt; } th, td { white-space: normal; padding-right: .5rem; }
   pre { white-space: pre-wrap; } }
 """
 

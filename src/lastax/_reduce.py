@@ -35,10 +35,9 @@ from lastax._calibrate import (
 )
 from lastax._elimination import LayerPath, eliminate, merge_paths
 from lastax._features import output_weights, state_slots, with_output_weights
-from lastax._networks import Classifier, Retrieval
 from lastax._refit import Moments, refit_head, refit_linear, refit_outputs
 from lastax._selection import Ratio, keep_count
-from lastax._stages import NetworkStages, Stages, Stream
+from lastax._stages import Stages, Stream, known_stages
 from lastax._surgery import Model, UnstableStatesWarning, host_system, replace_layers
 
 # Of the variance of each input of a gate.
@@ -214,7 +213,7 @@ def calibrate(
     divergence: Divergence = mean_divergence,
 ) -> "Calibration":
     """Pass calibration data through a model once; arguments and errors are those of `refit`."""
-    return Calibration.begin(model, batches, _known_stages(model, stages), divergence)
+    return Calibration.begin(model, batches, known_stages("refit", model, stages), divergence)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -486,17 +485,6 @@ def _check_masks(keep: Sequence[np.ndarray], sizes: list[int]) -> None:
     empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
     if empty:
         raise ValueError(f"refit: layers {empty} would lose all their states")
-
-
-def _known_stages(model: Any, stages: Stages | None) -> Stages:
-    if stages is not None:
-        return stages
-    if not isinstance(model, Classifier | Retrieval):
-        raise ValueError(
-            f"refit: how data pass a {type(model).__name__} is not known: give stages=, an object "
-            "with the methods of lastax.Stages"
-        )
-    return NetworkStages()
 
 
 def _known_budget(budget: str | Budget) -> Budget:

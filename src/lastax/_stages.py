@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from lastax._blocks import Block, Linear
-from lastax._networks import Network, Retrieval
+from lastax._networks import Classifier, Network, Retrieval
 from lastax._normalize import BatchNorm, LayerNorm
 from lastax._typing import Array
 
@@ -137,6 +137,22 @@ class NetworkStages(Stages):
     def linears_input(self, block: Block, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
         """GELU of the layer's output."""
         return jax.nn.gelu(y, approximate=True)
+
+
+def known_stages(who: str, model: Any, stages: Stages | None) -> Stages:
+    """Those that were given, or those of a network of ours.
+
+    Raises:
+        ValueError: in the name of `who` asks, if none were given for a model of another kind.
+    """
+    if stages is not None:
+        return stages
+    if not isinstance(model, Classifier | Retrieval):
+        raise ValueError(
+            f"{who}: how data pass a {type(model).__name__} is not known: give stages=, an object "
+            "with the methods of lastax.Stages"
+        )
+    return NetworkStages()
 
 
 def normalized(norm: BatchNorm | LayerNorm, hidden: Float[Array, "n L H"]) -> Float[Array, "n L H"]:

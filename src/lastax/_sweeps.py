@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-NOTHING, NORMS, TUNED, DISTILLED = "", "norms", "tuned", "distilled"
+NOTHING, NORMS, POLISHED, TUNED, DISTILLED = "", "norms", "polished", "tuned", "distilled"
 # What may be done to a pruned network, and what its method is called then.
 THEN: Mapping[str, str] = MappingProxyType(
     {
         NOTHING: "{method}",
         NORMS: "{method}, norms measured again",
+        POLISHED: "{method}, polished",
         TUNED: "{method} + {finetune} epochs",
         DISTILLED: "{method} + {finetune} epochs, distilled",
     }

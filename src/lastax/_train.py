@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Float, Int
 
 from lastax._networks import Network
-from lastax._optimize import split_trainable
+from lastax._normalize import split_trainable
 from lastax._typing import Array, PRNGKeyArray, Scalar
 
 Batch = Mapping[str, jax.Array | np.ndarray]

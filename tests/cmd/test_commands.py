@@ -189,8 +189,9 @@ def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
 def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
     options = ("--ratio", 0.5, "--finetune", 1, "--finetune-rate", 1, "--json")
     answers = {}
-    for name, more in (("tuned", ()), ("distilled", ("--distill",)), ("norms", ("--norms",))):
-        some = options if name != "norms" else (*options[:2], "--json")
+    ways = {"tuned": (), "distilled": ("--distill",), "norms": ("--norms",)}
+    for name, more in (ways | {"polished": ("--polish", 20)}).items():
+        some = options if name in ("tuned", "distilled") else (*options[:2], "--json")
         out = tmp_path / name
         answers[name] = cli("prune", trained, *some, *more, "--out", out).answer
         again = cli("evaluate", out, "--json").answer
@@ -203,6 +204,9 @@ def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
     assert not tuned.pruning["distill"]
     assert distilled.pruning["distill"]
     assert lastax.load_config(tmp_path / "norms").pruning["norms"]
+    assert lastax.load_config(tmp_path / "polished").pruning["polish"] == 20
+    polished, norms = (answers[name]["validation"]["divergence"] for name in ("polished", "norms"))
+    assert polished < norms
     # The trained run's own labels are smoothed; its teacher's answers are not.
     assert answers["tuned"]["test"] != answers["distilled"]["test"]
 

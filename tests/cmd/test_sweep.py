@@ -94,11 +94,11 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
 
 def test_what_is_done_after_is_a_row_of_its_own(cli, trained, tmp_path):
     options = ("--methods", "last", "--ratios", "0.5", "--finetune", 1, "--finetune-rate", 1)
-    options += ("--distill", "--out", tmp_path, "--json")
+    options += ("--distill", "--polish", "last", "--out", tmp_path, "--json")
     answer = cli("sweep", trained, *options).answer
     cells = answer["cells"][1:]
-    assert [cell["then"] for cell in cells] == ["", "norms", "tuned", "distilled"]
-    assert [cell["finetune"] for cell in cells] == [0, 0, 1, 1]
+    assert [cell["then"] for cell in cells] == ["", "norms", "polished", "tuned", "distilled"]
+    assert [cell["finetune"] for cell in cells] == [0, 0, 0, 1, 1]
     assert len({tuple(cell["layers"]) for cell in cells}) == 1
     assert len({cell["validation_accuracy"] for cell in cells}) >= 3
     assert [row["method"] for row in sorted(answer["summary"], key=lambda row: row["method"])] == [
@@ -106,6 +106,7 @@ def test_what_is_done_after_is_a_row_of_its_own(cli, trained, tmp_path):
         "last + 1 epochs",
         "last + 1 epochs, distilled",
         "last, norms measured again",
+        "last, polished",
     ]
 
 

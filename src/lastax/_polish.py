@@ -1,0 +1,185 @@
+"""After pruning by any method: what is left of each block moves until it answers as before.
+
+Block by block from the bottom, all parameters of a block at once, toward what leaves the same block
+of the original network: least squares with far more equations than unknowns, so that a few dozen
+unlabeled sequences are enough. No step of it goes through more than one block.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from lastax._calibrate import (
+    Batch,
+    all_features,
+    block_output,
+    calibration_chunks,
+    enter_all,
+    numbers_a_step,
+    outputs_of,
+    pass_through,
+)
+from lastax._normalize import split_trainable
+from lastax._refit import refit_head
+from lastax._stages import Stages, Stream, known_stages
+from lastax._surgery import Model
+from lastax._typing import Array
+
+# Of curvature: pairs of steps that the quasi-Newton method remembers, and random signs by which
+# each parameter's scale is estimated.
+_MEMORY = 30
+_PROBES = 16
+# Of the mean: least curvature that a parameter's scale is taken from.
+_LEAST_CURVATURE = 1e-3
+# Relative gain of a step at which single precision has no more to give.
+_ENOUGH = 1e-7
+
+
+def polish(
+    small: Model,
+    model: Model,
+    batches: Batch | Iterable[Batch],
+    *,
+    steps: int = 100,
+    stages: Stages | None = None,
+) -> Model:
+    """Move the parameters of a pruned network until its blocks answer as the original's did.
+
+    Poles, `B`, `C`, `D`, gate and norm of each block minimize the mean squared difference to what
+    leaves the block in `model`, on inputs from the blocks below that are polished already: by
+    L-BFGS (Liu & Nocedal, 1989) with parameters in units of their Gauss-Newton curvature. The
+    head, if there is one, is then refitted in closed form. A block that answers as before stays as
+    it is; none comes out worse on `batches`.
+
+    Args:
+        small: the pruned network, refitted or not.
+        model: the network that it was made from.
+        batches: calibration data, as `refit` takes them. No label is looked at.
+        steps: of L-BFGS, a block.
+        stages: how data pass a model of another kind than `Classifier` and `Retrieval`.
+
+    Raises:
+        ValueError: if the networks have other numbers of blocks, or as `refit` does for data.
+    """
+    stages = known_stages("polish", model, stages)
+    pairs = list(zip(stages.blocks(model), stages.blocks(small), strict=False))
+    if not len(pairs) == len(stages.blocks(model)) == len(stages.blocks(small)):
+        raise ValueError(
+            f"polish: the network has {len(stages.blocks(small))} blocks, that it was made from "
+            f"{len(stages.blocks(model))}"
+        )
+    chunks = calibration_chunks(batches, numbers_a_step=numbers_a_step(list(stages.blocks(model))))
+    original = enter_all(stages, model, chunks)
+    reduced = enter_all(stages, small, chunks)
+    polished = []
+    for block, smaller in pairs:
+        original = [pass_through(stages, block, stream) for stream in original]
+        smaller = _polished(stages, smaller, _stacked(reduced), _stacked(original), steps)
+        reduced = [pass_through(stages, smaller, stream) for stream in reduced]
+        polished.append(smaller)
+    small = eqx.tree_at(lambda m: list(stages.blocks(m)), small, polished)
+    head, wanted = stages.head(small), all_features(stages, model, original, chunks)
+    if head is None:
+        return small
+    start = stages.head(model)
+    features = all_features(stages, small, reduced, chunks).astype(float)
+    weights = refit_head(features, outputs_of(start, wanted), np.asarray(start.weight, float))
+    new = [
+        jnp.asarray(new, old.dtype)
+        for new, old in zip(weights, (head.weight, head.bias), strict=True)
+    ]
+    return eqx.tree_at(lambda m: [stages.head(m).weight, stages.head(m).bias], small, new)
+
+
+def _stacked(streams: Sequence[Stream]) -> list[Stream]:
+    """Streams of one shape as one, behind a new first axis."""
+    groups = itertools.groupby(streams, key=lambda stream: stream.hidden.shape)
+    return [jax.tree.map(lambda *parts: np.stack(parts), *group) for _, group in groups]
+
+
+def _polished(
+    stages: Stages, block: Any, inputs: list[Stream], targets: list[Stream], steps: int
+) -> Any:
+    parameters, rest = split_trainable(block)
+    flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+    pairs = list(zip(inputs, targets, strict=True))
+    power = sum(float(np.sum(t.hidden[t.valid] ** 2, dtype=float)) for t in targets)
+    diagonal = np.asarray(_curvature(stages, block, pairs), float)
+    if not power > 0 or not diagonal.mean() > 0:
+        return block
+    start = np.asarray(flat, float)
+    scale = (diagonal + _LEAST_CURVATURE * diagonal.mean()) ** -0.5
+
+    def moved(change: np.ndarray) -> Any:
+        return eqx.combine(unravel(jnp.asarray(start + scale * change, flat.dtype)), rest)
+
+    def error_and_slope(change: np.ndarray) -> tuple[float, np.ndarray]:
+        error, slope = _error_and_slope(stages, moved(change), pairs)
+        return float(error) / power, np.asarray(slope, float) * scale / power
+
+    nothing = np.zeros_like(start)
+    before = error_and_slope(nothing)[0]
+    found = scipy.optimize.minimize(
+        error_and_slope,
+        nothing,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": steps, "maxfun": 2 * steps + 20, "maxcor": _MEMORY, "ftol": _ENOUGH},
+    )
+    return moved(found.x) if found.fun < before else block
+
+
+def _left(stages: Stages, block: Any, stream: Stream, target: Stream) -> Array:
+    moved = block_output(stages, block, stream)
+    return jnp.where(target.valid[..., None], moved.hidden - target.hidden, 0)
+
+
+def _over_chunks(function: Any, pairs: list[tuple[Stream, Stream]]) -> Any:
+    """The sum over all chunks, one at a time."""
+    parts = [jax.lax.map(lambda pair: function(*pair), pair) for pair in pairs]
+    return jax.tree.map(lambda *parts: sum(jnp.sum(part, axis=0) for part in parts), *parts)
+
+
+@eqx.filter_jit
+def _error_and_slope(
+    stages: Stages, block: Any, pairs: list[tuple[Stream, Stream]]
+) -> tuple[Array, Array]:
+    """The squared distance to the targets, and its gradient in one vector."""
+    parameters, rest = split_trainable(block)
+
+    def error_and_gradient(stream: Stream, target: Stream) -> Any:
+        def error(parameters: Any) -> Array:
+            return jnp.sum(_left(stages, eqx.combine(parameters, rest), stream, target) ** 2)
+
+        return jax.value_and_grad(error)(parameters)
+
+    error, gradient = _over_chunks(error_and_gradient, pairs)
+    return error, jax.flatten_util.ravel_pytree(gradient)[0]
+
+
+@eqx.filter_jit
+def _curvature(stages: Stages, block: Any, pairs: list[tuple[Stream, Stream]]) -> Array:
+    """The diagonal of `J^T J`, `J` the Jacobian: with random signs `e`, the mean of `(J^T e)^2`."""
+    parameters, rest = split_trainable(block)
+
+    def squares(stream: Stream, target: Stream) -> Any:
+        def left(parameters: Any) -> Array:
+            return _left(stages, eqx.combine(parameters, rest), stream, target)
+
+        value, pull = jax.vjp(left, parameters)
+
+        def probe(key: Array) -> Array:
+            signs = jax.random.rademacher(key, value.shape, value.dtype)
+            return jax.flatten_util.ravel_pytree(pull(signs)[0])[0] ** 2
+
+        # Any signs will do; these are the same each time.
+        return jnp.mean(jax.lax.map(probe, jax.random.split(jax.random.key(0), _PROBES)), axis=0)
+
+    return _over_chunks(squares, pairs)
