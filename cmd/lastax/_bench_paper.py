@@ -8,7 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -167,7 +167,7 @@ def _one_step(
         lastax.train_step, optimizer=optimizer, key=jax.random.key(1), remat=True
     )
     state = lastax.TrainState.initialize(network, optimizer)
-    lowered: Any = eqx.filter_jit(step).lower(state, batch)
+    lowered: Any = cast(Any, eqx.filter_jit(step)).lower(state, batch)
     compiled = lowered.compile()
     temporaries = int(compiled.compiled.memory_analysis().temp_size_in_bytes)
     state, loss = compiled(state, batch)[:2]

@@ -8,6 +8,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lastax._normalize import Axis, BatchNorm, LayerNorm
@@ -36,6 +37,11 @@ class Linear(eqx.Module):
             y = x @ self.weight
             return y + jnp.broadcast_to(self.bias, y.shape)
         return add_row(product(x, self.weight), self.bias)
+
+    def replaced(self, weight: Float[np.ndarray, "n m"], bias: Float[np.ndarray, " m"]) -> Linear:
+        """Another map, its numbers of the same kind."""
+        kinds = self.weight.dtype, self.bias.dtype
+        return Linear(jnp.asarray(weight, kinds[0]), jnp.asarray(bias, kinds[1]))
 
     def rows(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape m"]:
         """The map of the one-hot vectors of `index`, without making them."""

@@ -85,17 +85,13 @@ def polish(
         reduced = [pass_through(stages, smaller, stream) for stream in reduced]
         polished.append(smaller)
     small = eqx.tree_at(lambda m: list(stages.blocks(m)), small, polished)
-    head, wanted = stages.head(small), all_features(stages, model, original, chunks)
-    if head is None:
+    head, start = stages.head(small), stages.head(model)
+    if head is None or start is None:
         return small
-    start = stages.head(model)
+    wanted = outputs_of(start, all_features(stages, model, original, chunks))
     features = all_features(stages, small, reduced, chunks).astype(float)
-    weights = refit_head(features, outputs_of(start, wanted), np.asarray(start.weight, float))
-    new = [
-        jnp.asarray(new, old.dtype)
-        for new, old in zip(weights, (head.weight, head.bias), strict=True)
-    ]
-    return eqx.tree_at(lambda m: [stages.head(m).weight, stages.head(m).bias], small, new)
+    head = head.replaced(*refit_head(features, wanted, np.asarray(start.weight, float)))
+    return eqx.tree_at(stages.head, small, head)
 
 
 def _stacked(streams: Sequence[Stream]) -> list[Stream]:

@@ -12,11 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._blocks import Linear
 from lastax._budgets import Curve, interpolated_curve, minimax_counts, probe_sizes
 from lastax._calibrate import (
     Batch,
@@ -419,7 +417,7 @@ class Calibration:
         model = eqx.tree_at(lambda m: list(stages.blocks(m)), self.model, blocks)
         if head is not None and changed and linear_maps:
             start = np.asarray(head.weight, float)
-            head = _like(head, *refit_head(features.astype(float), self.outputs, start))
+            head = head.replaced(*refit_head(features.astype(float), self.outputs, start))
             model = eqx.tree_at(stages.head, model, head)
         moved = self.divergence(self.outputs, outputs_of(head, features))
         steps = int(sum(stream.valid.sum() for stream in reduced))
@@ -457,7 +455,7 @@ class Calibration:
             self.stages, (block, full), (np.asarray(s.valid) for s in original), pairs
         )
         new = [
-            _like(map_, *refit_linear(gram, np.asarray(map_.weight, float), ridge=_GATE_RIDGE))
+            map_.replaced(*refit_linear(gram, np.asarray(map_.weight, float), ridge=_GATE_RIDGE))
             for map_, gram in zip(maps, grams, strict=True)
         ]
         return eqx.tree_at(lambda b: list(self.stages.linears(b)), full, new)
@@ -467,10 +465,6 @@ def _advanced(
     stages: Stages, block: Any, streams: Sequence[Stream], answers: Sequence[np.ndarray]
 ) -> list[Stream]:
     return [pass_after(stages, block, s, y) for s, y in zip(streams, answers, strict=True)]
-
-
-def _like(linear: Linear, weight: np.ndarray, bias: np.ndarray) -> Linear:
-    return Linear(jnp.asarray(weight, linear.weight.dtype), jnp.asarray(bias, linear.bias.dtype))
 
 
 def _check_amount(*choices: Any) -> None:
