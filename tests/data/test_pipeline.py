@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -36,9 +37,19 @@ def assert_equal(left, right):
             np.testing.assert_array_equal(one[name], other[name])
 
 
+@contextlib.contextmanager
 def training_batches_of(source, **options):
-    """`training_batches`, closed at the end of the block: no thread outlives its test."""
-    return contextlib.closing(training_batches(source, **options))
+    """`training_batches`, closed at the end of the block: no thread outlives its test.
+
+    Closing lets the threads finish the batches they are reading. They draw from `random` for
+    beartype's checks, which `hypothesis` forbids while it makes the next example.
+    """
+    before = set(threading.enumerate())
+    with contextlib.closing(training_batches(source, **options)) as batches:
+        yield batches
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 def first(count, source, **options):

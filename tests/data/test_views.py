@@ -1,5 +1,6 @@
 """Data of which only some steps are used, and labels read without their records."""
 
+import contextlib
 import pickle
 
 import numpy as np
@@ -84,7 +85,10 @@ def test_workers_get_thinned_records_as_well():
     data = every_step(data_of((LENGTH, 3), np.float32), 3)
     again = pickle.loads(pickle.dumps(data.sources["train"]))
     np.testing.assert_array_equal(again[4]["x"], data.sources["train"][4]["x"])
-    batch = next(training_batches(data.sources["train"], batch_size=4, seed=0))
+    with contextlib.closing(
+        training_batches(data.sources["train"], batch_size=4, seed=0)
+    ) as batches:
+        batch = next(batches)
     assert batch["x"].shape == (4, 4, 3)
 
 
