@@ -27,6 +27,7 @@ def random_system(
     bidirectional: bool = False,
     conj_sym: bool = True,
     slowest: float = 1e-2,
+    full_D: bool = False,
 ) -> lastax.System:
     """`1 - |lam|` is log-uniform between `slowest` and 1/2."""
     rng = np.random.default_rng(seed)
@@ -40,7 +41,7 @@ def random_system(
         B=normal(states, channels),
         C=normal(channels, states),
         C_reverse=normal(channels, states) if bidirectional else None,
-        D=rng.normal(size=channels),
+        D=rng.normal(size=(channels, channels) if full_D else channels),
         conj_sym=conj_sym,
     )
 
@@ -74,7 +75,7 @@ def random_layer(
 def loop(system: lastax.System, u: np.ndarray) -> np.ndarray:
     """The definition of `System`, step by step."""
     s = 2 if system.conj_sym else 1
-    y = u * system.D
+    y = u @ system.D.T if system.D.ndim == 2 else u * system.D
     state = np.zeros(system.states, complex)
     for k in range(len(u)):
         state = system.lam * state + system.B @ u[k]

@@ -74,9 +74,64 @@ def test_layers_below_the_first_cut_stay_to_the_bit():
     assert 0 < report.layers[2].error < report.layers[2].error_truncated
 
 
-def test_the_first_layer_is_fitted_by_the_definition():
+@pytest.mark.parametrize("layer", ["s5", "lru"])
+def test_a_full_matrix_takes_the_place_of_states(layer):
+    model, batch = network(layer=layer), data()
+    # 6 channels, both ways: 36 weights, as many as a state has.
+    small, report = lastax.refit(model, batch, states=7, full_D=True)
+    assert sum(report.states_after) == 7 - 2
+    assert [layer.full_D_states for layer in report.layers] == [1, 1]
+    assert all(layer.D.shape == (6, 6) for layer in lastax.find_layers(small))
+    measured = lastax.mean_divergence(logits(model, batch), logits(small, batch))
+    np.testing.assert_allclose(report.divergence, measured, rtol=1e-2, atol=1e-6)
+    # With the same states it does no worse on these data than a diagonal.
+    _, diagonal = lastax.refit(model, batch, keep=report.keep, linear_maps=False)
+    _, full = lastax.refit(model, batch, keep=report.keep, linear_maps=False, full_D=True)
+    assert full.layers[0].error < diagonal.layers[0].error
+    again, more = lastax.refit(small, batch, states=4)
+    assert more.states_after == lastax.state_counts(again)
+    assert sum(more.states_after) == 4
+    assert [layer.D.shape for layer in lastax.find_layers(again)] == [(6, 6)] * 2
+
+
+def test_the_order_beside_a_full_matrix_is_by_what_it_cannot_give():
+    """The first state is the input itself: it goes first, though it carries most."""
+    model, batch = network(layers=1, conj_sym=False), data()
+    layer = model.encoder.blocks[0].layer
+    at_once = dataclasses.replace(
+        layer,
+        Lambda_re=layer.Lambda_re.at[0].set(-1e4),
+        B=layer.B.at[0].set(1e4),
+        C=layer.C.at[:, 0].set(30.0),
+    )
+    model = lastax.replace_layers(model, [at_once])
+    _, diagonal = lastax.refit(model, batch, states=2)
+    _, full = lastax.refit(model, batch, states=3, full_D=True)
+    assert diagonal.keep[0][0]
+    assert full.layers[0].order[0] == 0
+
+
+def test_what_cannot_have_a_full_matrix_is_named():
+    with pytest.raises(ValueError, match="layer 0 has a system for each channel"):
+        lastax.refit(network(layer="s4d"), data(), ratio=0.1, full_D=True)
+    with pytest.raises(ValueError, match="2 of which are for each layer's full D"):
+        lastax.refit(network(), data(), states=3, full_D=True)
+    with pytest.raises(ValueError, match="the D of a S4D cannot be a matrix"):
+        lastax.with_full_D(network(layer="s4d"))
+
+
+def test_a_diagonal_written_as_a_matrix_is_the_same_function():
+    model, batch = network(), data()
+    whole = lastax.with_full_D(model)
+    assert lastax.find_layers(whole)[0].D.shape == (6, 6)
+    np.testing.assert_allclose(logits(whole, batch), logits(model, batch), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("full_D", [False, True])
+def test_the_first_layer_is_fitted_by_the_definition(full_D):
     model, batch = network(layers=1), data()
-    small, report = lastax.refit(model, batch, states=2, linear_maps=False)
+    count = 2 + (1 if full_D else 0)
+    small, report = lastax.refit(model, batch, states=count, linear_maps=False, full_D=full_D)
     block, reduced = model.encoder.blocks[0], small.encoder.blocks[0]
     (system,), (fitted,) = lastax.systems(model), lastax.systems(small)
     hidden = jax.vmap(jax.vmap(model.encoder.embed))(batch["x"])
@@ -93,7 +148,8 @@ def test_the_first_layer_is_fitted_by_the_definition():
     np.testing.assert_allclose(report.layers[0].error_truncated, wanted, rtol=1e-3)
     # Nothing is better: moving any output weight raises the error.
     features = np.concatenate([lastax.state_features(reduced.layer.system(), s) for s in u])
-    columns = np.concatenate([features.reshape(len(y), -1), u.reshape(len(y), -1)[:, :1]], axis=1)
+    inputs = u.reshape(len(y), -1)[:, : None if full_D else 1]
+    columns = np.concatenate([features.reshape(len(y), -1), inputs], axis=1)
     best = np.linalg.lstsq(columns, y[:, 0])[0]
     least = np.mean((y[:, 0] - columns @ best) ** 2)
     np.testing.assert_allclose(np.mean((y[:, 0] - answer[:, 0]) ** 2), least, rtol=1e-2)
@@ -270,7 +326,7 @@ def test_moments_are_those_that_the_first_layer_is_chosen_by():
     assert [m.rows for m in moments] == [LENGTHS.sum()] * 2
     _, report = lastax.refit(model, batch, states=4)
     (system, _) = lastax.systems(model)
-    left = moments[0].targets_without(system.D[None])
+    left = moments[0].targets_without(lastax.direct_weights(system))
     path = lastax.eliminate(moments[0].features, left, moments[0].width)
     assert (path.order[0] == report.layers[0].order).all()
 

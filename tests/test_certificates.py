@@ -188,6 +188,23 @@ def test_certificate_of_a_refit_by_the_definition(bidirectional, conj_sym, seed)
 
 
 @variants
+def test_certificate_of_a_whole_matrix_by_the_definition(bidirectional, conj_sym):
+    system = draw(4, bidirectional, conj_sym)
+    keep = np.array([True, False, True, True, False])
+    small = refitted(system, keep, 4)
+    small = dataclasses.replace(small, D=np.random.default_rng(4).normal(size=(3, 3)))
+    for one, other in ((system, small), (small, system), (small, small.keep(keep[:3]))):
+        found = lastax.certify(one, other)
+        moved = impulse(one) - impulse(other)
+        moved[LENGTH] += one.direct - other.direct
+        np.testing.assert_allclose(found.h2, np.linalg.norm(moved), rtol=1e-9)
+        peak = np.linalg.norm(np.fft.fft(moved, axis=0), ord=2, axis=(1, 2)).max()
+        assert peak <= found.hinf * (1 + 1e-9)
+        np.testing.assert_allclose(found.hinf, peak, rtol=1e-3)
+        assert found.hinf <= found.bound * (1 + 1e-9)
+
+
+@variants
 def test_certificate_of_truncation_is_that_of_the_removed_states(bidirectional, conj_sym):
     system = draw(4, bidirectional, conj_sym)
     keep = np.array([True, False, True, True, False])

@@ -107,11 +107,11 @@ def test_the_refit_is_least_squares(bidirectional, conj_sym, seed):
     system = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym)
     u = inputs(seed)
     moments, features, y = measured(system, u)
-    W, D = lastax.output_weights(system), np.asarray(system.D)[None]
+    W, D = lastax.output_weights(system), lastax.direct_weights(system)
     new_W, new_D = lastax.refit_outputs(moments, KEEP[None], W, D, ridge=1e-13)
     columns = np.repeat(KEEP, moments.width)
     assert (new_W[0, ~columns] == 0).all()
-    residual = y - features @ new_W[0] - u * new_D[0]
+    residual = y - features @ new_W[0] - u @ new_D[0]
     for channel in range(3):
         rows = np.concatenate([features[:, columns], u[:, channel : channel + 1]], axis=1)
         best = np.linalg.lstsq(rows, y[:, channel])[0]
@@ -130,23 +130,18 @@ def test_a_refit_is_never_worse_than_truncation(bidirectional, conj_sym, seed, r
     # Few rows, and not even its own targets.
     u = inputs(seed, 6)
     moments, _, _ = measured(system, u, loop(random_system(seed + 1), u))
-    W, D = lastax.output_weights(system), np.asarray(system.D)[None]
+    W, D = lastax.output_weights(system), lastax.direct_weights(system)
     truncated = W * np.repeat(KEEP, moments.width)[None, :, None]
     before = moments.residual(truncated, D)
     for refit in (lastax.refit_outputs, lastax.refit_full_outputs):
         new_W, new_D = refit(moments, KEEP[None], W, D, ridge=ridge)
-        if refit is lastax.refit_outputs:
-            assert (moments.residual(new_W, new_D) <= before * (1 + 1e-9) + 1e-12).all()
-        else:
-            gram = moments.gram[0]
-            z = np.concatenate([-new_W[0], -new_D[0], np.eye(3)])
-            assert (np.sum(z * (gram @ z), axis=0) <= before[0] * (1 + 1e-9) + 1e-9).all()
+        assert (moments.residual(new_W, new_D) <= before * (1 + 1e-9) + 1e-12).all()
 
 
 def test_keeping_all_changes_nothing(x64):
     system = random_system(0, bidirectional=True)
     moments, _, _ = measured(system, inputs(0))
-    W, D = lastax.output_weights(system), np.asarray(system.D)[None]
+    W, D = lastax.output_weights(system), lastax.direct_weights(system)
     new_W, new_D = lastax.refit_outputs(moments, np.ones((1, 5), bool), W, D)
     np.testing.assert_allclose(new_W, W, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(new_D, D, rtol=1e-9)
@@ -168,7 +163,7 @@ def test_separate_regressions_are_those_of_each_alone(x64):
     slots, keep = np.array([[0, 2, 3], [1, 4, -1]]), np.array([[1, 0, 1], [1, 0, 0]], bool)
     moments = lastax.moments_of_rows(slots, features, u, y)
     W = rng.normal(size=(2, 6, 1)) * np.repeat(slots >= 0, 2, axis=1)[..., None]
-    D = rng.normal(size=(2, 1))
+    D = rng.normal(size=(2, 1, 1))
     new_W, new_D = lastax.refit_outputs(moments, keep, W, D)
     for i, size in enumerate([3, 2]):
         alone = lastax.moments_of_rows(
@@ -189,23 +184,23 @@ def test_channels_may_come_in_any_order(x64):
     results = []
     for found, v in ((system, u), (moved, u[:, order])):
         moments, _, _ = measured(found, v)
-        W, D = lastax.output_weights(found), np.asarray(found.D)[None]
+        W, D = lastax.output_weights(found), lastax.direct_weights(found)
         path = lastax.eliminate(moments.features, moments.targets_without(D), moments.width)
         results.append((path.order, *lastax.refit_outputs(moments, KEEP[None], W, D)))
     assert (results[0][0] == results[1][0]).all()
     np.testing.assert_allclose(results[1][1], results[0][1][..., order], rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(results[1][2], results[0][2][:, order], rtol=1e-6)
+    np.testing.assert_allclose(results[1][2], results[0][2][:, order][..., order], rtol=1e-6)
 
 
 def test_inputs_of_rank_one_and_silent_channels(x64):
     system = random_system(0, channels=4)
     u = np.random.default_rng(0).normal(size=(200, 1)) * np.array([1.0, 2.0, -1.0, 0.0])
     moments, _, _ = measured(system, u)
-    W, D = lastax.output_weights(system), np.asarray(system.D)[None]
+    W, D = lastax.output_weights(system), lastax.direct_weights(system)
     new_W, new_D = lastax.refit_outputs(moments, KEEP[None], W, D)
     assert np.isfinite(new_W).all()
     assert np.isfinite(new_D).all()
-    assert new_D[0, 3] == D[0, 3]
+    assert new_D[0, 3, 3] == D[0, 3, 3]
     assert (moments.residual(new_W, new_D) <= moments.energy).all()
 
 
@@ -214,11 +209,40 @@ def test_inputs_of_rank_one_and_silent_channels(x64):
 def test_a_full_matrix_is_no_worse_than_a_diagonal(seed):
     system = random_system(seed)
     moments, features, y = measured(system, u := inputs(seed))
-    W, D = lastax.output_weights(system), np.asarray(system.D)[None]
+    W, D = lastax.output_weights(system), lastax.direct_weights(system)
     diagonal = lastax.refit_outputs(moments, KEEP[None], W, D, ridge=1e-12)
     full_W, full_D = lastax.refit_full_outputs(moments, KEEP[None], W, D, ridge=1e-12)
     residual = np.mean((y - features @ full_W[0] - u @ full_D[0]) ** 2, axis=0)
+    np.testing.assert_allclose(moments.residual(full_W, full_D)[0], residual, atol=1e-9)
     assert (residual <= moments.residual(*diagonal)[0] + 1e-9).all()
+
+
+@few
+@given(seed=seeds)
+def test_what_a_full_matrix_cannot_give_is_what_is_left_beside_the_inputs(seed):
+    system = random_system(seed)
+    moments, features, y = measured(system, u := inputs(seed))
+    D = lastax.direct_weights(random_system(seed + 1, full_D=True))
+    gram, left = moments.without_inputs(D)
+    through = u @ np.linalg.pinv(u)
+    beside, wanted = features - through @ features, y - through @ y
+    size = np.linalg.norm(features, axis=0) / len(u) ** 0.5
+    np.testing.assert_allclose(
+        gram[0] / np.outer(size, size),
+        (beside / size).T @ (beside / size) / len(u),
+        atol=1e-4,
+    )
+    np.testing.assert_allclose(
+        left[0] / size[:, None], (beside / size).T @ wanted / len(u), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("bidirectional", "states"), [(False, 3), (True, 2)])
+def test_a_full_matrix_counts_for_the_states_that_have_as_many_weights(bidirectional, states):
+    """`H^2` weights of 9 channels and 36 or 54 a state."""
+    system = random_system(0, channels=9, bidirectional=bidirectional)
+    assert lastax.full_D_states(system) == states
+    assert lastax.full_D_states(dataclasses.replace(system, D=np.eye(9))) == 0
 
 
 @few
@@ -304,7 +328,7 @@ def test_a_white_refit_lowers_the_h2_error(bidirectional, conj_sym):
     kept = np.repeat(KEEP, white.width)
     W = np.zeros((1, len(kept), 3))
     W[0, kept] = lastax.output_weights(small)[0]
-    error = white.residual(W, np.asarray(small.D, float)[None]).sum()
+    error = white.residual(W, lastax.direct_weights(small)).sum()
     assert error <= lastax.error_h2(system, KEEP) ** 2 * (1 + 1e-9)
 
 
@@ -314,6 +338,14 @@ def test_singular_perturbation_keeps_each_channels_gain_at_frequency_zero(bidire
     small = lastax.singular_perturbation(system, KEEP)
     gains = [lastax.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
     np.testing.assert_allclose(np.diag(gains[0]), np.diag(gains[1]), rtol=1e-9)
+
+
+@variants
+def test_singular_perturbation_of_a_whole_matrix_keeps_the_whole_gain(bidirectional, conj_sym):
+    system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym, full_D=True)
+    small = lastax.singular_perturbation(system, KEEP)
+    gains = [lastax.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
+    np.testing.assert_allclose(gains[0], gains[1], rtol=1e-9, atol=1e-9)
 
 
 def test_data_free_refits_need_stable_states():

@@ -38,9 +38,10 @@ def test_call_is_the_loop(bidirectional, conj_sym, seed):
     np.testing.assert_allclose(got, loop(system, u), rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("full_D", [False, True])
 @pytest.mark.parametrize("conj_sym", [True, False])
-def test_run_and_step_are_the_call(conj_sym, x64):
-    system = on_device(random_system(0, conj_sym=conj_sym))
+def test_run_and_step_are_the_call(conj_sym, full_D, x64):
+    system = on_device(random_system(0, conj_sym=conj_sym, full_D=full_D))
     u = jnp.asarray(inputs(0))
     whole = system(u)
     np.testing.assert_allclose(system.run(u)[0], whole, rtol=1e-12)
@@ -58,6 +59,16 @@ def test_step_needs_no_future():
     system = on_device(random_system(0, bidirectional=True))
     with pytest.raises(ValueError, match="needs the whole sequence"):
         system.step(jnp.zeros(system.states, complex), jnp.zeros(3))
+
+
+def test_a_whole_matrix_leads_from_every_input_to_every_output(x64):
+    system, u = random_system(0, bidirectional=True, full_D=True, slowest=0.2), inputs(0)
+    np.testing.assert_allclose(on_device(system)(jnp.asarray(u)), loop(system, u), rtol=1e-10)
+    respond = eqx.filter_jit(lastax.impulse_response)
+    impulse = respond(on_device(system), 256, position=128)
+    spectrum = np.fft.fft(np.roll(impulse, -128, axis=0), axis=0)
+    got = lastax.frequency_response(system, 2 * np.pi * np.arange(256) / 256)
+    np.testing.assert_allclose(got, spectrum, rtol=0, atol=1e-11 * np.abs(spectrum).max())
 
 
 @variants

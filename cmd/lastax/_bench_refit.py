@@ -111,4 +111,6 @@ def _solve(moments: lastax.Moments, path: lastax.EliminationPath) -> Any:
     keep = np.zeros((count, states), bool)
     np.put_along_axis(keep, path.order[:, states // 2 :], True, axis=1)
     W = np.zeros((count, moments.columns, moments.targets))
-    return lastax.refit_outputs(moments, keep, W, np.zeros((count, moments.targets)))
+    return lastax.refit_outputs(
+        moments, keep, W, np.zeros((count, moments.targets, moments.targets))
+    )

@@ -31,12 +31,14 @@ def makes_new_states(method: str) -> bool:
 class CalibrationSettings:
     """How many training sequences may be looked at, and how a refit shares states out.
 
-    `polish` is for how many steps each block is polished after whatever method.
+    `polish` is for how many steps each block is polished after whatever method. `full_D` gives
+    what is refitted a whole matrix `D`.
     """
 
     sequences: int
     budget: str
     polish: int = 0
+    full_D: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +113,17 @@ class Reductions:
     @functools.cached_property
     def _calibration(self) -> lastax.Calibration:
         with err.status(f"calibration on {len(self.batch['x'])} sequences"):
-            return lastax.calibrate(self._model, self.batch)
+            return lastax.calibrate(self._model, self.batch, full_D=self._settings.full_D)
+
+    @functools.cached_property
+    def full_D_states(self) -> int:
+        """How many states it counts for that what is refitted gets a full `D`."""
+        return sum(self._calibration.full_D_states) if self._settings.full_D else 0
 
     def reduce(self, method: str, count: int) -> Pruned:
         """The network with `count` states, polished if the settings say so.
+
+        Of a refit with a full `D` it has as many fewer as that counts for.
 
         Raises:
             ValueError: if the method does not suit the network.
@@ -132,6 +141,7 @@ class Reductions:
         if method == lastax.CALIBRATED:
             return self._refitted(f"refit to {count} states", states=count)
         if method == REFITTED:
+            count -= self.full_D_states
             return self._refitted(f"refit of {count} states", keep=self._plan("last", count).keep)
         plan = self._plan(method, count)
         return Pruned(plan.apply(self._model), plan.scores, plan.keep)

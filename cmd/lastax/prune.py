@@ -86,9 +86,14 @@ class Amount:
             return f"states{self.states}"
         return f"{100 * self._share:g}"
 
-    def count(self, config: lastax.RunConfig, loss_of: Callable[[int], float]) -> int:
-        """How many states to keep; `loss_of` tells the points that keeping so many costs."""
-        least, most = len(config.states), sum(config.states)
+    def count(
+        self, config: lastax.RunConfig, loss_of: Callable[[int], float], taken: int = 0
+    ) -> int:
+        """How many states to keep, those that are `taken` already and one a layer at least.
+
+        `loss_of` tells the points that keeping so many costs.
+        """
+        least, most = len(config.states) + taken, sum(config.states)
         if self.max_loss is not None:
             # Accuracies are ratios of counts: the margin is for their rounding alone.
             allowed = self.max_loss + 1e-7
@@ -133,6 +138,13 @@ class Amount:
     help="Then move what is left of each block, for so many steps (100 are enough), until it "
     "answers as before: no labels, the calibration data.",
 )
+@click.option(
+    "--full-D",
+    "full_D",
+    is_flag=True,
+    help="Refit D as a whole matrix. It counts for as many states as have its weights, which go. "
+    f"[{lastax.CALIBRATED}, {REFITTED}]",
+)
 @click.option("--norms", is_flag=True, help="Measure batch norms again, on the calibration data.")
 @click.option(
     "--finetune", "epochs", type=click.IntRange(0), default=0, help="Then train so many epochs."
@@ -156,6 +168,7 @@ def prune(
     method: str,
     beside: tuple[str, ...],
     polish: int,
+    full_D: bool,
     norms: bool,
     epochs: int,
     rate: float,
@@ -175,6 +188,10 @@ def prune(
     """
     if distill and not epochs:
         raise click.UsageError("--distill goes with --finetune: for how many epochs?")
+    if full_D and method not in (lastax.CALIBRATED, REFITTED):
+        raise click.UsageError(
+            f"--full-D goes with --method {lastax.CALIBRATED} or {REFITTED}, which refit D"
+        )
     if method == AUTO and all(value is None for value in amount.values()):
         amount["max_loss"] = USUAL_LOSS
     given, run = Amount(**amount), resolve_run(run)
@@ -183,7 +200,7 @@ def prune(
     if folder is not None and folder.exists():
         raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
     data = reopen_data(config, place)
-    settings = CalibrationSettings(sequences, budget, polish)
+    settings = CalibrationSettings(sequences, budget, polish, full_D)
     reductions = Reductions(model, config, data, seed, settings)
 
     search = _Search(model, config, data, reductions, given)
@@ -212,6 +229,7 @@ def prune(
         "method": method,
         "states_before": sum(pruned.states_before),
         "states_after": sum(pruned.states_after),
+        "full_D_states": reductions.full_D_states,
         "layers": _layers(model, small, unstable_states(systems)),
         "certificates": [
             {name: finite(norm) for name, norm in certificate._asdict().items()}
@@ -236,6 +254,7 @@ def prune(
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
             lastax.keep_in_config(config, pruned.keep),
+            full_D=config.full_D or full_D,
             parent=os.path.relpath(run, target),
             pruning=done,
         )
@@ -271,7 +290,8 @@ class _Search:
 
     def count(self, method: str) -> int:
         """How many states the method is to keep."""
-        return self._given.count(self._config, functools.partial(self._loss, method))
+        taken = self._reductions.full_D_states
+        return self._given.count(self._config, functools.partial(self._loss, method), taken)
 
     def best(self) -> tuple[str, int]:
         """The method that keeps the fewest states, of those the one that answers best."""
@@ -313,6 +333,7 @@ def _reached(
 def _label(asked: str, given: Amount, done: Mapping[str, Any]) -> str:
     """What the folder of the new run is called after that of the old one."""
     parts = [asked, given.label]
+    parts += ["full-D"] if done.get("full_D") else []
     parts += ["polished"] if done.get("polish") else []
     parts += ["norms"] if "norms" in done else []
     if "finetune" in done:
@@ -400,6 +421,8 @@ def _show(answer: dict[str, Any], certificates: Sequence[lastax.Certificate], ta
     table.add_section()
     table.add_row("all", *(f"{sum(row[c] for row in answer['layers']):,}" for c in columns))
     out.print(table)
+    if answer["full_D_states"]:
+        out.print(f"full D: its weights count for {answer['full_D_states']} more states")
     moved = Table(title="how far each layer alone moved; says nothing of the network's answers")
     for name in ("layer", "H-infinity error", "its bound", "H2 error"):
         moved.add_column(name, justify="right")

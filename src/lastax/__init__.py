@@ -48,6 +48,8 @@ from lastax._elimination import merge_paths as merge_paths
 from lastax._elimination import pooled as pooled
 from lastax._errors import RunError as RunError
 from lastax._errors import TrainingDivergedError as TrainingDivergedError
+from lastax._features import direct_weights as direct_weights
+from lastax._features import full_D_states as full_D_states
 from lastax._features import moments_of_rows as moments_of_rows
 from lastax._features import output_weights as output_weights
 from lastax._features import state_features as state_features
@@ -185,6 +187,7 @@ from lastax._surgery import keep_states as keep_states
 from lastax._surgery import replace_layers as replace_layers
 from lastax._surgery import state_counts as state_counts
 from lastax._surgery import systems as systems
+from lastax._surgery import with_full_D as with_full_D
 from lastax._surgery import write_systems as write_systems
 from lastax._sweeps import DISTILLED as DISTILLED
 from lastax._sweeps import NORMS as NORMS
@@ -243,6 +246,7 @@ __all__ = [
     "diagonal_scan",
     "diagonal_step",
     "difference",
+    "direct_weights",
     "discretize_bilinear",
     "discretize_zoh",
     "eliminate",
@@ -252,6 +256,7 @@ __all__ = [
     "finite_horizon_hinf_norms",
     "finite_horizon_last_scores",
     "frequency_response",
+    "full_D_states",
     "h2_norm",
     "hankel_scores",
     "hankel_singular_values",
@@ -354,6 +359,7 @@ __all__ = [
     "score_states",
     "state_counts",
     "systems",
+    "with_full_D",
     "write_systems",
     # 3. training
     "Batch",

@@ -75,7 +75,7 @@ def difference(system: AnySystem, reduced: AnySystem) -> AnySystem:
     Raises:
         ValueError: if the systems have different channels or directions.
     """
-    kinds = [(type(s), s.D.shape, s.C_reverse is None, s.conj_sym) for s in (system, reduced)]
+    kinds = [(type(s), len(s.D), s.C_reverse is None, s.conj_sym) for s in (system, reduced)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             "difference: the systems must be of one kind, with equal channels, directions and use "
@@ -124,21 +124,20 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, direct: bool = False) ->
             largest = max(largest, hinf_norm(part, pairs=pairs, direct=direct))
         return largest
     literal = _literal(system, pairs)
-    D = np.asarray(literal.D) * direct
+    D: Any = np.asarray(literal.direct) * direct
     if literal.states == 0:
-        return float(np.max(np.abs(D), initial=0.0))
+        return _spectral_norm(D)
     if np.any(np.abs(literal.lam) >= 1):
         return float("inf")
-    through: Any = np.diag(D)
     if not D.any():
         literal = _compressed(literal)
-        D, through = np.asarray(literal.D), 0.0
+        D = np.asarray(literal.direct)
 
     best = 0.0
     frobenius = _frobenius_bounds(literal, D)
 
     def response(omega: Any) -> Any:
-        return transfer_function(literal, omega) + through
+        return transfer_function(literal, omega) + D
 
     def gains(omega: Any) -> Any:
         """Exact where the largest gain may be; elsewhere no less than there is, and below it."""
@@ -184,9 +183,8 @@ def h2_norm(system: AnySystem, *, pairs: bool = True, direct: bool = False) -> f
         energy += 2 * _trace_form(C, input_gram, C_reverse)
     if direct:
         at_once = C if C_reverse is None else C + C_reverse
-        D = np.asarray(literal.D)
-        # The diagonal of C B, times D.
-        energy += float(np.sum(D**2) + 2 * np.sum(D * np.sum(at_once.T * B, axis=0).real))
+        D = np.asarray(literal.direct)
+        energy += float(np.sum(D**2) + 2 * np.sum(D * (at_once @ B).real))
     return float(np.sqrt(max(energy, 0.0)))
 
 
@@ -219,11 +217,18 @@ def _difference(system: System, reduced: System) -> System:
         "B": np.concatenate([one.B, other.B[np.array(new, int)]]),
         "C": maps(one.C, other.C),
         "C_reverse": maps(one.C_reverse, other.C_reverse),
-        "D": np.asarray(one.D) - np.asarray(other.D),
+        "D": _minus(np.asarray(one.D), np.asarray(other.D)),
     }
     moved = dataclasses.replace(one, **arrays)
     heard = [np.any(C != 0, axis=0) for C in (moved.C, moved.C_reverse) if C is not None]
     return moved.keep(np.any(heard, axis=0))
+
+
+def _minus(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The difference of two `D`, a matrix if either is."""
+    if one.ndim != other.ndim:
+        one, other = (np.diag(D) if D.ndim == 1 else D for D in (one, other))
+    return one - other
 
 
 def _identity(system: System, state: int) -> bytes:
@@ -235,7 +240,7 @@ def _bound(system: AnySystem, pairs: bool, direct: bool = False) -> float:
     """The smaller of two bounds of the norm; of a `MultiSISO` that of the largest channel."""
     if isinstance(system, MultiSISO):
         return max(_bound(part, pairs, direct) for part in channel_systems(system))
-    through = float(np.max(np.abs(system.D), initial=0.0)) if direct else 0.0
+    through = _spectral_norm(np.asarray(system.D, float)) if direct else 0.0
     total = _sum_of_norms(system, pairs)
     if not pairs or not np.isfinite(total) or system.states == 0:
         return through + total
@@ -245,6 +250,12 @@ def _bound(system: AnySystem, pairs: bool, direct: bool = False) -> float:
         for C in directions
     )
     return through + min(total, 2 * hankel)
+
+
+def _spectral_norm(D: np.ndarray) -> float:
+    if D.ndim == 1:
+        return float(np.max(np.abs(D), initial=0.0))
+    return float(np.linalg.norm(D, ord=2))
 
 
 def _sum_of_norms(system: System, pairs: bool) -> float:
@@ -290,7 +301,7 @@ def _frobenius_bounds(literal: System, D: np.ndarray) -> Callable[[Any], np.ndar
         inputs = np.concatenate([inputs, inputs])
     form: Any = (outputs.conj().T @ outputs) * (inputs @ inputs.conj().T).T
     size: Any = np.sqrt(np.diag(form).real)
-    with_D: Any = np.sum(outputs.T * inputs * D, axis=1)
+    with_D: Any = np.sum((outputs.T @ D) * inputs, axis=1)
     total = float(np.sum(D**2))
 
     def norms(omega: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._features import output_weights, with_output_weights
+from lastax._features import direct_weights, output_weights, with_output_weights
 from lastax._refit import Moments, refit_outputs
 from lastax._system import System, kept_index
 
@@ -14,8 +14,8 @@ def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> Syste
     """The system without the other states, whose gain at frequency zero goes into `D`.
 
     `D_h` grows by `s Re(sum_i C_hi B_ih / (1 - lam_i))` over what is removed: a constant input to a
-    channel keeps its effect on that channel. What it does to other channels is lost, since `D` is
-    diagonal. Liu & Anderson, Int. J. Control 1989.
+    channel keeps its effect on that channel. What it does to other channels is lost where `D` is a
+    diagonal, and stays where it is a matrix. Liu & Anderson, Int. J. Control 1989.
 
     Raises:
         ValueError: if a removed state has `|lam| >= 1`: it has no gain at frequency zero.
@@ -28,7 +28,8 @@ def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> Syste
     if removed.C_reverse is not None:
         C = C + np.asarray(removed.C_reverse, complex)
     s = 2.0 if system.conj_sym else 1.0
-    gain = s * np.sum(C.T * B / (1 - lam)[:, None], axis=0).real
+    gain = s * (C @ (B / (1 - lam)[:, None])).real
+    gain = gain if system.D.ndim == 2 else np.diag(gain)
     D = system.D + gain.astype(system.D.dtype)
     return dataclasses.replace(system.keep(keep), D=D)
 
@@ -40,9 +41,11 @@ def white_refit(system: System, keep: Bool[np.ndarray, " P"]) -> System:
     """
     index = kept_index(keep, system.states)
     kept = np.isin(np.arange(system.states), index)[None]
-    W, D = output_weights(system), np.asarray(system.D, float)[None]
-    W, D = refit_outputs(white_moments(system), kept, W, D)
-    return with_output_weights(system, W, D[0]).keep(keep)
+    weights, direct = refit_outputs(
+        white_moments(system), kept, output_weights(system), direct_weights(system)
+    )
+    D = direct[0].T if system.D.ndim == 2 else np.diag(direct[0])
+    return with_output_weights(system, weights, D).keep(keep)
 
 
 def white_moments(system: System) -> Moments:
@@ -76,7 +79,7 @@ def white_moments(system: System) -> Moments:
     gram[:columns, :columns] = features.reshape(columns, columns)
     gram[:columns, columns:] = with_inputs.reshape(columns, channels)
     gram[columns:, :columns] = gram[:columns, columns:].T
-    weights = np.concatenate([output_weights(system)[0], np.diag(np.asarray(system.D, float))])
+    weights = np.concatenate([output_weights(system)[0], direct_weights(system)[0]])
     embed = np.concatenate([np.eye(columns + channels), weights], axis=1)
     return Moments((embed.T @ gram @ embed)[None], 2 * directions, channels, 1)
 

@@ -49,7 +49,9 @@ def output_weights(system: Any) -> Float[np.ndarray, "n M T"]:
 
 @functools.singledispatch
 def with_output_weights(
-    system: Any, weights: Float[np.ndarray, "n M T"], D: Float[np.ndarray, " H"]
+    system: Any,
+    weights: Float[np.ndarray, "n M T"],
+    D: Float[np.ndarray, " H"] | Float[np.ndarray, "H H"],
 ) -> Any:
     """The system with other output weights and another `D`, in its own precision."""
     raise NotImplementedError(_no_rule("with_output_weights", system))
@@ -85,7 +87,9 @@ def _weights_of_system(system: System) -> Float[np.ndarray, "n M T"]:
 
 @with_output_weights.register(System)
 def _system_with_weights(
-    system: System, weights: Float[np.ndarray, "n M T"], D: Float[np.ndarray, " H"]
+    system: System,
+    weights: Float[np.ndarray, "n M T"],
+    D: Float[np.ndarray, " H"] | Float[np.ndarray, "H H"],
 ) -> System:
     columns = weights[0].reshape(system.states, -1, weights.shape[2]).transpose(1, 2, 0)
     xp = system.C.__array_namespace__()
@@ -146,6 +150,26 @@ def _channels_with_weights(
         C_reverse=None if system.C_reverse is None else maps[1],
         D=xp.asarray(D, dtype=system.D.dtype),
     )
+
+
+def direct_weights(system: Any) -> Float[np.ndarray, "n T T"]:
+    """Weights of the inputs, from input (rows) to target (columns), in float64: `D`."""
+    D = np.asarray(system.D, float)
+    if D.ndim == 2:
+        return D.T[None]
+    rows = D.reshape(len(state_slots(system)), -1)
+    return rows[:, :, None] * np.eye(rows.shape[1])
+
+
+def full_D_states(system: Any) -> int:
+    """How many states have as many weights as a whole matrix `D`; 0 where `D` is one already.
+
+    A state has `2 H (1 + directions)`, the matrix `H^2`.
+    """
+    if np.ndim(system.D) == 2:
+        return 0
+    directions = 1 if system.C_reverse is None else 2
+    return -(-len(system.D) // (2 * (1 + directions)))
 
 
 def moments_of_rows(

@@ -29,7 +29,7 @@ class LRU(eqx.Module):
     B: Float[Array, "P H 2"]
     C: Float[Array, "H P 2"]
     C_reverse: Float[Array, "H P 2"] | None
-    D: Float[Array, " H"]
+    D: Float[Array, " H"] | Float[Array, "H H"]
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     @classmethod

@@ -32,8 +32,20 @@ from lastax._calibrate import (
     pass_through,
 )
 from lastax._elimination import LayerPath, eliminate, merge_paths
-from lastax._features import output_weights, state_slots, with_output_weights
-from lastax._refit import Moments, refit_head, refit_linear, refit_outputs
+from lastax._features import (
+    direct_weights,
+    full_D_states,
+    output_weights,
+    state_slots,
+    with_output_weights,
+)
+from lastax._refit import (
+    Moments,
+    refit_full_outputs,
+    refit_head,
+    refit_linear,
+    refit_outputs,
+)
 from lastax._selection import Ratio, keep_count
 from lastax._stages import Stages, Stream, known_stages
 from lastax._surgery import Model, UnstableStatesWarning, host_system, replace_layers
@@ -101,13 +113,15 @@ class LayerReport:
 
     `order` is that in which states were given up, the first to go first (None where the caller
     chose). Errors are mean squares relative to the original answer's, on inputs from the reduced
-    layers below: of the states that are left as they were, and refitted.
+    layers below: of the states that are left as they were, and refitted. `full_D_states` is how
+    many states a `D` counts for that was made a whole matrix.
     """
 
     keep: Bool[np.ndarray, " _"]
     order: np.ndarray | None
     error_truncated: float
     error: float
+    full_D_states: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +148,7 @@ class RefitReport:
 
     @property
     def states_after(self) -> list[int]:
-        """Number of states of each layer that stay."""
+        """Number of states of each layer that stay; what a full `D` counts for is not in it."""
         return [int(layer.keep.sum()) for layer in self.layers]
 
 
@@ -157,6 +171,7 @@ def refit(
     minimum: int | Sequence[int] = 1,
     maximum: Sequence[int] | None = None,
     linear_maps: bool = True,
+    full_D: bool = False,
     stages: Stages | None = None,
     divergence: Divergence = mean_divergence,
 ) -> tuple[Model, RefitReport]:
@@ -181,6 +196,8 @@ def refit(
         minimum: least number of states of each layer, or one number for all.
         maximum: most states of each layer. Equal to the minimum it fixes the layer.
         linear_maps: also refit the linear maps of the gates and the head, with no change of shape.
+        full_D: fit `D` from every input to every output. Its weights count as states
+            (`full_D_states` a layer), of which so many fewer stay; not so with `keep`.
         stages: how data pass a model of another kind.
         divergence: how far outputs are from the original ones, for the probe and the report.
 
@@ -192,7 +209,8 @@ def refit(
             the calibration data are empty or not finite.
     """
     _check_amount(ratio, states, keep)
-    return calibrate(model, batches, stages=stages, divergence=divergence).refit(
+    calibration = calibrate(model, batches, full_D=full_D, stages=stages, divergence=divergence)
+    return calibration.refit(
         ratio=ratio,
         states=states,
         keep=keep,
@@ -207,11 +225,13 @@ def calibrate(
     model: Any,
     batches: Batch | Iterable[Batch],
     *,
+    full_D: bool = False,
     stages: Stages | None = None,
     divergence: Divergence = mean_divergence,
 ) -> "Calibration":
     """Pass calibration data through a model once; arguments and errors are those of `refit`."""
-    return Calibration.begin(model, batches, known_stages("refit", model, stages), divergence)
+    known = known_stages("refit", model, stages)
+    return Calibration.begin(model, batches, known, divergence, full_D)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -232,6 +252,7 @@ class Calibration:
     unstable: list[np.ndarray]
     moments: list[Moments]
     outputs: np.ndarray
+    full_D: bool = False
 
     def refit(
         self,
@@ -252,10 +273,16 @@ class Calibration:
             _check_masks(keep, sizes)
             masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
             return self._reduced([int(mask.sum()) for mask in keep], masks, linear_maps)
-        total = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
-        total = total if states is None else states
-        counts = self._counts(total, chosen, minimum, maximum)
+        if states is None:
+            least = len(sizes) + sum(self.full_D_states)
+            states = keep_count(sum(sizes), ratio or 0, at_least=least)
+        counts = self._counts(states, chosen, minimum, maximum)
         return self._reduced(counts, [None] * len(sizes), linear_maps)
+
+    @property
+    def full_D_states(self) -> list[int]:
+        """How many states each layer's full `D` counts for, if it gets one."""
+        return [full_D_states(system) if self.full_D else 0 for system in self.systems]
 
     @functools.cached_property
     def paths(self) -> list[LayerPath]:
@@ -277,7 +304,7 @@ class Calibration:
 
     @classmethod
     def begin(
-        cls, model: Any, batches: Any, stages: Stages, divergence: Divergence
+        cls, model: Any, batches: Any, stages: Stages, divergence: Divergence, full_D: bool
     ) -> "Calibration":
         """Measure."""
         blocks = list(stages.blocks(model))
@@ -286,6 +313,10 @@ class Calibration:
                 raise ValueError(
                     f"refit: layer {index}, a {type(layer_of(block)).__name__}, has no method "
                     "with_system(system), by which new output maps are written back"
+                )
+            if full_D and len(state_slots(layer_of(block).system())) > 1:
+                raise ValueError(
+                    f"refit: layer {index} has a system for each channel; a full D would mix them"
                 )
         chunks = calibration_chunks(batches, numbers_a_step=numbers_a_step(blocks))
         streams = enter_all(stages, model, chunks)
@@ -307,15 +338,20 @@ class Calibration:
         features = all_features(stages, model, streams, chunks)
         outputs = outputs_of(stages.head(model), features)
         found = [layer_of(block).system() for block in blocks]
-        return cls(model, stages, divergence, chunks, blocks, found, unstable, moments, outputs)
+        return cls(
+            model, stages, divergence, chunks, blocks, found, unstable, moments, outputs, full_D
+        )
 
     def _path(self, index: int, moments: Moments) -> LayerPath:
         """The removal order of a layer's states, by moments in the frame of its inputs."""
         slots = state_slots(self.systems[index])
         present = slots >= 0
         last = self.unstable[index][np.maximum(slots, 0)] & present
-        left = moments.targets_without(self._D(index))
-        path = eliminate(moments.features, left, moments.width, present=present, last=last)
+        D = direct_weights(self.systems[index])
+        features, left = moments.features, moments.targets_without(D)
+        if self.full_D:
+            features, left = moments.without_inputs(D)
+        path = eliminate(features, left, moments.width, present=present, last=last)
         is_last = np.take_along_axis(last, np.maximum(path.order, 0), axis=1)
         costs = np.where(is_last, np.inf, path.costs)
         path = dataclasses.replace(path, costs=costs)
@@ -326,17 +362,20 @@ class Calibration:
         system = self.systems[index]
         slots = state_slots(system)
         kept = (slots >= 0) & mask[np.maximum(slots, 0)]
-        W, D = output_weights(system), self._D(index)
-        new_W, new_D = refit_outputs(moments, kept, W, D)
+        W, D = output_weights(system), direct_weights(system)
+        fit = refit_full_outputs if self.full_D else refit_outputs
+        new_W, new_D = fit(moments, kept, W, D)
         energy = float(moments.energy.sum())
         truncated = W * np.repeat(kept, moments.width, axis=1)[..., None]
         errors = [
             float(moments.residual(*pair).sum()) / (energy if energy > 0 else 1.0)
             for pair in ((truncated, D), (new_W, new_D))
         ]
-        system = with_output_weights(system, new_W, new_D.reshape(-1))
+        whole = self.full_D or np.ndim(system.D) == 2
+        written = new_D[0].T if whole else np.einsum("ntt->nt", new_D).reshape(-1)
+        system = with_output_weights(system, new_W, written)
         layer = layer_of(self.blocks[index]).with_system(system)  # type: ignore[attr-defined]
-        report = LayerReport(mask, None, errors[0], errors[1])
+        report = LayerReport(mask, None, errors[0], errors[1], self.full_D_states[index])
         return replace_layers(self.blocks[index], [layer]), report
 
     def _counts(
@@ -362,11 +401,14 @@ class Calibration:
                 f"refit: layers of {sizes} states cannot keep at least {least} (one, or all with "
                 f"|lam| >= 1) and at most {most}"
             )
-        if not sum(least) <= total <= sum(most):
+        matrices = sum(self.full_D_states)
+        if not sum(least) + matrices <= total <= sum(most) + matrices:
+            counted = f", {matrices} of which are for each layer's full D" if matrices else ""
             raise ValueError(
                 f"refit: {total} states to keep, but {len(sizes)} layers of {sizes} states allow "
-                f"{sum(least)} to {sum(most)}"
+                f"{sum(least) + matrices} to {sum(most) + matrices}{counted}"
             )
+        total -= matrices
         if total == sum(sizes):
             return sizes
         energies = [float(moments.energy.sum()) for moments in self.moments]
@@ -388,7 +430,7 @@ class Calibration:
         """Cut and refit from the bottom."""
         stages = self.stages
         original = reduced = enter_all(stages, self.model, self.chunks)
-        changed = False
+        changed = self.full_D
         blocks, reports = [], []
         for index, block in enumerate(self.blocks):
             answers = [layer_outputs(stages, block, stream) for stream in original]
@@ -422,10 +464,6 @@ class Calibration:
         moved = self.divergence(self.outputs, outputs_of(head, features))
         steps = int(sum(stream.valid.sum() for stream in reduced))
         return model, RefitReport(reports, moved, len(self.outputs), steps)
-
-    def _D(self, index: int) -> np.ndarray:
-        D = np.asarray(self.systems[index].D, float)
-        return D.reshape(-1, self.moments[index].targets)
 
     def _cost(self, index: int, path: LayerPath, size: int, streams: Sequence[Stream]) -> float:
         cut, _ = self._refitted(index, self.moments[index], path.keep(size))

@@ -21,11 +21,12 @@ HEAD_RIDGES = (*np.logspace(-4, 4, 33).tolist(), float("inf"))
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Mean products of `n` independent regressions `y = Phi W + D u`: all that a refit needs.
+    """Mean products of `n` independent regressions `y = Phi W + u D`: all that a refit needs.
 
     A layer with one system for all channels is one regression of `T = H` targets; a layer with a
     system a channel is `H` regressions of one target each. `gram` holds the mean of `z z^T` for
     the rows `z = [phi, u, y]`, the features `phi` having `width` neighboring columns a state.
+    `D[n, i, j]` leads from input `i` to target `j`.
     """
 
     gram: Float[np.ndarray, "n Z Z"]
@@ -79,17 +80,29 @@ class Moments:
         """Mean square of each target."""
         return np.einsum("ntt->nt", self.gram[:, self._target, self._target])
 
-    def targets_without(self, D: Float[np.ndarray, "n T"]) -> Float[np.ndarray, "n M T"]:
-        """Mean of `phi (y - D u)^T`: what is left for the states."""
-        return self.with_targets - self.with_inputs * D[:, None, :]
+    def targets_without(self, D: Float[np.ndarray, "n T T"]) -> Float[np.ndarray, "n M T"]:
+        """Mean of `phi (y - u D)^T`: what is left for the states."""
+        return self.with_targets - self.with_inputs @ D
+
+    def without_inputs(
+        self, D: Float[np.ndarray, "n T T"]
+    ) -> tuple[Float[np.ndarray, "n M M"], Float[np.ndarray, "n M T"]]:
+        """As `features` and `targets_without(D)`, of what no full `D` makes of the inputs."""
+        inputs = self.gram[:, self._input, self._input]
+        # Channels that copy each other are no reason to fail.
+        least = _LEAST_UNEXPLAINED * np.trace(inputs, axis1=1, axis2=2)[:, None, None]
+        ridge = np.maximum(least, np.finfo(float).tiny) * np.eye(self.targets)
+        left = self.gram[:, self._input, self._target] - inputs @ D
+        by_inputs = self.with_inputs @ np.linalg.inv(inputs + ridge)
+        features = self.features - by_inputs @ self.with_inputs.mT
+        return features, self.targets_without(D) - by_inputs @ left
 
     def residual(
-        self, W: Float[np.ndarray, "n M T"], D: Float[np.ndarray, "n T"]
+        self, W: Float[np.ndarray, "n M T"], D: Float[np.ndarray, "n T T"]
     ) -> Float[np.ndarray, "n T"]:
-        """Mean square of `y - Phi W - D u`, for each target."""
-        share = np.einsum("nt,tj->ntj", D, np.eye(self.targets))
+        """Mean square of `y - Phi W - u D`, for each target."""
         map_to_residual = np.concatenate(
-            [-W, -share, np.broadcast_to(np.eye(self.targets), share.shape)], axis=1
+            [-W, -D, np.broadcast_to(np.eye(self.targets), D.shape)], axis=1
         )
         return np.maximum(np.sum(map_to_residual * (self.gram @ map_to_residual), axis=1), 0)
 
@@ -119,15 +132,16 @@ def refit_outputs(
     moments: Moments,
     keep: Bool[np.ndarray, "n N"],
     W: Float[np.ndarray, "n M T"],
-    D: Float[np.ndarray, "n T"],
+    D: Float[np.ndarray, "n T T"],
     *,
     ridge: float = RIDGE,
-) -> tuple[Float[np.ndarray, "n M T"], Float[np.ndarray, "n T"]]:
-    """Output weights of the kept states and a diagonal `D`, best for the targets of `moments`.
+) -> tuple[Float[np.ndarray, "n M T"], Float[np.ndarray, "n T T"]]:
+    """Output weights of the kept states and a diagonal in `D`, best for the targets of `moments`.
 
-    Minimizes the mean square of `y - Phi W - D u` over the kept states' rows of `W` and over `D`,
-    plus `ridge` times the squared change of `W` in units in which columns have unit norm. `W` and
-    `D` as given are where it starts from: the result is never worse on these moments.
+    Minimizes the mean square of `y - Phi W - u D` over the kept states' rows of `W` and over what
+    `D` has on its diagonal, plus `ridge` times the squared change of `W` in units in which columns
+    have unit norm. `W` and `D` as given are where it starts from: the result is never worse on
+    these moments.
 
     Returns:
         `W`, zero for states that are not kept, and `D`.
@@ -152,24 +166,23 @@ def refit_outputs(
     change = np.where(silent, 0.0, wanted / np.where(silent, 1.0, unexplained))
     refitted = start.copy()
     refitted[:, some] += scale[..., None] * (V - U * change[:, None, :])
-    return refitted, D + change
+    return refitted, D + change[:, :, None] * np.eye(moments.targets)
 
 
 def refit_full_outputs(
     moments: Moments,
     keep: Bool[np.ndarray, "n N"],
     W: Float[np.ndarray, "n M T"],
-    D: Float[np.ndarray, "n T"],
+    D: Float[np.ndarray, "n T T"],
     *,
     ridge: float = RIDGE,
 ) -> tuple[Float[np.ndarray, "n M T"], Float[np.ndarray, "n T T"]]:
-    """As `refit_outputs`, but with a full matrix from every input to every output.
+    """As `refit_outputs`, but with a full matrix `D` from every input to every output.
 
-    `D[n, i, j]` leads from input `i` to output `j`. It is not free: `H^2` weights are as many as
-    those of `H / (2 (1 + directions))` states.
+    It is not free: `full_D_states` says how many states have as many weights.
     """
     start = W * np.repeat(keep, moments.width, axis=1)[..., None]
-    start = np.concatenate([start, np.einsum("nt,tj->ntj", D, np.eye(moments.targets))], axis=1)
+    start = np.concatenate([start, D], axis=1)
     size = moments.columns + moments.targets
     gram, cross = moments.gram[:, :size, :size], moments.gram[:, :size, size:]
     inputs = np.ones((len(keep), moments.targets), bool)
@@ -240,4 +253,5 @@ def _truncated(
     inputs = moments.gram[:, moments._input]
     power = np.einsum("ntt->nt", inputs[:, :, moments._input])
     input_targets = np.einsum("ntt->nt", inputs[:, :, moments._target])
-    return left, input_targets - np.sum(with_inputs * W, axis=1) - power * D, power
+    input_targets = input_targets - np.einsum("nij,nji->ni", inputs[:, :, moments._input], D)
+    return left, input_targets - np.sum(with_inputs * W, axis=1), power

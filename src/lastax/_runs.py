@@ -25,7 +25,7 @@ from lastax._errors import RunError
 from lastax._files import write_atomically
 from lastax._networks import Network
 from lastax._settings import check_settings, is_a
-from lastax._surgery import find_layers, keep_states, state_counts
+from lastax._surgery import find_layers, keep_states, state_counts, with_full_D
 from lastax._tasks import DataConfig, ModelConfig, TrainingConfig, build_network
 from lastax._typing import PRNGKeyArray
 
@@ -49,6 +49,7 @@ class RunConfig:
     can be used on the same data again: names of the classes by label, and of tokens by id. `size`
     names the preset that the settings began from. `states` counts the states of each layer;
     `kept` says which of the untrained network's they are (`packed_masks`), None: all, or the first.
+    `full_D` is whether each layer's `D` is a whole matrix: a refit may make it one.
     `devices` shared each batch: another number rounds differently. `parent`, a path from the run's
     own folder, and `pruning` tell where a pruned run comes from and what was done to it.
     """
@@ -63,6 +64,7 @@ class RunConfig:
     training: TrainingConfig
     states: tuple[int, ...]
     kept: tuple[str, ...] | None = None
+    full_D: bool = False
     labels: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     size: str | None = None
@@ -81,7 +83,8 @@ def build_from_config(config: RunConfig) -> Network:
         classes=config.classes,
         key=jax.random.key(config.seed),
     )
-    return keep_states(network, kept_masks(config, state_counts(network)))
+    network = keep_states(network, kept_masks(config, state_counts(network)))
+    return with_full_D(network) if config.full_D else network
 
 
 @functools.cache
@@ -185,6 +188,8 @@ def _check_config(config: RunConfig) -> None:
     if not fits:
         raise ValueError(f"states are {list(config.states)}, for layers of up to {list(largest)}")
     kept_masks(config, largest)
+    if not is_a(config.full_D, bool):
+        raise ValueError(f"full_D is {config.full_D!r}")
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:

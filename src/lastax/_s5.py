@@ -45,7 +45,7 @@ class S5(eqx.Module):
     B: Float[Array, "P H 2"]
     C: Float[Array, "H P 2"]
     C_reverse: Float[Array, "H P 2"] | None
-    D: Float[Array, " H"]
+    D: Float[Array, " H"] | Float[Array, "H H"]
     log_step: Float[Array, " P"]
     conj_sym: bool = eqx.field(static=True, default=True)
     discretize: Callable = eqx.field(static=True, default=discretize_zoh)

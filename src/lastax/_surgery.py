@@ -4,6 +4,7 @@ A layer is whatever has the three methods of `Layer`. There is nothing to regist
 inherit from; the model may be any PyTree.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._multi_siso import AnySystem
+from lastax._multi_siso import AnySystem, MultiSISO
 from lastax._typing import Array, Scalar
 
 Model = TypeVar("Model")
@@ -117,6 +118,23 @@ def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
     return jax.tree.map(
         lambda node: next(new) if _is_layer(node) else node, model, is_leaf=_is_layer
     )
+
+
+def with_full_D(model: Model) -> Model:
+    """The same function, with every layer's `D` a whole matrix where it is a diagonal.
+
+    Raises:
+        ValueError: if a layer has no `D`, or one that cannot be a matrix.
+    """
+    layers: list[Any] = find_layers(model)
+    for layer in layers:
+        if isinstance(layer.system(), MultiSISO) or not hasattr(layer, "D"):
+            raise ValueError(f"with_full_D: the D of a {type(layer).__name__} cannot be a matrix")
+    whole = [
+        dataclasses.replace(layer, D=layer.D if layer.D.ndim == 2 else jnp.diag(layer.D))
+        for layer in layers
+    ]
+    return replace_layers(model, whole)
 
 
 def write_systems(model: Model, found: Sequence[AnySystem]) -> Model:

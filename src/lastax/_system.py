@@ -23,6 +23,8 @@ class System(eqx.Module):
     state stands for a conjugate pair and 1 if not. With `C_reverse` the states also run backward,
     `x'_k = diag(lam) x'_{k+1} + B u_k`, and `s Re(C_reverse x'_k)` is added to `y_k`.
 
+    `D` is the diagonal of a matrix, or the whole matrix, whose rows are outputs.
+
     `scan_method` is the way the recurrence is computed, as `diagonal_scan` names it.
 
     Arrays are JAX's or numpy's. Norms, scores and frequency responses stay in their library and
@@ -33,7 +35,7 @@ class System(eqx.Module):
     B: Complex[Array, "P H"]
     C: Complex[Array, "H P"]
     C_reverse: Complex[Array, "H P"] | None
-    D: Float[Array, " H"]
+    D: Float[Array, " H"] | Float[Array, "H H"]
     conj_sym: bool = eqx.field(static=True, default=True)
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
@@ -50,6 +52,13 @@ class System(eqx.Module):
     def states(self) -> int:
         """Number of stored states `P`: what is counted, scored and removed."""
         return self.lam.shape[0]
+
+    @property
+    def direct(self) -> Float[Array, "H H"]:
+        """`D` as a matrix, from the input (columns) to the output (rows) at once."""
+        if self.D.ndim == 2:
+            return self.D
+        return self.D.__array_namespace__().eye(self.D.shape[0], dtype=self.D.dtype) * self.D[None]
 
     @property
     def input_norms(self) -> Float[Array, " P"]:
@@ -76,7 +85,7 @@ class System(eqx.Module):
         directions = (False, True)[: len(maps)]
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         states = scan_planes(self.lam, driven, directions, method=self.scan_method)
-        y = self.D[None, :] * u
+        y = self._pass(u)
         s = 2 if self.conj_sym else 1
         for C, x in zip(maps, states, strict=True):
             # Re(C x) as a real product: half the arithmetic of a complex one.
@@ -93,7 +102,7 @@ class System(eqx.Module):
         """
         driven = _drive(self.B, u)
         states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
-        return self._observe(self.C, states) + self.D[None, :] * u, last
+        return self._observe(self.C, states) + self._pass(u), last
 
     def step(
         self, state: Complex[Array, " P"], u: Float[Array, " H"]
@@ -106,7 +115,10 @@ class System(eqx.Module):
         if self.C_reverse is not None:
             raise ValueError("System.step: a bidirectional system needs the whole sequence")
         state = diagonal_step(self.lam, state, _drive(self.B, u[None, :])[0])
-        return state, self._observe(self.C, state[None, :])[0] + self.D * u
+        return state, self._observe(self.C, state[None, :])[0] + self._pass(u[None, :])[0]
+
+    def _pass(self, u: Array) -> Array:
+        return product(u, self.D.T) if self.D.ndim == 2 else self.D[None, :] * u
 
     def _observe(self, C: Array, states: Array) -> Array:
         # Re(C x) as real products: half the arithmetic of a complex one.
@@ -129,13 +141,16 @@ def kept_index(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K
 
 
 def check_replacement(name: str, own: Any, system: Any) -> None:
-    """Compare a system with the one that it is to replace.
+    """Compare a system with the one that it is to replace; one `D` may be a matrix, one not.
 
     Raises:
         ValueError: if it has other states, channels or directions, or states stand for pairs in
             one of them alone.
     """
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(part)] for part in (own, system)]
+    shapes = [
+        [np.shape(array) for array in (s.lam, s.B, s.C, s.C_reverse)] + [len(s.D)]
+        for s in (own, system)
+    ]
     if shapes[0] != shapes[1] or own.conj_sym != system.conj_sym:
         raise ValueError(
             f"{name}: the layer has {own.states} states and B {list(own.B.shape)}, the system "
@@ -165,9 +180,7 @@ def frequency_response(system: System, omega: Float[Array, " W"]) -> Complex[Arr
 
     Axes are frequency (radians a step), output, input. `D` included.
     """
-    xp = system.lam.__array_namespace__()
-    direct = xp.eye(system.D.shape[0]) * system.D[None, :]
-    return transfer_function(real_system(system), omega) + direct[None]
+    return transfer_function(real_system(system), omega) + system.direct[None]
 
 
 def transfer_function(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:

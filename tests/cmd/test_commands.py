@@ -185,6 +185,27 @@ def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
     assert lastax.load_config(out).pruning["method"] == answer["method"]
 
 
+def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
+    out = tmp_path / "full"
+    options = ("--method", "calibrated", "--calibration", 8, "--budget", "uniform", "--full-D")
+    answer = cli("prune", trained, "--states", 7, *options, "--out", out, "--json").answer
+    # 8 channels, both ways: 64 weights, a state has 48.
+    assert answer["full_D_states"] == 4
+    assert answer["states_after"] == 3
+    weights = safetensors.numpy.load_file(out / "model.safetensors")
+    assert weights["encoder.blocks.0.layer.D"].shape == (8, 8)
+    again = cli("evaluate", out, "--json").answer
+    assert again["accuracy"] == pytest.approx(answer["test"]["after"])
+    less = cli("prune", out, "--states", 2, "--out", tmp_path / "less", "--json").answer
+    assert less["states_after"] == 2
+    assert lastax.load_config(tmp_path / "less").full_D
+    assert "count for 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
+    few = cli("prune", trained, "--states", 4, *options)
+    assert few.status == 1
+    assert "full D" in few.stderr
+    assert cli("prune", trained, "--method", "last", "--full-D").status == 2
+
+
 @pytest.mark.slow
 def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
     options = ("--ratio", 0.5, "--finetune", 1, "--finetune-rate", 1, "--json")
