@@ -73,7 +73,7 @@ def bench_paper(*, tasks: tuple[str, ...], gpu_teraflops: float, as_json: bool) 
         "days here",
         "GPU hours",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for case in cases:
         table.add_row(
             f"{case['task']} {case['layer']}",

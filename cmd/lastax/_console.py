@@ -1,11 +1,12 @@
 """What all commands share: where words go, how failures end, how a run is found."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import jax
@@ -20,9 +21,20 @@ RUNS = Path("runs")
 
 SPLITS = ("validation", "test")
 
-# Names of folders may hold what rich would take for markup.
-out = Console(highlight=False, markup=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+# Of files and pipes, for which 80 columns would cut tables short.
+_WIDTH = 140
+
+
+def _console(stream: TextIO, **options: Any) -> Console:
+    known = stream.isatty() or "COLUMNS" in os.environ
+    # Names of folders may hold what rich would take for markup.
+    return Console(
+        width=None if known else _WIDTH, highlight=False, markup=False, soft_wrap=True, **options
+    )
+
+
+out = _console(sys.stdout)
+err = _console(sys.stderr, stderr=True)
 
 
 def emit(answer: dict[str, Any]) -> None:
