@@ -77,6 +77,14 @@ study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other d
 		--out $(REFIT)/polished $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --calibration 256 \
 		--methods calibrated --polish calibrated --out $(REFIT)/polished-s4d $(ARGS)
+	for seed in 0 1 2; do for ratio in 0.8 0.9; do \
+		out=$(REFIT)/distilled$$ratio-seed$$seed; \
+		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
+			--calibration 256 --polish 100 --finetune 3 --distill --out $$out || exit 1; done; done
+	for seed in 0 1 2; do for ratio in 0.5 0.6; do \
+		out=$(REFIT)/full-D$$ratio-seed$$seed; \
+		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
+			--full-D --out $$out || exit 1; done; done
 	for seed in 0 1 2; do for states in 6 3; do \
 		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
 			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
