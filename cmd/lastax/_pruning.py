@@ -141,8 +141,13 @@ class Reductions:
         if method == lastax.CALIBRATED:
             return self._refitted(f"refit to {count} states", states=count)
         if method == REFITTED:
-            count -= self.full_D_states
-            return self._refitted(f"refit of {count} states", keep=self._plan("last", count).keep)
+            heard = count - self.full_D_states
+            if heard < len(self._config.states):
+                raise ValueError(
+                    f"{count} states to keep, but {self.full_D_states} are for each layer's full D "
+                    "and every layer needs one more: keep more, or leave D a diagonal"
+                )
+            return self._refitted(f"refit of {heard} states", keep=self._plan("last", heard).keep)
         plan = self._plan(method, count)
         return Pruned(plan.apply(self._model), plan.scores, plan.keep)
 

@@ -89,15 +89,15 @@ class Amount:
     def count(
         self, config: lastax.RunConfig, loss_of: Callable[[int], float], taken: int = 0
     ) -> int:
-        """How many states to keep, those that are `taken` already and one a layer at least.
+        """How many states to keep; `loss_of` tells the points that keeping so many costs.
 
-        `loss_of` tells the points that keeping so many costs.
+        The least to be tried is those that are `taken` already and one a layer.
         """
-        least, most = len(config.states) + taken, sum(config.states)
+        least, most = len(config.states), sum(config.states)
         if self.max_loss is not None:
             # Accuracies are ratios of counts: the margin is for their rounding alone.
             allowed = self.max_loss + 1e-7
-            return _fewest(least, most, lambda count: loss_of(count) <= allowed)
+            return _fewest(least + taken, most, lambda count: loss_of(count) <= allowed)
         if self.states is not None:
             return self.states
         return lastax.keep_count(most, self._share, at_least=least)

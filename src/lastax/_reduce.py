@@ -274,8 +274,7 @@ class Calibration:
             masks: list[np.ndarray | None] = [np.asarray(mask) for mask in keep]
             return self._reduced([int(mask.sum()) for mask in keep], masks, linear_maps)
         if states is None:
-            least = len(sizes) + sum(self.full_D_states)
-            states = keep_count(sum(sizes), ratio or 0, at_least=least)
+            states = keep_count(sum(sizes), ratio or 0, at_least=len(sizes))
         counts = self._counts(states, chosen, minimum, maximum)
         return self._reduced(counts, [None] * len(sizes), linear_maps)
 

@@ -200,9 +200,11 @@ def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
     assert less["states_after"] == 2
     assert lastax.load_config(tmp_path / "less").full_D
     assert "count for 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
-    few = cli("prune", trained, "--states", 4, *options)
-    assert few.status == 1
-    assert "full D" in few.stderr
+    refused = (("--states", 4), ("--ratio", 0.9), ("--ratio", 0.9, "--method", "last-refitted"))
+    for amount in refused:
+        few = cli("prune", trained, *options, *amount)
+        assert few.status == 1
+        assert "full D" in few.stderr
     assert cli("prune", trained, "--method", "last", "--full-D").status == 2
 
 
