@@ -74,6 +74,13 @@ def test_layers_below_the_first_cut_stay_to_the_bit():
     assert 0 < report.layers[2].error < report.layers[2].error_truncated
 
 
+def test_progress_names_the_layer_and_what_is_done_to_it():
+    told = []
+    lastax.refit(network(), data(), states=5, progress=told.append)
+    for doing in ("measuring", "ordering states of", "probing", "refitting"):
+        assert [f"{doing} layer {index}, of 2" in told for index in range(2)] == [True, True]
+
+
 @pytest.mark.parametrize("layer", ["s5", "lru"])
 def test_a_full_matrix_takes_the_place_of_states(layer):
     model, batch = network(layer=layer), data()

@@ -75,7 +75,11 @@ def test_a_network_that_lost_nothing_stays():
 
 def test_running_statistics_and_the_encoder_stay():
     model = network()
-    small = lastax.polish(lastax.prune(model, ratio=0.5), model, data(), steps=5)
+    told = []
+    pruned = lastax.prune(model, ratio=0.5)
+    small = lastax.polish(pruned, model, data(), steps=5, progress=told.append)
+    assert "polishing block 0, of 2, step 1" in told
+    assert told[-1].startswith("polishing block 1, of 2")
     assert eqx.tree_equal(small.encoder.embed, model.encoder.embed)
     for old, new in zip(model.encoder.blocks, small.encoder.blocks, strict=True):
         assert eqx.tree_equal(old.norm.running, new.norm.running)

@@ -104,6 +104,8 @@ class Reductions:
     ) -> None:
         self._model, self._config, self._seed = model, config, seed
         self._settings, self._data = settings, data
+        # Started and stopped as work comes: a calibration goes on telling it what it does.
+        self._status = err.status("")
 
     @functools.cached_property
     def batch(self) -> dict[str, Any]:
@@ -112,8 +114,11 @@ class Reductions:
 
     @functools.cached_property
     def _calibration(self) -> lastax.Calibration:
-        with err.status(f"calibration on {len(self.batch['x'])} sequences"):
-            return lastax.calibrate(self._model, self.batch, full_D=self._settings.full_D)
+        batch = self.batch
+        with self._status:
+            return lastax.calibrate(
+                self._model, batch, full_D=self._settings.full_D, progress=self._status.update
+            )
 
     @functools.cached_property
     def full_D_states(self) -> int:
@@ -133,13 +138,16 @@ class Reductions:
 
     def polished(self, pruned: Pruned, steps: int) -> Pruned:
         """What is left, moved until its blocks answer as before."""
-        with err.status(f"polishing, {steps} steps a block"):
-            small = lastax.polish(pruned.model, self._model, self.batch, steps=steps)
+        batch = self.batch
+        with self._status:
+            small = lastax.polish(
+                pruned.model, self._model, batch, steps=steps, progress=self._status.update
+            )
         return dataclasses.replace(pruned, model=small)
 
     def _reduce(self, method: str, count: int) -> Pruned:
         if method == lastax.CALIBRATED:
-            return self._refitted(f"refit to {count} states", states=count)
+            return self._refitted(states=count)
         if method == REFITTED:
             heard = count - self.full_D_states
             if heard < len(self._config.states):
@@ -147,7 +155,7 @@ class Reductions:
                     f"{count} states to keep, but {self.full_D_states} are for each layer's full D "
                     "and every layer needs one more: keep more, or leave D a diagonal"
                 )
-            return self._refitted(f"refit of {heard} states", keep=self._plan("last", heard).keep)
+            return self._refitted(keep=self._plan("last", heard).keep)
         plan = self._plan(method, count)
         return Pruned(plan.apply(self._model), plan.scores, plan.keep)
 
@@ -161,9 +169,9 @@ class Reductions:
             moments=self._calibration.moments if method in _MEASURED else None,
         )
 
-    def _refitted(self, doing: str, **amount: Any) -> Pruned:
+    def _refitted(self, **amount: Any) -> Pruned:
         calibration = self._calibration
-        with err.status(doing):
+        with self._status:
             small, report = calibration.refit(budget=self._settings.budget, **amount)
         return Pruned(small, [_ranks(layer) for layer in report.layers], report.keep)
 

@@ -6,7 +6,7 @@ unlabeled sequences are enough. No step of it goes through more than one block.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -30,7 +30,7 @@ from lastax._normalize import split_trainable
 from lastax._refit import refit_head
 from lastax._stages import Stages, Stream, known_stages
 from lastax._surgery import Model
-from lastax._typing import Array
+from lastax._typing import Array, Progress, silent
 
 # Of curvature: pairs of steps that the quasi-Newton method remembers, and random signs by which
 # each parameter's scale is estimated.
@@ -49,6 +49,7 @@ def polish(
     *,
     steps: int = 100,
     stages: Stages | None = None,
+    progress: Progress = silent,
 ) -> Model:
     """Move the parameters of a pruned network until its blocks answer as the original's did.
 
@@ -64,6 +65,7 @@ def polish(
         batches: calibration data, as `refit` takes them. No label is looked at.
         steps: of L-BFGS, a block.
         stages: how data pass a model of another kind than `Classifier` and `Retrieval`.
+        progress: is told which block is being worked on, and the step.
 
     Raises:
         ValueError: if the networks have other numbers of blocks, or as `refit` does for data.
@@ -79,9 +81,10 @@ def polish(
     original = enter_all(stages, model, chunks)
     reduced = enter_all(stages, small, chunks)
     polished = []
-    for block, smaller in pairs:
+    for index, (block, smaller) in enumerate(pairs):
+        counted = _counted(progress, f"polishing block {index}, of {len(pairs)}")
         original = [pass_through(stages, block, stream) for stream in original]
-        smaller = _polished(stages, smaller, _stacked(reduced), _stacked(original), steps)
+        smaller = _polished(stages, smaller, _stacked(reduced), _stacked(original), steps, counted)
         reduced = [pass_through(stages, smaller, stream) for stream in reduced]
         polished.append(smaller)
     small = eqx.tree_at(lambda m: list(stages.blocks(m)), small, polished)
@@ -100,8 +103,20 @@ def _stacked(streams: Sequence[Stream]) -> list[Stream]:
     return [jax.tree.map(lambda *parts: np.stack(parts), *group) for _, group in groups]
 
 
+def _counted(progress: Progress, doing: str) -> Callable[[Any], None]:
+    """What an optimizer calls after each step."""
+    steps = itertools.count(1)
+    progress(doing)
+    return lambda _: progress(f"{doing}, step {next(steps)}")
+
+
 def _polished(
-    stages: Stages, block: Any, inputs: list[Stream], targets: list[Stream], steps: int
+    stages: Stages,
+    block: Any,
+    inputs: list[Stream],
+    targets: list[Stream],
+    steps: int,
+    after_step: Callable[[Any], None],
 ) -> Any:
     parameters, rest = split_trainable(block)
     flat, unravel = jax.flatten_util.ravel_pytree(parameters)
@@ -127,6 +142,7 @@ def _polished(
         nothing,
         jac=True,
         method="L-BFGS-B",
+        callback=after_step,
         options={"maxiter": steps, "maxfun": 2 * steps + 20, "maxcor": _MEMORY, "ftol": _ENOUGH},
     )
     return moved(found.x) if found.fun < before else block

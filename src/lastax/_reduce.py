@@ -49,6 +49,7 @@ from lastax._refit import (
 from lastax._selection import Ratio, keep_count
 from lastax._stages import Stages, Stream, known_stages
 from lastax._surgery import Model, UnstableStatesWarning, host_system, replace_layers
+from lastax._typing import Progress, silent
 
 # Of the variance of each input of a gate.
 _GATE_RIDGE = 1e-4
@@ -174,6 +175,7 @@ def refit(
     full_D: bool = False,
     stages: Stages | None = None,
     divergence: Divergence = mean_divergence,
+    progress: Progress = silent,
 ) -> tuple[Model, RefitReport]:
     """Remove states, chosen greedily, and fit what is left to do what the whole network did.
 
@@ -200,6 +202,7 @@ def refit(
             (`full_D_states` a layer), of which so many fewer stay; not so with `keep`.
         stages: how data pass a model of another kind.
         divergence: how far outputs are from the original ones, for the probe and the report.
+        progress: is told which layer is being worked on, and what is done to it.
 
     Returns:
         The smaller model, and what was done.
@@ -209,7 +212,9 @@ def refit(
             the calibration data are empty or not finite.
     """
     _check_amount(ratio, states, keep)
-    calibration = calibrate(model, batches, full_D=full_D, stages=stages, divergence=divergence)
+    calibration = calibrate(
+        model, batches, full_D=full_D, stages=stages, divergence=divergence, progress=progress
+    )
     return calibration.refit(
         ratio=ratio,
         states=states,
@@ -228,10 +233,11 @@ def calibrate(
     full_D: bool = False,
     stages: Stages | None = None,
     divergence: Divergence = mean_divergence,
+    progress: Progress = silent,
 ) -> "Calibration":
     """Pass calibration data through a model once; arguments and errors are those of `refit`."""
     known = known_stages("refit", model, stages)
-    return Calibration.begin(model, batches, known, divergence, full_D)
+    return Calibration.begin(model, batches, known, divergence, full_D, progress)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,6 +259,7 @@ class Calibration:
     moments: list[Moments]
     outputs: np.ndarray
     full_D: bool = False
+    progress: Progress = silent
 
     def refit(
         self,
@@ -286,7 +293,11 @@ class Calibration:
     @functools.cached_property
     def paths(self) -> list[LayerPath]:
         """The order in which each layer gives up its states, fed by the original network."""
-        return [self._path(index, moments) for index, moments in enumerate(self.moments)]
+        paths = []
+        for index, moments in enumerate(self.moments):
+            self._tell("ordering states of", index)
+            paths.append(self._path(index, moments))
+        return paths
 
     @functools.cached_property
     def probed(self) -> list[Curve]:
@@ -294,6 +305,7 @@ class Calibration:
         streams = enter_all(self.stages, self.model, self.chunks)
         curves = []
         for index, path in enumerate(self.paths):
+            self._tell("probing", index)
             states = len(path.order)
             sizes = probe_sizes(states)
             costs = [self._cost(index, path, size, streams) for size in sizes[:-1]] + [0.0]
@@ -303,7 +315,13 @@ class Calibration:
 
     @classmethod
     def begin(
-        cls, model: Any, batches: Any, stages: Stages, divergence: Divergence, full_D: bool
+        cls,
+        model: Any,
+        batches: Any,
+        stages: Stages,
+        divergence: Divergence,
+        full_D: bool,
+        progress: Progress,
     ) -> "Calibration":
         """Measure."""
         blocks = list(stages.blocks(model))
@@ -321,6 +339,7 @@ class Calibration:
         streams = enter_all(stages, model, chunks)
         moments = []
         for index, block in enumerate(blocks):
+            progress(_doing("measuring", index, len(blocks)))
             try:
                 moments.append(layer_moments(stages, block, streams))
             except ValueError as error:
@@ -338,7 +357,17 @@ class Calibration:
         outputs = outputs_of(stages.head(model), features)
         found = [layer_of(block).system() for block in blocks]
         return cls(
-            model, stages, divergence, chunks, blocks, found, unstable, moments, outputs, full_D
+            model,
+            stages,
+            divergence,
+            chunks,
+            blocks,
+            found,
+            unstable,
+            moments,
+            outputs,
+            full_D,
+            progress,
         )
 
     def _path(self, index: int, moments: Moments) -> LayerPath:
@@ -432,6 +461,7 @@ class Calibration:
         changed = self.full_D
         blocks, reports = [], []
         for index, block in enumerate(self.blocks):
+            self._tell("refitting", index)
             answers = [layer_outputs(stages, block, stream) for stream in original]
             moments = self.moments[index]
             if changed:
@@ -463,6 +493,9 @@ class Calibration:
         moved = self.divergence(self.outputs, outputs_of(head, features))
         steps = int(sum(stream.valid.sum() for stream in reduced))
         return model, RefitReport(reports, moved, len(self.outputs), steps)
+
+    def _tell(self, what: str, index: int) -> None:
+        self.progress(_doing(what, index, len(self.blocks)))
 
     def _cost(self, index: int, path: LayerPath, size: int, streams: Sequence[Stream]) -> float:
         cut, _ = self._refitted(index, self.moments[index], path.keep(size))
@@ -496,6 +529,10 @@ class Calibration:
             for map_, gram in zip(maps, grams, strict=True)
         ]
         return eqx.tree_at(lambda b: list(self.stages.linears(b)), full, new)
+
+
+def _doing(what: str, index: int, layers: int) -> str:
+    return f"{what} layer {index}, of {layers}"
 
 
 def _advanced(

@@ -1,5 +1,6 @@
 """Names shared by every signature."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -16,4 +17,12 @@ else:
 
 Scalar = float | int | Float[Array, ""]
 
-__all__ = ["Array", "PRNGKeyArray", "Scalar"]
+# Is told, in a few words, what long work has come to.
+Progress = Callable[[str], None]
+
+
+def silent(doing: str) -> None:
+    """Tell nobody."""
+
+
+__all__ = ["Array", "PRNGKeyArray", "Progress", "Scalar", "silent"]
