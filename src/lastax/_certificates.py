@@ -217,18 +217,11 @@ def _difference(system: System, reduced: System) -> System:
         "B": np.concatenate([one.B, other.B[np.array(new, int)]]),
         "C": maps(one.C, other.C),
         "C_reverse": maps(one.C_reverse, other.C_reverse),
-        "D": _minus(np.asarray(one.D), np.asarray(other.D)),
+        "D": one.D - other.D if one.D.ndim == other.D.ndim else one.direct - other.direct,
     }
     moved = dataclasses.replace(one, **arrays)
     heard = [np.any(C != 0, axis=0) for C in (moved.C, moved.C_reverse) if C is not None]
     return moved.keep(np.any(heard, axis=0))
-
-
-def _minus(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The difference of two `D`, a matrix if either is."""
-    if one.ndim != other.ndim:
-        one, other = (np.diag(D) if D.ndim == 1 else D for D in (one, other))
-    return one - other
 
 
 def _identity(system: System, state: int) -> bytes:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._features import direct_weights, output_weights, with_output_weights
+from lastax._features import direct_weights, output_weights, weighted_D, with_output_weights
 from lastax._refit import Moments, refit_outputs
 from lastax._system import System, kept_index
 
@@ -44,7 +44,7 @@ def white_refit(system: System, keep: Bool[np.ndarray, " P"]) -> System:
     weights, direct = refit_outputs(
         white_moments(system), kept, output_weights(system), direct_weights(system)
     )
-    D = direct[0].T if system.D.ndim == 2 else np.diag(direct[0])
+    D = weighted_D(direct, whole=system.D.ndim == 2)
     return with_output_weights(system, weights, D).keep(keep)
 
 

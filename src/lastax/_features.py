@@ -161,6 +161,13 @@ def direct_weights(system: Any) -> Float[np.ndarray, "n T T"]:
     return rows[:, :, None] * np.eye(rows.shape[1])
 
 
+def weighted_D(
+    direct: Float[np.ndarray, "n T T"], *, whole: bool
+) -> Float[np.ndarray, " H"] | Float[np.ndarray, "H H"]:
+    """The `D` of which `direct_weights` are `direct`: a `whole` matrix, or its diagonal alone."""
+    return direct[0].T if whole else np.einsum("ntt->nt", direct).reshape(-1)
+
+
 def full_D_states(system: Any) -> int:
     """How many states have as many weights as a whole matrix `D`; 0 where `D` is one already.
 

@@ -37,6 +37,7 @@ from lastax._features import (
     full_D_states,
     output_weights,
     state_slots,
+    weighted_D,
     with_output_weights,
 )
 from lastax._refit import (
@@ -236,8 +237,52 @@ def calibrate(
     progress: Progress = silent,
 ) -> "Calibration":
     """Pass calibration data through a model once; arguments and errors are those of `refit`."""
-    known = known_stages("refit", model, stages)
-    return Calibration.begin(model, batches, known, divergence, full_D, progress)
+    stages = known_stages("refit", model, stages)
+    blocks = list(stages.blocks(model))
+    for index, block in enumerate(blocks):
+        if not hasattr(layer_of(block), "with_system"):
+            raise ValueError(
+                f"refit: layer {index}, a {type(layer_of(block)).__name__}, has no method "
+                "with_system(system), by which new output maps are written back"
+            )
+        if full_D and len(state_slots(layer_of(block).system())) > 1:
+            raise ValueError(
+                f"refit: layer {index} has a system for each channel; a full D would mix them"
+            )
+    chunks = calibration_chunks(batches, numbers_a_step=numbers_a_step(blocks))
+    streams = enter_all(stages, model, chunks)
+    moments = []
+    for index, block in enumerate(blocks):
+        progress(_doing("measuring", index, len(blocks)))
+        try:
+            moments.append(layer_moments(stages, block, streams))
+        except ValueError as error:
+            raise ValueError(f"layer {index}: {error}") from error
+        streams = [pass_through(stages, block, stream) for stream in streams]
+    unstable = [np.abs(host_system(layer_of(block)).lam) >= 1 for block in blocks]
+    if any(where.any() for where in unstable):
+        named = [np.flatnonzero(where).tolist() for where in unstable]
+        warnings.warn(
+            f"states with |lam| >= 1 are kept as long as others can go, a layer: {named}",
+            UnstableStatesWarning,
+            stacklevel=3,
+        )
+    features = all_features(stages, model, streams, chunks)
+    outputs = outputs_of(stages.head(model), features)
+    found = [layer_of(block).system() for block in blocks]
+    return Calibration(
+        model=model,
+        stages=stages,
+        divergence=divergence,
+        chunks=chunks,
+        blocks=blocks,
+        systems=found,
+        unstable=unstable,
+        moments=moments,
+        outputs=outputs,
+        full_D=full_D,
+        progress=progress,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -313,63 +358,6 @@ class Calibration:
             streams = [pass_through(self.stages, self.blocks[index], s) for s in streams]
         return curves
 
-    @classmethod
-    def begin(
-        cls,
-        model: Any,
-        batches: Any,
-        stages: Stages,
-        divergence: Divergence,
-        full_D: bool,
-        progress: Progress,
-    ) -> "Calibration":
-        """Measure."""
-        blocks = list(stages.blocks(model))
-        for index, block in enumerate(blocks):
-            if not hasattr(layer_of(block), "with_system"):
-                raise ValueError(
-                    f"refit: layer {index}, a {type(layer_of(block)).__name__}, has no method "
-                    "with_system(system), by which new output maps are written back"
-                )
-            if full_D and len(state_slots(layer_of(block).system())) > 1:
-                raise ValueError(
-                    f"refit: layer {index} has a system for each channel; a full D would mix them"
-                )
-        chunks = calibration_chunks(batches, numbers_a_step=numbers_a_step(blocks))
-        streams = enter_all(stages, model, chunks)
-        moments = []
-        for index, block in enumerate(blocks):
-            progress(_doing("measuring", index, len(blocks)))
-            try:
-                moments.append(layer_moments(stages, block, streams))
-            except ValueError as error:
-                raise ValueError(f"layer {index}: {error}") from error
-            streams = [pass_through(stages, block, stream) for stream in streams]
-        unstable = [np.abs(host_system(layer_of(block)).lam) >= 1 for block in blocks]
-        if any(where.any() for where in unstable):
-            named = [np.flatnonzero(where).tolist() for where in unstable]
-            warnings.warn(
-                f"states with |lam| >= 1 are kept as long as others can go, a layer: {named}",
-                UnstableStatesWarning,
-                stacklevel=4,
-            )
-        features = all_features(stages, model, streams, chunks)
-        outputs = outputs_of(stages.head(model), features)
-        found = [layer_of(block).system() for block in blocks]
-        return cls(
-            model,
-            stages,
-            divergence,
-            chunks,
-            blocks,
-            found,
-            unstable,
-            moments,
-            outputs,
-            full_D,
-            progress,
-        )
-
     def _path(self, index: int, moments: Moments) -> LayerPath:
         """The removal order of a layer's states, by moments in the frame of its inputs."""
         slots = state_slots(self.systems[index])
@@ -400,8 +388,7 @@ class Calibration:
             for pair in ((truncated, D), (new_W, new_D))
         ]
         whole = self.full_D or np.ndim(system.D) == 2
-        written = new_D[0].T if whole else np.einsum("ntt->nt", new_D).reshape(-1)
-        system = with_output_weights(system, new_W, written)
+        system = with_output_weights(system, new_W, weighted_D(new_D, whole=whole))
         layer = layer_of(self.blocks[index]).with_system(system)  # type: ignore[attr-defined]
         report = LayerReport(mask, None, errors[0], errors[1], self.full_D_states[index])
         return replace_layers(self.blocks[index], [layer]), report

@@ -80,7 +80,7 @@ def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> F
     axis.set_xticks(position, [f"layer {index}" for index in position])
     axis.set_ylabel("states")
     axis.set_ylim(0, 1.15 * max(before))
-    axis.legend(frameon=False, ncols=2, loc="upper right")
+    figure.legend(frameon=False, ncols=2, loc="outside lower center")
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(f"{title}: {sum(after)} of {sum(before)} states left", fontsize=11)
     return figure
@@ -150,10 +150,13 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     columns = min(len(groups), 2)
     rows = -(-len(groups) // columns)
     alone = len(groups) == 1
-    size = (5.4, 5.0) if alone else (5.6 * columns + 1.9, 4.2 * rows)
+    methods = list(dict.fromkeys(m for curves in groups.values() for m in curves.test))
+    # Three long names in a row are wider than a panel.
+    abreast = 3 if sum(sorted(map(len, methods))[-3:]) <= 60 else 2
+    legend = 0.17 * -(-(len(methods) + 1) // abreast)
+    size = (5.4, 4.0 + legend) if alone else (5.6 * columns + 1.9, 4.2 * rows)
     figure = Figure(figsize=size, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    methods = list(dict.fromkeys(m for curves in groups.values() for m in curves.test))
     markers = "osD^vP*Xh<>pd"
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
@@ -193,7 +196,7 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
         list(entries),
         frameon=False,
         fontsize=8,
-        ncols=3 if alone else 1,
+        ncols=abreast if alone else 1,
         loc="outside lower center" if alone else "outside right upper",
     )
     return figure
