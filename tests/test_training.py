@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import lastax
+from lastax import _checkpoints as checkpoints_module
 from lastax._files import folder_written_at_once, write_atomically
 
 OPTIMIZER = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
@@ -273,6 +275,28 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         folder_written_at_once(tmp_path / "run"),
     ):
         pass
+
+
+def test_an_interrupt_waits_for_the_checkpoint(getkey, tmp_path, monkeypatch):
+    arrays = checkpoints_module.named_arrays
+
+    def interrupting(tree):
+        signal.raise_signal(signal.SIGINT)
+        return arrays(tree)
+
+    model = small_network(getkey())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with lastax.Checkpoints(tmp_path) as checkpoints:
+            monkeypatch.setattr(checkpoints_module, "named_arrays", interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save(1, model, {"left": "whole"})
+            monkeypatch.undo()
+            restored, progress = checkpoints.restore(small_network(getkey()))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert progress == {"left": "whole"}
+    assert eqx.tree_equal(restored, model)
 
 
 def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -62,6 +64,24 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def keep_interrupts() -> None:
+    """Send SIGINT once more where the first was lost.
+
+    Python drops what is raised in a callback of the garbage collector, and JAX has one: there an
+    interrupt would go by unheeded.
+    """
+    report = sys.unraisablehook
+
+    def resend(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # From a thread, a little later: here it would be lost again.
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            report(unraisable)
+
+    sys.unraisablehook = resend
 
 
 def progress_bar(label: str) -> Progress:

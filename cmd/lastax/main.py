@@ -1,11 +1,12 @@
 """The program `lastax`."""
 
+import os
 import sys
 
 import click
 
 from lastax import RunError, TrainingDivergedError
-from lastax.cmd._console import fail, keep_compiled_programs
+from lastax.cmd._console import fail, keep_compiled_programs, keep_interrupts
 from lastax.cmd.bench import bench
 from lastax.cmd.data import data
 from lastax.cmd.evaluate import evaluate
@@ -28,8 +29,12 @@ for command in (data, train, evaluate, score, prune, sweep, report, bench):
 
 
 def main() -> None:
-    """Run the program: exit status 0, 1 (a failure, told in one line) or 2 (wrong usage)."""
+    """Run the program.
+
+    Exit status 0, 1 (a failure, told in one line), 2 (wrong usage) or 130 (interrupted).
+    """
     keep_compiled_programs()
+    keep_interrupts()
     try:
         # A number if a command ended by `Exit`: what it told is an answer, but not a good one.
         status = cli(standalone_mode=False) or 0
@@ -42,8 +47,11 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         status = fail(str(error) or type(error).__name__, 1)
-    except (click.Abort, KeyboardInterrupt):
-        status = fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        status = fail("; ".join(["interrupted", *map(str, error.args)]), 130)
+        # XLA may be compiling in a thread that nothing stops, and would crash as its client goes.
+        sys.stdout.flush()
+        os._exit(status)
     sys.exit(status)
 
 

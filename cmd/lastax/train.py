@@ -1,7 +1,6 @@
 """`lastax train`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from lastax.cmd._console import (
     debug_option,
     emit,
     err,
-    fail,
     git_revision,
     json_option,
     out,
@@ -121,12 +119,12 @@ def train(
         # So that nothing resumes it by itself.
         lastax.save_results(folder, {"run": str(folder), "diverged": str(error)})
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not (folder / lastax.CONFIG_FILE).is_file():
             raise
         again = f"lastax train --task {task} --out {folder} --resume"
         again += f" --data-dir {root}" if root is not None else ""
-        sys.exit(fail(f"interrupted; {again} goes on with the run", 130))
+        raise click.Abort(f"{again} goes on with the run") from error
     _answer(answer, as_json)
 
 

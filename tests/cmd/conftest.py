@@ -59,7 +59,7 @@ def cli(
 
 @pytest.fixture(scope="session")
 def start(cache: Path) -> Callable[..., subprocess.Popen]:
-    """Start the program in a process of its own."""
+    """Start the program in a process of its own; keywords are variables of its environment."""
     environment = {**os.environ, "LASTAX_CACHE": str(cache), "LASTAX_TYPECHECK": "1"}
     # Where the tests themselves run in the background, SIGINT comes down to children as ignored.
     program = (
@@ -67,15 +67,14 @@ def start(cache: Path) -> Callable[..., subprocess.Popen]:
         "runpy.run_module('lastax.cmd.main', run_name='__main__')"
     )
 
-    def begin(*arguments: object, **options: Any) -> subprocess.Popen:
+    def begin(*arguments: object, **variables: str) -> subprocess.Popen:
         command = [sys.executable, "-c", program, *map(str, arguments)]
         return subprocess.Popen(
             command,
-            env=environment,
+            env=environment | variables,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            **options,
         )
 
     return begin

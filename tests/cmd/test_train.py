@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -96,16 +98,46 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
     assert lastax.find_runs(tmp_path, finished=False) == []
 
 
-def test_interrupted_says_how_to_go_on(start, tmp_path):
+@pytest.mark.parametrize("moment", ["while compiling", "after an epoch"])
+def test_interrupted_says_how_to_go_on(start, tmp_path, moment):
     folder = tmp_path / "run"
-    process = start("train", "--task", "speech", "--epochs", 9, *TINY, "--out", folder)
+    fresh = {"LASTAX_CACHE": str(tmp_path)} if moment == "while compiling" else {}
+    process = start("train", "--task", "speech", "--epochs", 9, *TINY, "--out", folder, **fresh)
+    sign = folder / ("config.json" if moment == "while compiling" else "metrics.jsonl")
     deadline = time.monotonic() + 200
-    while not (folder / "metrics.jsonl").exists():
+    while not sign.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    # Whatever is compiled takes seconds.
+    time.sleep(1 if moment == "while compiling" else 0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"lastax train --task speech --out {folder} --resume" in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+LOST = """
+import gc, signal, time
+from lastax.cmd._console import keep_interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+keep_interrupts()
+
+def interrupt(*arguments):
+    gc.callbacks.clear()
+    signal.raise_signal(signal.SIGINT)
+
+gc.callbacks.append(interrupt)
+try:
+    gc.collect()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_an_interrupt_lost_in_the_garbage_collector_is_heard():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+    assert done.stdout == "heard\n"
+    assert done.stderr == ""
