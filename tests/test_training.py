@@ -17,6 +17,7 @@ import pytest
 
 import lastax
 from lastax import _checkpoints as checkpoints_module
+from lastax import _train as train_module
 from lastax._files import folder_written_at_once, write_atomically
 
 OPTIMIZER = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
@@ -211,6 +212,22 @@ def test_fidelity_by_hand(getkey):
     assert (same.divergence, same.agreement, same.examples) == (0, 1, 14)
     with pytest.raises(ValueError, match="no examples"):
         lastax.compare(one, one, [])
+
+
+def test_accuracies_and_fidelity_compile_each_network_once(getkey, monkeypatch):
+    model = small_network(getkey())
+    small = lastax.prune(model, ratio=0.5)
+    # Of a length that no other test has: nothing is compiled yet.
+    batch = {name: rows[:, :23] if name == "x" else rows for name, rows in Waves().batch(0).items()}
+    traced = []
+    predict = train_module.predict
+    monkeypatch.setattr(
+        train_module, "predict", lambda *a, **k: (traced.append(a), predict(*a, **k))[1]
+    )
+    for one in (model, small):
+        lastax.evaluate(one, [batch])
+    lastax.compare(model, small, [batch])
+    assert len(traced) == 2
 
 
 def test_distillation_follows_the_teacher_not_the_labels(getkey):

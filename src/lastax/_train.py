@@ -140,12 +140,26 @@ class _Sums(NamedTuple):
 
 
 @eqx.filter_jit
-def _evaluation_sums(model: Network, batch: Batch, step_rescale: Scalar) -> _Sums:
-    logits = predict(model, batch, step_rescale=step_rescale)
-    label = jnp.asarray(batch["label"])
-    weight = jnp.asarray(batch.get("weight", np.ones(label.shape[0], np.float32)))
+def _logits(model: Network, batch: Batch, step_rescale: Scalar) -> Float[Array, "batch classes"]:
+    # By itself, so that whatever is asked of a network's answers takes one compilation of it.
+    return predict(model, batch, step_rescale=step_rescale)
+
+
+@jax.jit
+def _evaluation_sums(
+    logits: Float[Array, "batch classes"], label: Int[Array, " batch"], weight: Array
+) -> _Sums:
     correct = jnp.argmax(logits, axis=1) == label
     return _Sums(weight @ correct, weight @ cross_entropy(logits, label), weight.sum())
+
+
+def _inputs(batch: Batch) -> Batch:
+    """What a network reads of a batch: whether there are labels compiles nothing anew."""
+    return {name: batch[name] for name in ("x", "length") if name in batch}
+
+
+def _weight(batch: Batch) -> Array:
+    return jnp.asarray(batch.get("weight", np.ones(len(batch["x"]), np.float32)))
 
 
 def evaluate(
@@ -168,7 +182,9 @@ def evaluate(
     """
     total = np.zeros(3)
     for batch in batches:
-        total += [float(value) for value in _evaluation_sums(model, batch, step_rescale)]
+        logits = _logits(model, _inputs(batch), step_rescale)
+        sums = _evaluation_sums(logits, jnp.asarray(batch["label"]), _weight(batch))
+        total += [float(value) for value in sums]
         on_batch()
     correct, loss, examples = total
     if examples == 0:
@@ -176,12 +192,12 @@ def evaluate(
     return Evaluation(float(correct / examples), float(loss / examples), int(examples))
 
 
-@eqx.filter_jit
-def _fidelity_sums(original: Network, other: Network, batch: Batch) -> _Sums:
-    one, two = predict(original, batch), predict(other, batch)
-    weight = jnp.asarray(batch.get("weight", np.ones(one.shape[0], np.float32)))
-    same = jnp.argmax(one, axis=1) == jnp.argmax(two, axis=1)
-    return _Sums(weight @ same, weight @ kl_divergence(one, two), weight.sum())
+@jax.jit
+def _fidelity_sums(
+    original: Float[Array, "batch classes"], other: Float[Array, "batch classes"], weight: Array
+) -> _Sums:
+    same = jnp.argmax(original, axis=1) == jnp.argmax(other, axis=1)
+    return _Sums(weight @ same, weight @ kl_divergence(original, other), weight.sum())
 
 
 def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fidelity:
@@ -192,7 +208,8 @@ def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fide
     """
     total = np.zeros(3)
     for batch in batches:
-        total += [float(value) for value in _fidelity_sums(original, other, batch)]
+        answers = (_logits(model, _inputs(batch), 1.0) for model in (original, other))
+        total += [float(value) for value in _fidelity_sums(*answers, _weight(batch))]
     same, moved, examples = total
     if examples == 0:
         raise ValueError("compare: no examples to compare on")
