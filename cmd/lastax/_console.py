@@ -77,7 +77,8 @@ def keep_interrupts() -> None:
     def resend(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             # From a thread, a little later: here it would be lost again.
-            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+            main = threading.main_thread().ident
+            threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             report(unraisable)
 

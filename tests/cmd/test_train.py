@@ -131,7 +131,8 @@ def interrupt(*arguments):
 gc.callbacks.append(interrupt)
 try:
     gc.collect()
-    time.sleep(20)
+    for _ in range(2000):
+        time.sleep(0.01)
 except KeyboardInterrupt:
     print("heard")
 """
