@@ -67,7 +67,7 @@ study: $(INSTALLED) ## all methods on four kinds of layers and three tasks, two 
 
 REFIT := runs/study-refit
 
-study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other data, and their cost, an hour: docs/refit.md
+study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other data, and their cost, an hour and a half: docs/refit.md
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
 		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
@@ -77,10 +77,14 @@ study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other d
 		--out $(REFIT)/polished $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --calibration 256 \
 		--methods calibrated --polish calibrated --out $(REFIT)/polished-s4d $(ARGS)
-	for seed in 0 1 2; do for ratio in 0.8 0.9; do \
-		out=$(REFIT)/distilled$$ratio-seed$$seed; \
-		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
-			--calibration 256 --polish 100 --finetune 3 --distill --out $$out || exit 1; done; done
+	for model in s5-0.8 s5-0.9 s4d-0.95; do layer=$${model%-*}; ratio=$${model#*-}; \
+		for seed in 0 1 2; do for tuning in 3-0.1 30-0.3; do \
+		out=$(REFIT)/distilled-$$model-$$tuning-seed$$seed; \
+		test -d $$out || $(LASTAX) prune runs/speech/$$layer-seed$$seed --method calibrated \
+			--ratio $$ratio --calibration 256 --polish 100 --finetune $${tuning%-*} \
+			--finetune-rate $${tuning#*-} --distill --out $$out || exit 1; done; done; done
+	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last --ratios 0.8,0.9 \
+		--finetune 30 --finetune-rate 0.3 --distill --out $(REFIT)/training-long $(ARGS)
 	for seed in 0 1 2; do for ratio in 0.5 0.6; do \
 		out=$(REFIT)/full-D$$ratio-seed$$seed; \
 		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
