@@ -22,7 +22,7 @@ def work_apart(
         return
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs, len(work))
-    shares = context.Queue()
+    shares = context.SimpleQueue()
     cores = _cores()
     for job in range(jobs):
         shares.put(set(cores[job::jobs]) or set(cores))

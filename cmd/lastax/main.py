@@ -17,6 +17,8 @@ from lastax.cmd.sweep import sweep
 from lastax.cmd.train import train
 from lastax.data import DataError
 
+INTERRUPTED = 130
+
 
 @click.group(context_settings={"show_default": True, "max_content_width": 100})
 @click.version_option(package_name="lastax")
@@ -48,7 +50,8 @@ def main() -> None:
             raise
         status = fail(str(error) or type(error).__name__, 1)
     except (click.Abort, KeyboardInterrupt) as error:
-        status = fail("; ".join(["interrupted", *map(str, error.args)]), 130)
+        status = fail("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
+    if status == INTERRUPTED:
         # XLA may be compiling in a thread that nothing stops, and would crash as its client goes.
         sys.stdout.flush()
         os._exit(status)
