@@ -15,6 +15,7 @@ import absl.flags
 import grain
 import numpy as np
 from jaxtyping import Int, Shaped
+from lastax.data._processes import stay_with_parent
 
 Example = dict[str, Shaped[np.ndarray | np.generic, "..."]]
 Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
@@ -127,7 +128,7 @@ class TrainingBatches(grain.DatasetIterator):
                 # Grain's worker processes read absl flags, which only an absl program parses.
                 absl.flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers)
-            self._running = iter(rest.mp_prefetch(options))
+            self._running = iter(rest.mp_prefetch(options, lambda *_: stay_with_parent()))
         batch = next(self._running)
         self._next_batch += 1
         return batch

@@ -37,7 +37,7 @@ def in_order(
         return
     # Not forked: threads of JAX may hold locks that nobody in a child would free.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=stay_with_parent)
     try:
         remaining = iter(items)
         running = collections.deque(
@@ -54,7 +54,7 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def stay_with_parent() -> None:
     """Prepare a worker process: it ends when, and only when, its parent says so or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

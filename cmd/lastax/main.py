@@ -1,5 +1,6 @@
 """The program `lastax`."""
 
+import gc
 import os
 import sys
 
@@ -54,6 +55,7 @@ def main() -> None:
     if status == INTERRUPTED:
         # XLA may be compiling in a thread that nothing stops, and would crash as its client goes.
         sys.stdout.flush()
+        gc.collect()  # Memory that was shared with worker processes is given back.
         os._exit(status)
     sys.exit(status)
 
