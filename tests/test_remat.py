@@ -41,15 +41,9 @@ def widened(model):
 
 
 @pytest.mark.parametrize(
-    ("counts", "masked"),
-    [
-        pytest.param((4, 4, 4), False, id="equal"),
-        pytest.param((4, 4, 2), False, id="end"),
-        pytest.param((1, 3, 3), False, id="start"),
-        pytest.param((1, 3, 3), True, id="start-masked"),
-        pytest.param((4, 2, 4), False, id="none"),
-    ],
+    "counts", [(4, 4, 4), (4, 4, 2), (1, 3, 3), (4, 2, 4)], ids=["equal", "end", "start", "none"]
 )
+@pytest.mark.parametrize("masked", [False, True])
 def test_two_steps_of_training_are_the_same(getkey, x64, counts, masked):
     """Blocks in loops or one by one, with dropout: the same parameters and statistics after."""
     model = widened(cut(network(getkey(), layers=3), *counts))
