@@ -102,22 +102,22 @@ class Reductions:
         seed: int,
         settings: CalibrationSettings,
     ) -> None:
-        self._model, self._config, self._seed = model, config, seed
-        self._settings, self._data = settings, data
+        self.model, self.config, self.data = model, config, data
+        self._seed, self._settings = seed, settings
         # Started and stopped as work comes: a calibration goes on telling it what it does.
         self._status = err.status("")
 
     @functools.cached_property
     def batch(self) -> dict[str, Any]:
         """The calibration data."""
-        return calibration_batch(self._data, self._settings.sequences, self._seed)
+        return calibration_batch(self.data, self._settings.sequences, self._seed)
 
     @functools.cached_property
     def _calibration(self) -> lastax.Calibration:
         batch = self.batch
         with self._status:
             return lastax.calibrate(
-                self._model, batch, full_D=self._settings.full_D, progress=self._status.update
+                self.model, batch, full_D=self._settings.full_D, progress=self._status.update
             )
 
     @functools.cached_property
@@ -141,7 +141,7 @@ class Reductions:
         batch = self.batch
         with self._status:
             small = lastax.polish(
-                pruned.model, self._model, batch, steps=steps, progress=self._status.update
+                pruned.model, self.model, batch, steps=steps, progress=self._status.update
             )
         return dataclasses.replace(pruned, model=small)
 
@@ -150,22 +150,22 @@ class Reductions:
             return self._refitted(states=count)
         if method == REFITTED:
             heard = count - self.full_D_states
-            if heard < len(self._config.states):
+            if heard < len(self.config.states):
                 raise ValueError(
                     f"{count} states to keep, but {self.full_D_states} are for each layer's full D "
                     "and every layer needs one more: keep more, or leave D a diagonal"
                 )
             return self._refitted(keep=self._plan("last", heard).keep)
         plan = self._plan(method, count)
-        return Pruned(plan.apply(self._model), plan.scores, plan.keep)
+        return Pruned(plan.apply(self.model), plan.scores, plan.keep)
 
     def _plan(self, method: str, count: int) -> lastax.PruningPlan:
         return lastax.plan_pruning(
-            self._model,
+            self.model,
             states=count,
             method=method,
-            length=self._config.length,
-            key=pruning_key(self._seed, self._config),
+            length=self.config.length,
+            key=pruning_key(self._seed, self.config),
             moments=self._calibration.moments if method in _MEASURED else None,
         )
 

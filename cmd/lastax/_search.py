@@ -11,7 +11,6 @@ import lastax
 from lastax.cmd._console import err, percent
 from lastax.cmd._open import evaluate_on
 from lastax.cmd._pruning import REFITTED, Reductions
-from lastax.data import Data
 
 # What `auto` tries, on the validation split.
 CANDIDATES = (lastax.CALIBRATED, REFITTED, "measured-balanced", "last-finite-horizon")
@@ -76,26 +75,22 @@ class Amount:
 class Search:
     """How many states to keep, and by which method, by the validation split alone."""
 
-    def __init__(
-        self,
-        model: lastax.Network,
-        config: lastax.RunConfig,
-        data: Data,
-        reductions: Reductions,
-        given: Amount,
-    ) -> None:
-        self._model, self._config, self._data = model, config, data
+    def __init__(self, reductions: Reductions, given: Amount) -> None:
         self._reductions, self._given = reductions, given
         self._loss = functools.cache(self._measure_loss)
 
     @functools.cached_property
     def _whole(self) -> float:
-        return evaluate_on(self._model, self._data, "validation").accuracy
+        return self._accuracy(self._reductions.model)
+
+    def _accuracy(self, model: lastax.Network) -> float:
+        return evaluate_on(model, self._reductions.data, "validation").accuracy
 
     def count(self, method: str) -> int:
         """How many states the method is to keep."""
-        taken = self._reductions.full_D_states
-        return self._given.count(self._config, functools.partial(self._loss, method), taken)
+        reductions = self._reductions
+        loss = functools.partial(self._loss, method)
+        return self._given.count(reductions.config, loss, reductions.full_D_states)
 
     def best(self) -> tuple[str, int]:
         """The method that keeps the fewest states, of those the one that answers best."""
@@ -113,11 +108,10 @@ class Search:
         """Points of validation accuracy that the method costs at this size."""
         pruned = self._reductions.reduce(method, count)
         # At the old size one compiled program serves the whole search.
-        at_old_size = lastax.padded(pruned.model, self._model, pruned.keep)
-        reached = evaluate_on(at_old_size, self._data, "validation").accuracy
-        err.print(
-            f"{method}, {count} of {sum(self._config.states)} states: validation {percent(reached)}"
-        )
+        at_old_size = lastax.padded(pruned.model, self._reductions.model, pruned.keep)
+        reached = self._accuracy(at_old_size)
+        states = sum(self._reductions.config.states)
+        err.print(f"{method}, {count} of {states} states: validation {percent(reached)}")
         return 100 * (self._whole - reached)
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     if status == INTERRUPTED:
         # XLA may be compiling in a thread that nothing stops, and would crash as its client goes.
         sys.stdout.flush()
-        gc.collect()  # Memory that was shared with worker processes is given back.
+        gc.collect()  # What was shared with worker processes is given back: its frames are gone.
         os._exit(status)
     sys.exit(status)
 

@@ -144,7 +144,7 @@ def prune(
     settings = CalibrationSettings(sequences, budget, polish, full_D)
     reductions = Reductions(model, config, data, seed, settings)
 
-    search = Search(model, config, data, reductions, given)
+    search = Search(reductions, given)
     asked = method
     if method == AUTO:
         method, count = search.best()
