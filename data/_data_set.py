@@ -1,12 +1,23 @@
 """What the rest of the program needs to know of a data set, before and after it is opened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from lastax.data._pipeline import Augment, Source
+from lastax.data._pipeline import (
+    Augment,
+    Batch,
+    Source,
+    TrainingBatches,
+    evaluation_batches,
+    training_batches,
+)
+
+# Of an evaluation batch.
+_MOST_RECORDS = 128
+_MOST_STEPS = 2**18
 
 Kind = Literal["audio", "image", "text", "features"]
 
@@ -36,6 +47,32 @@ class Data:
     vocabulary: tuple[str, ...] = ()
     skipped: int = 0
     pairs: bool = False
+
+    def records(self, split: str) -> int:
+        """Number of records of a split."""
+        return len(self.sources[split])
+
+    def training_batches(
+        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0
+    ) -> TrainingBatches:
+        """Endless batches of the training split (`lastax.data.training_batches`)."""
+        return training_batches(
+            self.sources["train"],
+            batch_size=batch_size,
+            seed=seed,
+            augment=self.augment if augment else None,
+            workers=workers,
+        )
+
+    def evaluation_batches(self, split: str, *, batch_size: int | None = None) -> Iterator[Batch]:
+        """One pass over a split (`lastax.data.evaluation_batches`).
+
+        Without `batch_size`, a batch holds at most 128 records and 2^18 steps, so that the memory
+        of an evaluation is bounded.
+        """
+        steps = self.length * (2 if self.pairs else 1)
+        fitting = max(1, min(_MOST_RECORDS, _MOST_STEPS // steps))
+        return evaluation_batches(self.sources[split], batch_size=batch_size or fitting)
 
 
 @dataclass(frozen=True, kw_only=True)

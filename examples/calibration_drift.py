@@ -43,7 +43,7 @@ def calibration_sets(train, rng):
     )
 
 
-runs = [lastax.load_run(Path(folder)) for folder in sys.argv[1:]]
+runs = [lastax.training.load_run(Path(folder)) for folder in sys.argv[1:]]
 if not runs:
     sys.exit(__doc__)
 speech = DATASETS["speech"].open(data_folder(None), features="log-mel")
@@ -56,9 +56,9 @@ for config, model in runs:
         reached = []
         for ratio in RATIOS:
             small, report = calibration.refit(ratio=ratio)
-            at_old_size = lastax.padded(small, model, report.keep)
+            at_old_size = lastax.surgery.expand_to_original(small, model, report.keep)
             batches = evaluation_batches(speech.sources["test"], batch_size=128)
-            reached.append(lastax.evaluate(at_old_size, batches).accuracy)
+            reached.append(lastax.training.evaluate(at_old_size, batches).accuracy)
         accuracies.setdefault(name, []).append(reached)
 print("removed".ljust(44), *(f"{100 * ratio:6.0f} %" for ratio in RATIOS))
 for name, reached in accuracies.items():

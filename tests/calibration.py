@@ -14,7 +14,7 @@ def network(key=0, **settings):
     config = lastax.ModelConfig(**given)
     model = lastax.build_network(config, input_size=3, classes=4, key=jax.random.key(key))
     # Statistics of norms as after training, not as drawn.
-    return lastax.remeasure_statistics(model, data(1, **kind_of(settings)))
+    return lastax.recalibrate_batch_norm(model, data(1, **kind_of(settings)))
 
 
 def data(seed=0, *, records=6, retrieval=False, lengths=None, steps=30):

@@ -27,7 +27,7 @@ def random_system(
     bidirectional: bool = False,
     conj_sym: bool = True,
     slowest: float = 1e-2,
-    full_D: bool = False,
+    dense_feedthrough: bool = False,
 ) -> lastax.System:
     """`1 - |lam|` is log-uniform between `slowest` and 1/2."""
     rng = np.random.default_rng(seed)
@@ -41,7 +41,7 @@ def random_system(
         B=normal(states, channels),
         C=normal(channels, states),
         C_reverse=normal(channels, states) if bidirectional else None,
-        D=rng.normal(size=(channels, channels) if full_D else channels),
+        D=rng.normal(size=(channels, channels) if dense_feedthrough else channels),
         conj_sym=conj_sym,
     )
 

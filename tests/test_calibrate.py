@@ -37,8 +37,8 @@ def test_a_refit_is_better_than_truncation(settings):
         assert layer.keep[layer.order[-layer.keep.sum() :]].all()
     truncated = lastax.keep_states(model, report.keep)
     wanted = logits(model, batch)
-    assert report.divergence < lastax.mean_divergence(wanted, logits(truncated, batch))
-    measured = lastax.mean_divergence(wanted, logits(small, batch))
+    assert report.divergence < lastax.calibration.mean_kl_divergence(wanted, logits(truncated, batch))
+    measured = lastax.calibration.mean_kl_divergence(wanted, logits(small, batch))
     np.testing.assert_allclose(report.divergence, measured, rtol=1e-2, atol=1e-6)
 
 
@@ -85,15 +85,15 @@ def test_progress_names_the_layer_and_what_is_done_to_it():
 def test_a_full_matrix_takes_the_place_of_states(layer):
     model, batch = network(layer=layer), data()
     # 6 channels, both ways: 36 weights, as many as a state has.
-    small, report = lastax.refit(model, batch, states=7, full_D=True)
+    small, report = lastax.refit(model, batch, states=7, dense_feedthrough=True)
     assert sum(report.states_after) == 7 - 2
-    assert [layer.full_D_states for layer in report.layers] == [1, 1]
+    assert [layer.feedthrough_states for layer in report.layers] == [1, 1]
     assert all(layer.D.shape == (6, 6) for layer in lastax.find_layers(small))
-    measured = lastax.mean_divergence(logits(model, batch), logits(small, batch))
+    measured = lastax.calibration.mean_kl_divergence(logits(model, batch), logits(small, batch))
     np.testing.assert_allclose(report.divergence, measured, rtol=1e-2, atol=1e-6)
     # With the same states it does no worse on these data than a diagonal.
     _, diagonal = lastax.refit(model, batch, keep=report.keep, linear_maps=False)
-    _, full = lastax.refit(model, batch, keep=report.keep, linear_maps=False, full_D=True)
+    _, full = lastax.refit(model, batch, keep=report.keep, linear_maps=False, dense_feedthrough=True)
     assert full.layers[0].error < diagonal.layers[0].error
     again, more = lastax.refit(small, batch, states=4)
     assert more.states_after == lastax.state_counts(again)
@@ -113,32 +113,32 @@ def test_the_order_beside_a_full_matrix_is_by_what_it_cannot_give():
     )
     model = lastax.replace_layers(model, [at_once])
     _, diagonal = lastax.refit(model, batch, states=2)
-    _, full = lastax.refit(model, batch, states=3, full_D=True)
+    _, full = lastax.refit(model, batch, states=3, dense_feedthrough=True)
     assert diagonal.keep[0][0]
     assert full.layers[0].order[0] == 0
 
 
 def test_what_cannot_have_a_full_matrix_is_named():
     with pytest.raises(ValueError, match="layer 0 has a system for each channel"):
-        lastax.refit(network(layer="s4d"), data(), ratio=0.1, full_D=True)
+        lastax.refit(network(layer="s4d"), data(), ratio=0.1, dense_feedthrough=True)
     with pytest.raises(ValueError, match="2 of which are for each layer's full D"):
-        lastax.refit(network(), data(), states=3, full_D=True)
+        lastax.refit(network(), data(), states=3, dense_feedthrough=True)
     with pytest.raises(ValueError, match="the D of a S4D cannot be a matrix"):
-        lastax.with_full_D(network(layer="s4d"))
+        lastax.surgery.with_dense_feedthrough(network(layer="s4d"))
 
 
 def test_a_diagonal_written_as_a_matrix_is_the_same_function():
     model, batch = network(), data()
-    whole = lastax.with_full_D(model)
+    whole = lastax.surgery.with_dense_feedthrough(model)
     assert lastax.find_layers(whole)[0].D.shape == (6, 6)
     np.testing.assert_allclose(logits(whole, batch), logits(model, batch), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("full_D", [False, True])
-def test_the_first_layer_is_fitted_by_the_definition(full_D):
+@pytest.mark.parametrize("dense_feedthrough", [False, True])
+def test_the_first_layer_is_fitted_by_the_definition(dense_feedthrough):
     model, batch = network(layers=1), data()
-    count = 2 + (1 if full_D else 0)
-    small, report = lastax.refit(model, batch, states=count, linear_maps=False, full_D=full_D)
+    count = 2 + (1 if dense_feedthrough else 0)
+    small, report = lastax.refit(model, batch, states=count, linear_maps=False, dense_feedthrough=dense_feedthrough)
     block, reduced = model.encoder.blocks[0], small.encoder.blocks[0]
     (system,), (fitted,) = lastax.systems(model), lastax.systems(small)
     hidden = jax.vmap(jax.vmap(model.encoder.embed))(batch["x"])
@@ -154,8 +154,8 @@ def test_the_first_layer_is_fitted_by_the_definition(full_D):
     wanted = np.mean((y - truncated) ** 2) / energy
     np.testing.assert_allclose(report.layers[0].error_truncated, wanted, rtol=1e-3)
     # Nothing is better: moving any output weight raises the error.
-    features = np.concatenate([lastax.state_features(reduced.layer.system(), s) for s in u])
-    inputs = u.reshape(len(y), -1)[:, : None if full_D else 1]
+    features = np.concatenate([lastax.calibration.state_features(reduced.layer.system(), s) for s in u])
+    inputs = u.reshape(len(y), -1)[:, : None if dense_feedthrough else 1]
     columns = np.concatenate([features.reshape(len(y), -1), inputs], axis=1)
     best = np.linalg.lstsq(columns, y[:, 0])[0]
     least = np.mean((y[:, 0] - columns @ best) ** 2)
@@ -176,9 +176,9 @@ def test_the_order_of_sequences_does_not_matter():
 def test_pieces_give_what_all_at_once_gives(monkeypatch):
     model, batch = network(), data(lengths=LENGTHS)
     whole = lastax.refit(model, batch, states=4)
-    monkeypatch.setattr(_calibrate, "_DEVICE_NUMBERS", 2000)
-    monkeypatch.setattr(_calibrate, "_HOST_NUMBERS", 300)
-    assert len(_calibrate.calibration_chunks(batch, numbers_a_step=32)) == 3
+    monkeypatch.setattr(_calibrate, "_DEVICE_VALUES", 2000)
+    monkeypatch.setattr(_calibrate, "_HOST_VALUES", 300)
+    assert len(_calibrate.calibration_chunks(batch, values_per_step=32)) == 3
     pieces = lastax.refit(model, [rows(batch, slice(0, 2)), rows(batch, slice(2, 6))], states=4)
     assert whole[1].states_after == pieces[1].states_after
     assert whole[1].steps == pieces[1].steps == LENGTHS.sum()
@@ -188,8 +188,8 @@ def test_pieces_give_what_all_at_once_gives(monkeypatch):
 
 
 def test_one_long_sequence_is_bounded(monkeypatch):
-    monkeypatch.setattr(_calibrate, "_DEVICE_NUMBERS", 1)
-    monkeypatch.setattr(_calibrate, "_HOST_NUMBERS", 10_000)
+    monkeypatch.setattr(_calibrate, "_DEVICE_VALUES", 1)
+    monkeypatch.setattr(_calibrate, "_HOST_VALUES", 10_000)
     sizes = []
     rows_of = _calibrate.moments_of_rows
 
@@ -226,7 +226,7 @@ def test_padding_and_filling_are_left_out(mask_padding):
         assert eqx.tree_equal(small, trimmed, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("budget", list(lastax.BUDGETS))
+@pytest.mark.parametrize("budget", list(lastax.calibration.BUDGETS))
 def test_every_budget_keeps_exactly_what_is_asked_for(budget):
     small, report = lastax.refit(network(layers=3), data(), ratio=0.6, budget=budget)
     assert sum(lastax.state_counts(small)) == 6
@@ -249,7 +249,7 @@ def test_states_chosen_elsewhere_are_refitted():
     _, report = lastax.refit(model, batch, keep=plan.keep)
     assert all((a == b).all() for a, b in zip(report.keep, plan.keep, strict=True))
     assert report.layers[0].order is None
-    truncated = lastax.mean_divergence(
+    truncated = lastax.calibration.mean_kl_divergence(
         logits(model, batch), logits(lastax.keep_states(model, plan.keep), batch)
     )
     assert report.divergence < truncated
@@ -265,7 +265,7 @@ def test_one_calibration_serves_many_sizes():
         assert report.divergence == again.divergence
 
 
-@pytest.mark.parametrize("budget", sorted(lastax.BUDGETS))
+@pytest.mark.parametrize("budget", sorted(lastax.calibration.BUDGETS))
 def test_bounds_of_layers_hold(budget):
     model, batch = network(), data()
     calibration = lastax.calibrate(model, batch)
@@ -294,7 +294,7 @@ def test_prune_with_data_is_a_refit():
     cut = lastax.prune(model, ratio=0.6, method="last", calibration=calibration)
     assert eqx.tree_equal(cut, lastax.prune(model, ratio=0.6))
     with pytest.raises(ValueError, match="give calibration="):
-        lastax.prune(model, ratio=0.6, method=lastax.CALIBRATED)
+        lastax.prune(model, ratio=0.6, method=lastax.pruning.CALIBRATED)
 
 
 @pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
@@ -303,7 +303,7 @@ def test_measured_energy_is_that_of_each_state_by_itself(layer):
     model, batch = network(layer=layer, states=2), data()
     moments = lastax.calibrate(model, batch).moments
     systems = lastax.systems(model)
-    scores = lastax.score_states(systems, "measured-energy", moments=moments)[0]
+    scores = lastax.score_states(systems, "empirical-energy", moments=moments)[0]
     block = model.encoder.blocks[0]
     energies = np.zeros(systems[0].states)
     for x in batch["x"]:
@@ -311,7 +311,7 @@ def test_measured_energy_is_that_of_each_state_by_itself(layer):
         for state in range(len(energies)):
             alone = block.layer.keep(np.arange(len(energies)) == state)
             energies[state] += np.mean((alone(u) - u * block.layer.D[None]) ** 2)
-    np.testing.assert_allclose(scores, lastax.layer_adaptive(energies), rtol=1e-3)
+    np.testing.assert_allclose(scores, lastax.pruning.layer_adaptive(energies), rtol=1e-3)
 
 
 @pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
@@ -319,12 +319,12 @@ def test_measured_balancing_serves_the_data_better(layer):
     """Half the states, no refit: nearer to the whole network's answers than white balancing."""
     model, batch = network(layer=layer), data(records=12)
     moved = {}
-    for method in ("balanced", "measured-balanced"):
+    for method in ("balanced", "empirical-balanced"):
         small = lastax.prune(model, ratio=0.6, method=method, calibration=batch)
         assert 2 <= sum(lastax.state_counts(small)) <= 0.4 * sum(lastax.state_counts(model))
         assert all(np.all(np.abs(system.lam) < 1) for system in lastax.systems(small))
-        moved[method] = lastax.mean_divergence(logits(model, batch), logits(small, batch))
-    assert moved["measured-balanced"] < moved["balanced"]
+        moved[method] = lastax.calibration.mean_kl_divergence(logits(model, batch), logits(small, batch))
+    assert moved["empirical-balanced"] < moved["balanced"]
 
 
 def test_moments_are_those_that_the_first_layer_is_chosen_by():
@@ -333,8 +333,8 @@ def test_moments_are_those_that_the_first_layer_is_chosen_by():
     assert [m.rows for m in moments] == [LENGTHS.sum()] * 2
     _, report = lastax.refit(model, batch, states=4)
     (system, _) = lastax.systems(model)
-    left = moments[0].targets_without(lastax.direct_weights(system))
-    path = lastax.eliminate(moments[0].features, left, moments[0].width)
+    left = moments[0].targets_without(lastax.calibration.feedthrough_weights(system))
+    path = lastax.calibration.eliminate(moments[0].features, left, moments[0].width)
     assert (path.order[0] == report.layers[0].order).all()
 
 
@@ -343,7 +343,7 @@ def test_unstable_states_are_kept_and_named():
     model = eqx.tree_at(
         lambda m: m.encoder.blocks[0].layer.Lambda_re, model, replace_fn=lambda a: a.at[2].set(0.1)
     )
-    with pytest.warns(lastax.UnstableStatesWarning, match=r"\[\[2\], \[\]\]"):
+    with pytest.warns(lastax.surgery.UnstableStatesWarning, match=r"\[\[2\], \[\]\]"):
         _, report = lastax.refit(model, data(), states=2)
     assert report.layers[0].keep.tolist() == [False, False, True, False, False]
 
@@ -404,7 +404,7 @@ def test_what_cannot_be_done_is_named(batches, options, message):
 
 
 def test_a_model_of_another_kind_says_how_data_pass():
-    with pytest.raises(ValueError, match="give stages="):
+    with pytest.raises(ValueError, match="give forward="):
         lastax.refit([random_layer(0)], data(), ratio=0.5)
 
 
@@ -415,11 +415,11 @@ class Chain(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainStages(lastax.Stages):
+class ChainStages(lastax.BlockwiseForward):
     """The least that a foreign model gives."""
 
     def enter(self, model, x, length):
-        return lastax.Stream(x, jnp.ones(x.shape[:2], bool), None)
+        return lastax.nn.HiddenStates(x, jnp.ones(x.shape[:2], bool), None)
 
     def blocks(self, model):
         return model.parts
@@ -437,7 +437,7 @@ class ChainStages(lastax.Stages):
 def test_a_foreign_model_is_pruned_through_its_stages():
     model = Chain([random_layer(seed, states=5) for seed in (0, 1)])
     moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
-    small, report = lastax.refit(model, data(), states=4, stages=ChainStages(), divergence=moved)
+    small, report = lastax.refit(model, data(), states=4, forward=ChainStages(), divergence=moved)
     assert isinstance(small, Chain)
     assert lastax.state_counts(small) == report.states_after
     assert sum(report.states_after) == 4
@@ -473,13 +473,13 @@ class OneAChannel(eqx.Module):
         return system
 
 
-@lastax.state_features.register(OneAChannel)
+@lastax.calibration.state_features.register(OneAChannel)
 def _features(system, u):
     states, _ = lastax.diagonal_scan(system.lam, system.B[None] * u[:, system.channel])
     return jnp.stack([2 * states.real, -2 * states.imag], axis=-1)
 
 
-@lastax.state_slots.register(OneAChannel)
+@lastax.calibration.state_slots.register(OneAChannel)
 def _slots(system):
     channel = np.array(system.channel)
     slots = np.full((len(system.D), max(np.bincount(channel))), -1)
@@ -489,14 +489,14 @@ def _slots(system):
     return slots
 
 
-@lastax.output_weights.register(OneAChannel)
+@lastax.calibration.output_weights.register(OneAChannel)
 def _weights(system):
     slots = _slots(system)
     C = np.where(slots >= 0, np.asarray(system.C)[slots], 0)
     return np.stack([C.real, C.imag], axis=-1).reshape(len(slots), -1, 1)
 
 
-@lastax.with_output_weights.register(OneAChannel)
+@lastax.calibration.with_output_weights.register(OneAChannel)
 def _with_weights(system, weights, D):
     slots = _slots(system)
     pairs = weights.reshape(*slots.shape, 2)[slots >= 0]
@@ -543,13 +543,13 @@ def test_remeasured_statistics_are_those_of_one_big_batch(settings, padded):
     batch = data(**kind, lengths=lengths if padded else None)
     model = network(**settings)
     small = lastax.prune(model, ratio=0.5)
-    found = lastax.remeasure_statistics(small, [rows(batch, slice(0, 4)), rows(batch, slice(4, 6))])
+    found = lastax.recalibrate_batch_norm(small, [rows(batch, slice(0, 4)), rows(batch, slice(4, 6))])
     instant = jax.tree.map(
         lambda node: (
-            dataclasses.replace(node, momentum=0.0) if isinstance(node, lastax.BatchNorm) else node
+            dataclasses.replace(node, momentum=0.0) if isinstance(node, lastax.nn.BatchNorm) else node
         ),
         small,
-        is_leaf=lambda node: isinstance(node, lastax.BatchNorm),
+        is_leaf=lambda node: isinstance(node, lastax.nn.BatchNorm),
     )
     _, wanted = eqx.filter_vmap(
         lambda x, length: instant.forward(x, length, axis="batch"),
@@ -558,7 +558,7 @@ def test_remeasured_statistics_are_those_of_one_big_batch(settings, padded):
         axis_name="batch",
     )(batch["x"], batch.get("length"))
     for one, other in zip(found.encoder.blocks, wanted.encoder.blocks, strict=True):
-        if isinstance(one.norm, lastax.BatchNorm):
+        if isinstance(one.norm, lastax.nn.BatchNorm):
             for name in ("mean", "variance"):
                 first, second = (getattr(b.norm.running, name) for b in (one, other))
                 np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
@@ -567,8 +567,8 @@ def test_remeasured_statistics_are_those_of_one_big_batch(settings, padded):
 
 def test_padding_counts_where_the_network_does_not_mask_it():
     model, batch = network(mask_padding=False, layers=1), data(lengths=LENGTHS)
-    found = lastax.remeasure_statistics(model, batch).encoder.blocks[0].norm.running
-    whole = lastax.remeasure_statistics(model, {"x": batch["x"]}).encoder.blocks[0].norm.running
+    found = lastax.recalibrate_batch_norm(model, batch).encoder.blocks[0].norm.running
+    whole = lastax.recalibrate_batch_norm(model, {"x": batch["x"]}).encoder.blocks[0].norm.running
     np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
 
 

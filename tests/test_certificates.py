@@ -46,7 +46,7 @@ def impulse(system, pairs=True):
 def test_h2_norm_is_the_energy_of_the_impulse_response(bidirectional, conj_sym, pairs, seed):
     system = draw(seed, bidirectional, conj_sym)
     wanted = np.linalg.norm(impulse(system, pairs))
-    np.testing.assert_allclose(lastax.h2_norm(system, pairs=pairs), wanted, rtol=1e-9)
+    np.testing.assert_allclose(lastax.analysis.h2_norm(system, pairs=pairs), wanted, rtol=1e-9)
 
 
 @variants
@@ -58,7 +58,7 @@ def test_hinf_norm_by_fourier_transform(bidirectional, conj_sym, pairs, seed):
     system = draw(seed, bidirectional, conj_sym)
     spectrum = np.fft.fft(impulse(system, pairs), axis=0)
     peak = np.linalg.norm(spectrum, ord=2, axis=(1, 2)).max()
-    got = lastax.hinf_norm(system, pairs=pairs)
+    got = lastax.analysis.hinf_norm(system, pairs=pairs)
     assert peak <= got * (1 + 1e-9)
     np.testing.assert_allclose(got, peak, rtol=1e-3)
 
@@ -74,7 +74,7 @@ def test_hinf_norm_of_a_needle():
         D=np.zeros(1),
     )
     needle, broad = 1e-6 / 1e-8, 1 / (1 - 0.9 * np.exp(-1j))
-    got = lastax.hinf_norm(system, pairs=False)
+    got = lastax.analysis.hinf_norm(system, pairs=False)
     np.testing.assert_allclose(got, abs(needle + broad), rtol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_truth_is_within_the_bound(bidirectional, conj_sym, seed):
     keep = np.random.default_rng(seed).random(system.states) < 0.5
     for pairs in (True, False):
         bound = lastax.error_bound(system, keep, pairs=pairs)
-        assert lastax.error_hinf(system, keep, pairs=pairs) <= bound * (1 + 1e-12)
+        assert lastax.analysis.error_hinf(system, keep, pairs=pairs) <= bound * (1 + 1e-12)
         share = 2 if pairs and conj_sym else 1
         np.testing.assert_allclose(bound, share * lastax.hinf_norms(system)[~keep].sum())
 
@@ -98,9 +98,9 @@ def test_error_is_that_of_the_difference_of_responses(bidirectional, conj_sym, s
     system = draw(seed, bidirectional, conj_sym)
     keep = np.array([True, False, True, False, False])
     difference = impulse(system) - impulse(system.keep(keep))
-    np.testing.assert_allclose(lastax.error_h2(system, keep), np.linalg.norm(difference), rtol=1e-9)
+    np.testing.assert_allclose(lastax.analysis.error_h2(system, keep), np.linalg.norm(difference), rtol=1e-9)
     peak = np.linalg.norm(np.fft.fft(difference, axis=0), ord=2, axis=(1, 2)).max()
-    np.testing.assert_allclose(lastax.error_hinf(system, keep), peak, rtol=1e-3)
+    np.testing.assert_allclose(lastax.analysis.error_hinf(system, keep), peak, rtol=1e-3)
 
 
 @variants
@@ -108,16 +108,16 @@ def test_nothing_removed_is_no_error(bidirectional, conj_sym):
     system = draw(0, bidirectional, conj_sym)
     keep = np.ones(system.states, bool)
     assert lastax.error_bound(system, keep) == 0
-    assert lastax.error_hinf(system, keep) == 0
-    assert lastax.error_h2(system, keep) == 0
+    assert lastax.analysis.error_hinf(system, keep) == 0
+    assert lastax.analysis.error_h2(system, keep) == 0
 
 
 @variants
 def test_everything_removed_is_the_whole_norm(bidirectional, conj_sym):
     system = draw(0, bidirectional, conj_sym)
     keep = np.zeros(system.states, bool)
-    assert lastax.error_hinf(system, keep) == lastax.hinf_norm(system)
-    assert lastax.error_h2(system, keep) == lastax.h2_norm(system)
+    assert lastax.analysis.error_hinf(system, keep) == lastax.analysis.hinf_norm(system)
+    assert lastax.analysis.error_h2(system, keep) == lastax.analysis.h2_norm(system)
 
 
 @variants
@@ -132,7 +132,7 @@ def test_order_of_states_does_not_matter(bidirectional, conj_sym):
         C=system.C[:, order],
         C_reverse=system.C_reverse[:, order] if bidirectional else None,
     )
-    for error in (lastax.error_bound, lastax.error_hinf, lastax.error_h2):
+    for error in (lastax.error_bound, lastax.analysis.error_hinf, lastax.analysis.error_h2):
         np.testing.assert_allclose(error(shuffled, keep[order]), error(system, keep), rtol=1e-11)
 
 
@@ -140,11 +140,11 @@ def test_order_of_states_does_not_matter(bidirectional, conj_sym):
 def test_unstable_system_has_no_finite_norm(radius):
     system = draw(2)
     system = dataclasses.replace(system, lam=np.array([0.1, radius, 0.2, 0.3, 0.4]) + 0j)
-    assert lastax.hinf_norm(system) == np.inf
-    assert lastax.h2_norm(system) == np.inf
+    assert lastax.analysis.hinf_norm(system) == np.inf
+    assert lastax.analysis.h2_norm(system) == np.inf
     keep = np.array([True, False, True, True, True])
     assert lastax.error_bound(system, keep) == np.inf
-    assert np.isfinite(lastax.error_hinf(system.keep(keep), np.zeros(4, bool)))
+    assert np.isfinite(lastax.analysis.error_hinf(system.keep(keep), np.zeros(4, bool)))
 
 
 def refitted(system, keep, seed):
@@ -179,10 +179,10 @@ def test_certificate_of_a_refit_by_the_definition(bidirectional, conj_sym, seed)
     np.testing.assert_allclose(found.hinf, peak, rtol=1e-3)
     assert found.hinf <= found.bound * (1 + 1e-9)
     # Neither bound alone would do: that of the states' norms is one of the two.
-    states = (2 if conj_sym else 1) * lastax.hinf_norms(lastax.difference(system, small)).sum()
+    states = (2 if conj_sym else 1) * lastax.hinf_norms(lastax.analysis.difference(system, small)).sum()
     assert found.bound <= states + np.abs(system.D - small.D).max() + 1e-9
-    assert found.hinf_whole == lastax.hinf_norm(system)
-    assert found.h2_whole == lastax.h2_norm(system)
+    assert found.hinf_whole == lastax.analysis.hinf_norm(system)
+    assert found.h2_whole == lastax.analysis.h2_norm(system)
     shares = (found.hinf / found.hinf_whole, found.bound / found.hinf_whole)
     assert found.relative()[:2] == shares
 
@@ -196,7 +196,7 @@ def test_certificate_of_a_whole_matrix_by_the_definition(bidirectional, conj_sym
     for one, other in ((system, small), (small, system), (small, small.keep(keep[:3]))):
         found = lastax.certify(one, other)
         moved = impulse(one) - impulse(other)
-        moved[LENGTH] += one.direct - other.direct
+        moved[LENGTH] += one.feedthrough_matrix - other.feedthrough_matrix
         np.testing.assert_allclose(found.h2, np.linalg.norm(moved), rtol=1e-9)
         peak = np.linalg.norm(np.fft.fft(moved, axis=0), ord=2, axis=(1, 2)).max()
         assert peak <= found.hinf * (1 + 1e-9)
@@ -209,10 +209,10 @@ def test_certificate_of_truncation_is_that_of_the_removed_states(bidirectional, 
     system = draw(4, bidirectional, conj_sym)
     keep = np.array([True, False, True, True, False])
     found = lastax.certify(system, system.keep(keep))
-    np.testing.assert_allclose(found.hinf, lastax.error_hinf(system, keep), rtol=1e-12)
-    np.testing.assert_allclose(found.h2, lastax.error_h2(system, keep), rtol=1e-12)
+    np.testing.assert_allclose(found.hinf, lastax.analysis.error_hinf(system, keep), rtol=1e-12)
+    np.testing.assert_allclose(found.h2, lastax.analysis.error_h2(system, keep), rtol=1e-12)
     assert found.hinf <= found.bound <= lastax.error_bound(system, keep) * (1 + 1e-12)
-    assert lastax.difference(system, system.keep(keep)).states == 2
+    assert lastax.analysis.difference(system, system.keep(keep)).states == 2
     same = lastax.certify(system, system)
     assert (same.hinf, same.bound, same.h2) == (0, 0, 0)
 
@@ -225,7 +225,7 @@ def test_certificate_of_channels_is_that_of_the_worst(bidirectional):
     found = lastax.certify(system, small)
     parts = [
         lastax.certify(*pair)
-        for pair in zip(lastax.channel_systems(system), lastax.channel_systems(small), strict=True)
+        for pair in zip(lastax.ssm.channel_systems(system), lastax.ssm.channel_systems(small), strict=True)
     ]
     np.testing.assert_allclose(found.hinf, max(part.hinf for part in parts), rtol=1e-9)
     np.testing.assert_allclose(found.h2, np.linalg.norm([part.h2 for part in parts]), rtol=1e-12)
@@ -237,7 +237,7 @@ def test_certificate_of_new_states():
     system = draw(6)
     small = lastax.balanced_truncation(system, np.arange(5) < 3)
     found = lastax.certify(system, small)
-    assert lastax.difference(system, small).states == 5 + small.states
+    assert lastax.analysis.difference(system, small).states == 5 + small.states
     dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
     assert found.hinf <= 2 * lastax.hankel_singular_values(system)[dimensions:].sum() * (1 + 1e-9)
     assert found.hinf <= found.bound

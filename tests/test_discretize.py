@@ -12,8 +12,8 @@ import lastax
 from .systems import few, seeds
 
 RULES = {
-    "zoh": (lastax.discretize_zoh, lastax.invert_zoh),
-    "bilinear": (lastax.discretize_bilinear, lastax.invert_bilinear),
+    "zoh": (lastax.discretize_zoh, lastax.ssm.invert_zoh),
+    "bilinear": (lastax.discretize_bilinear, lastax.ssm.invert_bilinear),
 }
 rules = pytest.mark.parametrize("rule", RULES)
 

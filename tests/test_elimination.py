@@ -49,7 +49,7 @@ def greedy(gram, cross, energy, states, width):
 @given(seed=seeds, width=st.sampled_from([2, 4]))
 def test_elimination_is_greedy_least_squares(seed, width):
     gram, cross, energy = problem(seed, width=width)
-    path = lastax.eliminate(gram, cross, width, ridge=RIDGE)
+    path = lastax.calibration.eliminate(gram, cross, width, ridge=RIDGE)
     order, costs = greedy(gram[0], cross[0], energy[0], 4, width)
     assert path.order[0].tolist() == order
     np.testing.assert_allclose(path.costs[0], costs, rtol=1e-6, atol=1e-9 * energy[0])
@@ -61,9 +61,9 @@ def test_a_batch_is_each_regression_alone_even_if_ragged(seed):
     gram, cross, _ = problem(seed, regressions=3, targets=1)
     sizes = [4, 2, 0]
     present = np.arange(4)[None] < np.array(sizes)[:, None]
-    path = lastax.eliminate(gram, cross, 2, present=present)
+    path = lastax.calibration.eliminate(gram, cross, 2, present=present)
     for i, size in enumerate(sizes):
-        alone = lastax.eliminate(
+        alone = lastax.calibration.eliminate(
             gram[i : i + 1, : 2 * size, : 2 * size], cross[i : i + 1, : 2 * size], 2
         )
         assert path.order[i, :size].tolist() == alone.order[0].tolist()
@@ -77,8 +77,8 @@ def test_a_batch_is_each_regression_alone_even_if_ragged(seed):
 def test_the_order_of_the_states_does_not_matter(seed, order):
     gram, cross, _ = problem(seed)
     columns = np.concatenate([[2 * i, 2 * i + 1] for i in order])
-    path = lastax.eliminate(gram, cross, 2)
-    moved = lastax.eliminate(gram[:, columns][:, :, columns], cross[:, columns], 2)
+    path = lastax.calibration.eliminate(gram, cross, 2)
+    moved = lastax.calibration.eliminate(gram[:, columns][:, :, columns], cross[:, columns], 2)
     assert [order[i] for i in moved.order[0]] == path.order[0].tolist()
     np.testing.assert_allclose(moved.costs, path.costs, rtol=1e-6, atol=1e-10)
 
@@ -86,7 +86,7 @@ def test_the_order_of_the_states_does_not_matter(seed, order):
 def test_states_marked_last_go_last():
     gram, cross, _ = problem(0, states=5)
     last = np.array([[False, True, False, True, False]])
-    assert set(lastax.eliminate(gram, cross, 2, last=last).order[0, 3:]) == {1, 3}
+    assert set(lastax.calibration.eliminate(gram, cross, 2, last=last).order[0, 3:]) == {1, 3}
 
 
 @pytest.mark.parametrize("condition", [1e10, 1e20])
@@ -94,7 +94,7 @@ def test_features_of_one_input_that_are_nearly_the_same(condition):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 1)) + rng.normal(size=(200, 8)) / np.sqrt(condition)
     gram, cross = (x.T @ x)[None] / 200, (x.T @ x[:, :3])[None] / 200
-    path = lastax.eliminate(gram, cross, 2)
+    path = lastax.calibration.eliminate(gram, cross, 2)
     assert sorted(path.order[0]) == [0, 1, 2, 3]
     assert np.isfinite(path.costs).all()
     # One state alone is as good as all.
@@ -104,7 +104,7 @@ def test_features_of_one_input_that_are_nearly_the_same(condition):
 def test_a_state_that_is_never_excited_costs_nothing():
     gram, cross, _ = problem(0)
     gram[:, 2:4], gram[:, :, 2:4], cross[:, 2:4] = 0, 0, 0
-    path = lastax.eliminate(gram, cross, 2)
+    path = lastax.calibration.eliminate(gram, cross, 2)
     assert path.order[0, 0] == 1
     assert path.costs[0, 0] == 0
 
@@ -112,10 +112,10 @@ def test_a_state_that_is_never_excited_costs_nothing():
 def test_elimination_names_what_it_cannot_use():
     gram, cross, _ = problem(0)
     with pytest.raises(ValueError, match="8 columns are no multiple of the width 3"):
-        lastax.eliminate(gram, cross, 3)
+        lastax.calibration.eliminate(gram, cross, 3)
     gram[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        lastax.eliminate(gram, cross, 2)
+        lastax.calibration.eliminate(gram, cross, 2)
 
 
 def nearest_rising(costs):
@@ -129,7 +129,7 @@ def nearest_rising(costs):
 @few
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=8))
 def test_pooled_costs_are_the_nearest_that_never_fall(costs):
-    got = lastax.pooled(np.array(costs))
+    got = lastax.calibration.isotonic(np.array(costs))
     np.testing.assert_allclose(got, nearest_rising(costs), rtol=1e-9, atol=1e-12)
     assert (np.diff(got) >= 0).all()
 
@@ -142,7 +142,7 @@ def test_merged_paths_keep_each_order_and_take_whole_bargains(seed):
     costs = np.array([rng.uniform(size=3), [*rng.uniform(size=2), np.inf]])
     slots = np.array([[0, 1, 2], [3, 4, -1]])
     energy = np.array([1.0, 1.0])
-    path = lastax.merge_paths(lastax.EliminationPath(order, costs), slots, energy)
+    path = lastax.calibration.merge_paths(lastax.calibration.EliminationPath(order, costs), slots, energy)
     assert sorted(path.order) == [0, 1, 2, 3, 4]
     for i in range(2):
         mine = slots[i, order[i][order[i] >= 0]].tolist()
@@ -166,8 +166,8 @@ def test_merged_paths_keep_each_order_and_take_whole_bargains(seed):
 
 
 def test_costs_are_compared_relative_to_the_energy_of_their_regression():
-    path = lastax.EliminationPath(np.array([[0], [0]]), np.array([[2.0], [1.0]]))
-    merged = lastax.merge_paths(path, np.array([[0], [1]]), np.array([100.0, 1.0]))
+    path = lastax.calibration.EliminationPath(np.array([[0], [0]]), np.array([[2.0], [1.0]]))
+    merged = lastax.calibration.merge_paths(path, np.array([[0], [1]]), np.array([100.0, 1.0]))
     assert merged.order.tolist() == [0, 1]
     assert merged.costs.tolist() == [2.0, 1.0]
     assert merged.residuals.tolist() == [3.0, 2.0, 0.0]
@@ -179,7 +179,7 @@ def test_costs_are_compared_relative_to_the_energy_of_their_regression():
 def test_minimax_counts_are_minimax(seed, total):
     rng = np.random.default_rng(seed)
     curves = [np.sort(rng.uniform(size=size + 1))[::-1] for size in (3, 4, 2)]
-    counts = lastax.minimax_counts(curves, total)
+    counts = lastax.calibration.minimax_counts(curves, total)
     worst = min(
         max(curve[k] for curve, k in zip(curves, option, strict=True))
         for option in itertools.product(range(1, 4), range(1, 5), range(1, 3))
@@ -191,19 +191,19 @@ def test_minimax_counts_are_minimax(seed, total):
 
 def test_bounds_of_counts_hold():
     curves = [np.linspace(1, 0, 9), np.linspace(10, 0, 9), np.linspace(1, 0, 9)]
-    assert lastax.minimax_counts(curves, 10) == [1, 8, 1]
-    assert lastax.minimax_counts(curves, 10, minimum=2) == [2, 6, 2]
-    assert lastax.minimax_counts(curves, 10, minimum=[1, 1, 5], maximum=[8, 3, 5]) == [2, 3, 5]
+    assert lastax.calibration.minimax_counts(curves, 10) == [1, 8, 1]
+    assert lastax.calibration.minimax_counts(curves, 10, minimum=2) == [2, 6, 2]
+    assert lastax.calibration.minimax_counts(curves, 10, minimum=[1, 1, 5], maximum=[8, 3, 5]) == [2, 3, 5]
     with pytest.raises(ValueError, match="2 states to keep, but 3 layers"):
-        lastax.minimax_counts(curves, 2)
+        lastax.calibration.minimax_counts(curves, 2)
     with pytest.raises(ValueError, match="layer 1 has 8 states"):
-        lastax.minimax_counts(curves, 9, maximum=[8, 9, 8])
+        lastax.calibration.minimax_counts(curves, 9, maximum=[8, 9, 8])
     with pytest.raises(ValueError, match="curve of layer 0"):
-        lastax.minimax_counts([np.full(9, np.nan), *curves[1:]], 9)
+        lastax.calibration.minimax_counts([np.full(9, np.nan), *curves[1:]], 9)
 
 
 def test_a_curve_follows_a_power_law_between_its_points_and_never_rises():
-    curve = lastax.interpolated_curve(np.array([1, 4, 16]), np.array([1.0, 1 / 16, 1.0]), 16)
+    curve = lastax.calibration.interpolated_curve(np.array([1, 4, 16]), np.array([1.0, 1 / 16, 1.0]), 16)
     np.testing.assert_allclose(curve[[1, 2, 4, 8, 16]], [1, 1 / 4, 1 / 16, 1 / 16, 1 / 16])
-    assert lastax.probe_sizes(32) == [1, 2, 3, 4, 6, 8, 11, 16, 24, 32]
-    assert lastax.probe_sizes(1) == [1]
+    assert lastax.calibration.probe_sizes(32) == [1, 2, 3, 4, 6, 8, 11, 16, 24, 32]
+    assert lastax.calibration.probe_sizes(1) == [1]

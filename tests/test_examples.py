@@ -28,20 +28,20 @@ def test_a_network_of_ones_own_is_pruned(capsys):
 def test_drift_is_measured_on_runs(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
     model = lastax.ModelConfig(layers=2, channels=8, states=4)
-    config = lastax.RunConfig(
+    config = lastax.training.RunConfig(
         task="speech",
         seed=0,
-        data=lastax.DataConfig("speech", features="log-mel"),
+        data=lastax.training.DataConfig("speech", features="log-mel"),
         input_size=40,
         classes=10,
         length=101,
         model=model,
-        training=lastax.TrainingConfig(),
-        states=lastax.untrained_counts(model),
+        training=lastax.training.TrainingConfig(),
+        states=lastax.training.untrained_counts(model),
     )
     network = lastax.build_network(model, input_size=40, classes=10, key=jax.random.key(0))
-    lastax.save_config(tmp_path, config)
-    lastax.save_model(tmp_path, network)
+    lastax.training.save_config(tmp_path, config)
+    lastax.save(tmp_path, network)
     monkeypatch.setattr(sys, "argv", ["calibration_drift.py", str(tmp_path)])
     runpy.run_path(str(ROOT / "examples/calibration_drift.py"))
     title, *rows = capsys.readouterr().out.splitlines()

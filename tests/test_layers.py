@@ -106,17 +106,17 @@ def test_certificates_are_those_of_the_same_operator(bidirectional, seed):
     system = random_channels(seed, bidirectional=bidirectional)
     keep = np.random.default_rng(seed).random(system.states) < 0.5
     same = mimo(system)
-    for certificate in (lastax.error_hinf, lastax.error_h2):
+    for certificate in (lastax.analysis.error_hinf, lastax.analysis.error_h2):
         wanted = certificate(same, keep)
         np.testing.assert_allclose(certificate(system, keep), wanted, rtol=1e-8, atol=1e-12)
     # The channels' own sums bound each of them, and are no larger than one sum over all.
     bound = lastax.error_bound(system, keep)
-    assert lastax.error_hinf(system, keep) <= bound * (1 + 1e-12)
+    assert lastax.analysis.error_hinf(system, keep) <= bound * (1 + 1e-12)
     assert bound <= lastax.error_bound(same, keep)
     np.testing.assert_allclose(lastax.hinf_norms(system), lastax.hinf_norms(same), rtol=1e-12)
-    np.testing.assert_allclose(lastax.magnitudes(system), lastax.magnitudes(same), rtol=1e-12)
+    np.testing.assert_allclose(lastax.analysis.magnitudes(system), lastax.analysis.magnitudes(same), rtol=1e-12)
     np.testing.assert_allclose(
-        lastax.impulse_energies(system), lastax.impulse_energies(same), rtol=1e-12
+        lastax.analysis.impulse_energies(system), lastax.analysis.impulse_energies(same), rtol=1e-12
     )
 
 
@@ -135,7 +135,7 @@ def test_kernels_in_single_precision_over_long_sequences():
     lam = (1 - 10 ** rng.uniform(-5, -1, 9)) * np.exp(1j * rng.uniform(-np.pi, np.pi, 9))
     weight = rng.normal(size=9) + 1j * rng.normal(size=9)
     single = jnp.asarray(lam, jnp.complex64), jnp.asarray(weight, jnp.complex64)
-    kernel = lastax.channel_kernels(*single, RAGGED, 16384)
+    kernel = lastax.ssm.channel_kernels(*single, RAGGED, 16384)
     exact = np.zeros((4, 16384))
     rounded = np.asarray(single[0], complex)[:, None] ** np.arange(16384)
     channel = np.repeat(np.arange(4), RAGGED)
@@ -158,7 +158,7 @@ def test_kernels_have_the_derivative_of_the_exponential_form():
 
         arguments = jnp.asarray(lam, complex), jnp.asarray(weight, complex)
         ours = jax.grad(
-            energy(lambda lam, weight: lastax.channel_kernels(lam, weight, (2, 1), 40)), (0, 1)
+            energy(lambda lam, weight: lastax.ssm.channel_kernels(lam, weight, (2, 1), 40)), (0, 1)
         )(*arguments)
         theirs = jax.grad(energy(plain), (0, 1))(*arguments)
         for one, other in zip(ours, theirs, strict=True):
@@ -177,7 +177,7 @@ def test_convolution_is_the_sum_it_stands_for(length):
             if k + step < length:
                 wanted[k] += back[:, step] * u[k + step]
     with jax.enable_x64(True):
-        got = lastax.convolve(*(jnp.asarray(a) for a in (u, ahead, back)))
+        got = lastax.ssm.convolve(*(jnp.asarray(a) for a in (u, ahead, back)))
     np.testing.assert_allclose(got, wanted, atol=1e-12)
 
 
@@ -211,11 +211,11 @@ def test_a_system_written_back_is_the_system(kind, bidirectional):
         np.testing.assert_allclose(getattr(found, name), wanted, rtol=0, atol=2e-6 * scale)
 
 
-@pytest.mark.parametrize("start", lastax.S4D_STARTS)
+@pytest.mark.parametrize("start", lastax.nn.S4D_EIGENVALUES)
 @pytest.mark.parametrize("discretize", [lastax.discretize_zoh, lastax.discretize_bilinear])
 @pytest.mark.parametrize("train_B", [True, False])
 def test_s4d_options(start, discretize, train_B):
-    layer = draw(lastax.S4D, start=lastax.S4D_STARTS[start], discretize=discretize, train_B=train_B)
+    layer = draw(lastax.S4D, start=lastax.nn.S4D_EIGENVALUES[start], discretize=discretize, train_B=train_B)
     assert (layer.B is None) != train_B
     (system,) = lastax.systems(layer)
     assert np.all(np.abs(system.lam) < 1)
@@ -243,7 +243,7 @@ def test_lru_starts_in_its_ring():
     # Uniform in area.
     assert np.mean(radius**2) == pytest.approx((0.25 + 0.81) / 2, abs=0.03)
     gamma = np.sqrt(1 - radius**2)
-    B = lastax.as_complex(layer.B)
+    B = lastax.nn.as_complex(layer.B)
     np.testing.assert_allclose(system.B, gamma[:, None] * B, rtol=1e-5)
     assert np.std(layer.B) == pytest.approx(0.5, rel=0.05)
     with pytest.raises(ValueError, match="radii must ascend"):
@@ -314,16 +314,16 @@ def leaky(seed=0):
 def mixed_network():
     layers = [draw(lastax.S5), draw(lastax.S4D, bidirectional=True), draw(lastax.LRU), leaky()]
     blocks = tuple(
-        lastax.Block(
-            lastax.BatchNorm.initialize(CHANNELS, momentum=0.9),
+        lastax.nn.Block(
+            lastax.nn.BatchNorm.initialize(CHANNELS, momentum=0.9),
             layer,
-            lastax.Gate.initialize(CHANNELS, "half_glu1", key=jax.random.key(number)),
+            lastax.nn.Gate.initialize(CHANNELS, "half_glu1", key=jax.random.key(number)),
         )
         for number, layer in enumerate(layers)
     )
     keys = jax.random.split(jax.random.key(9))
-    encoder = lastax.Encoder(lastax.Linear.initialize(2, CHANNELS, key=keys[0]), blocks)
-    return lastax.Classifier(encoder, lastax.Linear.initialize(CHANNELS, 2, key=keys[1]))
+    encoder = lastax.nn.Encoder(lastax.nn.Linear.initialize(2, CHANNELS, key=keys[0]), blocks)
+    return lastax.Classifier(encoder, lastax.nn.Linear.initialize(CHANNELS, 2, key=keys[1]))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_padded_to_its_old_size_a_network_answers_the_same(kind, bidirectional, 
     layers = [draw(kind, key=key, bidirectional=bidirectional) for key in range(2)]
     plan = lastax.plan_pruning(layers, ratio=0.6, method=method)
     small = plan.apply(layers)
-    large = lastax.padded(small, layers, plan.keep)
+    large = lastax.surgery.expand_to_original(small, layers, plan.keep)
     assert jax.tree.structure(large) == jax.tree.structure(layers)
     assert lastax.state_counts(large) == lastax.state_counts(layers)
     assert lastax.state_counts(small) == plan.states_after
@@ -365,14 +365,14 @@ def test_padded_to_its_old_size_a_network_answers_the_same(kind, bidirectional, 
 
 def test_mixed_networks_train():
     model = lastax.prune(mixed_network(), ratio=0.5)
-    optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.01)
-    state = lastax.TrainState.initialize(model, optimizer)
+    optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.01)
+    state = lastax.training.TrainState.initialize(model, optimizer)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 16)
     x = rng.normal(size=(16, 20, 2)) + label[:, None, None]
     batch = {"x": x.astype(np.float32), "label": label.astype(np.int32)}
     step = eqx.filter_jit(
-        lambda state: lastax.train_step(state, batch, optimizer=optimizer, key=jax.random.key(0))
+        lambda state: lastax.training.train_step(state, batch, optimizer=optimizer, key=jax.random.key(0))
     )
     losses = []
     for _ in range(40):
@@ -382,13 +382,13 @@ def test_mixed_networks_train():
     assert lastax.state_counts(state.model) == lastax.state_counts(model)
     moved = jax.tree.map(
         lambda a, b: bool(np.any(a != b)),
-        *(lastax.split_trainable(m)[0].encoder.blocks for m in (model, state.model)),
+        *(lastax.nn.split_trainable(m)[0].encoder.blocks for m in (model, state.model)),
     )
     assert all(jax.tree.leaves(moved))
 
 
 def test_dynamics_of_every_kind_learn_at_their_own_rate():
-    groups = lastax.parameter_groups(lastax.split_trainable(mixed_network())[0])
+    groups = lastax.training.parameter_groups(lastax.nn.split_trainable(mixed_network())[0])
     kinds = [block.layer for block in groups.encoder.blocks[:3]]
     ssm = {
         name

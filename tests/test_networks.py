@@ -65,7 +65,7 @@ def test_published_padding_does_change_the_answer(getkey):
 
 
 def test_batch_statistics_are_those_of_all_valid_steps(getkey):
-    norm = lastax.BatchNorm.initialize(3, momentum=0.9)
+    norm = lastax.nn.BatchNorm.initialize(3, momentum=0.9)
     x = 5 + 2 * jax.random.normal(getkey(), (3, 30, 3))
     mask = np.arange(30)[None, :] < LENGTHS[:, None]
     y, moved = jax.vmap(
@@ -80,7 +80,7 @@ def test_batch_statistics_are_those_of_all_valid_steps(getkey):
 
 
 def test_large_means_do_not_spoil_the_variance(getkey):
-    norm = lastax.BatchNorm.initialize(3, momentum=0.0)
+    norm = lastax.nn.BatchNorm.initialize(3, momentum=0.0)
     x = 3000 + jax.random.normal(getkey(), (4, 50, 3))
     _, moved = jax.vmap(lambda x: norm(x, axis="batch"), out_axes=(0, None), axis_name="batch")(x)
     truth = np.asarray(x, np.float64).var((0, 1))
@@ -95,11 +95,11 @@ def test_evaluation_leaves_running_statistics(getkey):
 
 def test_dropout_drops_whole_channels_and_keeps_the_mean(getkey):
     x = jnp.ones((20, 4000))
-    y = lastax.drop_channels(x, 0.25, getkey())
+    y = lastax.nn.drop_channels(x, 0.25, getkey())
     assert (y == y[:1]).all()
     assert set(np.unique(y)) == {0.0, np.float32(1 / 0.75)}
     assert abs(float((y == 0).mean()) - 0.25) < 0.03
-    assert (lastax.drop_channels(x, 0.25, None) == x).all()
+    assert (lastax.nn.drop_channels(x, 0.25, None) == x).all()
 
 
 def test_dropout_acts_only_with_a_key(getkey):
@@ -115,12 +115,12 @@ def test_dropout_acts_only_with_a_key(getkey):
 @pytest.mark.parametrize("conj_sym", [True, False])
 def test_every_kind_learns_in_every_parameter(getkey, activation, bidirectional, conj_sym):
     model = network(getkey(), activation=activation, bidirectional=bidirectional, conj_sym=conj_sym)
-    parameters, rest = lastax.split_trainable(model)
+    parameters, rest = lastax.nn.split_trainable(model)
     x = jax.random.normal(getkey(), (3, 30, 3))
 
     def loss(parameters):
         logits, _ = forward(eqx.combine(parameters, rest), x)
-        return jnp.mean(lastax.cross_entropy(logits, jnp.arange(3)))
+        return jnp.mean(lastax.training.cross_entropy(logits, jnp.arange(3)))
 
     for gradient in jax.tree.leaves(jax.grad(loss)(parameters)):
         assert jnp.isfinite(gradient).all()

@@ -15,12 +15,12 @@ from .systems import few, random_system, seeds
 
 CLOSED = {
     "hinf": lastax.hinf_norms,
-    "finite_horizon": lambda system: lastax.finite_horizon_hinf_norms(system, 20),
-    "magnitude": lastax.magnitudes,
+    "finite_horizon": lambda system: lastax.analysis.finite_horizon_hinf_norms(system, 20),
+    "magnitude": lastax.analysis.magnitudes,
 }
 SWEPT = {
-    "swept": lambda system: lastax.swept_hinf_norms(system, pairs=False),
-    "swept_pairs": lambda system: lastax.swept_hinf_norms(system, pairs=True),
+    "swept": lambda system: lastax.analysis.swept_hinf_norms(system, pairs=False),
+    "swept_pairs": lambda system: lastax.analysis.swept_hinf_norms(system, pairs=True),
 }
 every_norm = pytest.mark.parametrize(
     "norm", [*CLOSED.values(), *SWEPT.values()], ids=CLOSED | SWEPT
@@ -69,7 +69,7 @@ def test_every_state_by_itself(norm, bidirectional):
 @given(seed=seeds)
 def test_closed_form_is_the_sweep(seed):
     system = random_system(seed, slowest=1e-5)
-    swept = lastax.swept_hinf_norms(system, pairs=False)
+    swept = lastax.analysis.swept_hinf_norms(system, pairs=False)
     np.testing.assert_allclose(lastax.hinf_norms(system), swept, rtol=1e-9)
 
 
@@ -79,10 +79,10 @@ def test_bound_of_both_directions(seed):
     """Not below the exact gain, and equal to it where the directions act alike."""
     system = random_system(seed, bidirectional=True, slowest=1e-4)
     bound = lastax.hinf_norms(system)
-    assert np.all(lastax.swept_hinf_norms(system, pairs=False) <= bound * (1 + 1e-12))
+    assert np.all(lastax.analysis.swept_hinf_norms(system, pairs=False) <= bound * (1 + 1e-12))
     alike = dataclasses.replace(system, lam=np.abs(system.lam) + 0j, C_reverse=system.C)
     np.testing.assert_allclose(
-        lastax.swept_hinf_norms(alike, pairs=False), lastax.hinf_norms(alike), rtol=1e-9
+        lastax.analysis.swept_hinf_norms(alike, pairs=False), lastax.hinf_norms(alike), rtol=1e-9
     )
 
 
@@ -91,11 +91,11 @@ def test_bound_of_both_directions(seed):
 @given(seed=seeds)
 def test_pair_has_at_most_twice_the_norm(bidirectional, seed):
     system = random_system(seed, bidirectional=bidirectional)
-    single = lastax.swept_hinf_norms(system, pairs=False)
-    pair = lastax.swept_hinf_norms(system, pairs=True)
+    single = lastax.analysis.swept_hinf_norms(system, pairs=False)
+    pair = lastax.analysis.swept_hinf_norms(system, pairs=True)
     assert np.all(pair <= 2 * single * (1 + 1e-12))
     alone = dataclasses.replace(system, conj_sym=False)
-    np.testing.assert_allclose(lastax.swept_hinf_norms(alone, pairs=True), pair / 2, rtol=1e-12)
+    np.testing.assert_allclose(lastax.analysis.swept_hinf_norms(alone, pairs=True), pair / 2, rtol=1e-12)
 
 
 @ways
@@ -103,9 +103,9 @@ def test_pair_norm_by_dense_sweep(bidirectional):
     """Largest singular value of the written-out real one-state system on a fine grid."""
     system = random_system(2, bidirectional=bidirectional, slowest=0.1)
     omega = np.linspace(-np.pi, np.pi, 4001)
-    got = lastax.swept_hinf_norms(system, pairs=True)
+    got = lastax.analysis.swept_hinf_norms(system, pairs=True)
     for index in range(system.states):
-        one = lastax.real_system(system.keep(np.arange(system.states) == index))
+        one = lastax.ssm.real_system(system.keep(np.arange(system.states) == index))
         z = np.exp(1j * omega)[:, None, None, None]
         response = np.sum(
             one.C.T[:, :, None] * one.B[:, None] / (1 - one.lam[:, None, None] / z), 1
@@ -122,7 +122,7 @@ def test_pair_norm_by_dense_sweep(bidirectional):
 @given(seed=seeds, length=st.integers(1, 50))
 def test_finite_horizon_is_a_finite_sum(seed, length):
     system = random_system(seed, slowest=1e-4)
-    got = lastax.finite_horizon_hinf_norms(system, length)
+    got = lastax.analysis.finite_horizon_hinf_norms(system, length)
     gain = np.linalg.norm(system.C, axis=0) * np.linalg.norm(system.B, axis=1)
     powers = np.abs(system.lam)[:, None] ** np.arange(length)
     np.testing.assert_allclose(got, gain * powers.sum(axis=1), rtol=1e-9)
@@ -132,7 +132,7 @@ def test_finite_horizon_is_a_finite_sum(seed, length):
 def test_long_horizon_is_the_infinite_one():
     system = random_system(0, slowest=1e-2)
     np.testing.assert_allclose(
-        lastax.finite_horizon_hinf_norms(system, 10**5), lastax.hinf_norms(system), rtol=1e-12
+        lastax.analysis.finite_horizon_hinf_norms(system, 10**5), lastax.hinf_norms(system), rtol=1e-12
     )
 
 
@@ -200,10 +200,10 @@ def test_gradient_is_finite_next_to_an_unstable_state(x64):
 def test_finite_horizon_does_not_care_about_unstable_neighbors():
     lam = np.array([0.5, 1.0, 1.1, 0.9 + 0.1j])
     system = lastax.System(lam, np.ones((4, 1)) + 0j, np.ones((1, 4)) + 0j, None, np.zeros(1))
-    norms = lastax.finite_horizon_hinf_norms(system, 10)
+    norms = lastax.analysis.finite_horizon_hinf_norms(system, 10)
     assert np.isinf(norms[1:3]).all()
     wanted = [sum(abs(value) ** k for k in range(10)) for value in lam[[0, 3]]]
     np.testing.assert_allclose(norms[[0, 3]], wanted, rtol=1e-12)
-    scores = lastax.finite_horizon_last_scores(system, 10)
+    scores = lastax.pruning.finite_horizon_last_scores(system, 10)
     assert np.isinf(scores[1:3]).all()
     assert scores.max(where=np.isfinite(scores), initial=0) == 1

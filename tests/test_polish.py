@@ -12,7 +12,7 @@ from lastax import _polish
 
 from .calibration import KINDS, LENGTHS, data, kind_of, logits, network
 
-STAGES = lastax.NetworkStages()
+STAGES = lastax.nn.NetworkForward()
 
 
 def block_errors(small, model, batch):
@@ -36,13 +36,13 @@ def test_blocks_answer_more_like_the_original(settings):
     model, batch = network(**settings), data(**kind_of(settings))
     # The same share of each layer: blocks of equal shapes are compiled once.
     pruned = lastax.prune(model, ratio=0.5, method="uniform-magnitude")
-    small = lastax.polish(pruned, model, batch, steps=30)
+    small = lastax.reconstruct(pruned, model, batch, steps=30)
     assert lastax.state_counts(small) == lastax.state_counts(pruned)
     before, after = (block_errors(one, model, batch) for one in (pruned, small))
     assert after[0] < 0.5 * before[0]
     assert after[-1] < 0.5 * before[-1]
     wanted = logits(model, batch)
-    moved = [lastax.mean_divergence(wanted, logits(one, batch)) for one in (pruned, small)]
+    moved = [lastax.calibration.mean_kl_divergence(wanted, logits(one, batch)) for one in (pruned, small)]
     assert moved[1] < 0.5 * moved[0]
 
 
@@ -60,14 +60,14 @@ def test_states_that_others_can_replace_are_missed_by_nobody():
     pruned = lastax.keep_states(model, [np.array([True, True, False, False])])
     (before,), (after,) = (
         block_errors(one, model, data())
-        for one in (pruned, lastax.polish(pruned, model, data(), steps=100))
+        for one in (pruned, lastax.reconstruct(pruned, model, data(), steps=100))
     )
     assert after < 0.01 * before
 
 
 def test_a_network_that_lost_nothing_stays():
     model = network()
-    same = lastax.polish(model, model, data(), steps=5)
+    same = lastax.reconstruct(model, model, data(), steps=5)
     assert eqx.tree_equal(same.encoder, model.encoder)
     np.testing.assert_allclose(same.head.weight, model.head.weight, rtol=1e-6)
     np.testing.assert_allclose(same.head.bias, model.head.bias, rtol=1e-5, atol=1e-6)
@@ -77,7 +77,7 @@ def test_running_statistics_and_the_encoder_stay():
     model = network()
     told = []
     pruned = lastax.prune(model, ratio=0.5)
-    small = lastax.polish(pruned, model, data(), steps=5, progress=told.append)
+    small = lastax.reconstruct(pruned, model, data(), steps=5, progress=told.append)
     assert "polishing block 0, of 2, step 1" in told
     assert told[-1].startswith("polishing block 1, of 2")
     assert eqx.tree_equal(small.encoder.embed, model.encoder.embed)
@@ -93,7 +93,7 @@ def test_padding_has_no_say(mask_padding):
     for record, length in zip(other, LENGTHS, strict=True):
         record[length:] = 7
     polished = [
-        lastax.polish(pruned, model, {**batch, "x": x}, steps=5) for x in (batch["x"], other)
+        lastax.reconstruct(pruned, model, {**batch, "x": x}, steps=5) for x in (batch["x"], other)
     ]
     assert eqx.tree_equal(*polished, rtol=1e-4, atol=1e-5)
 
@@ -120,13 +120,13 @@ def test_data_in_pieces_are_the_same_data():
 
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="has 1 blocks, that it was made from 2"):
-        lastax.polish(network(layers=1), network(), data())
+        lastax.reconstruct(network(layers=1), network(), data())
     with pytest.raises(ValueError, match="polish: how data pass a dict is not known"):
-        lastax.polish({}, {}, data())
+        lastax.reconstruct({}, {}, data())
 
 
 def test_data_that_are_not_finite_are_refused():
     batch = data()
     batch["x"][3, 5, 1] = np.nan
     with pytest.raises(ValueError, match=r"records \[3\] hold values that are not finite"):
-        lastax.polish(network(), network(), batch)
+        lastax.reconstruct(network(), network(), batch)

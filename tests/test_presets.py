@@ -32,7 +32,7 @@ C_INITIALIZATIONS = {
 }
 PRESETS = {
     f"{name}-{kind}-{size}": (task, preset)
-    for name, task in lastax.TASKS.items()
+    for name, task in lastax.training.TASKS.items()
     for (kind, size), preset in task.presets.items()
 }
 
@@ -41,7 +41,7 @@ PRESETS = {
 def test_paper_presets_are_the_published_flags(row):
     flag = dict(zip(NAMES, row, strict=True))
     truth = {"T": True, "F": False}
-    preset = lastax.TASKS[flag["task"]].presets["s5", "paper"]
+    preset = lastax.training.TASKS[flag["task"]].presets["s5", "paper"]
     model, training = preset.model, preset.training
     assert preset.length is None
     assert preset.every == 1
@@ -70,7 +70,7 @@ def test_paper_presets_are_the_published_flags(row):
     assert training.learning_rate == pytest.approx(
         float(flag["lr_factor"]) * float(flag["ssm_lr_base"])
     )
-    assert training == lastax.TrainingConfig(
+    assert training == lastax.training.TrainingConfig(
         epochs=int(flag["epochs"]),
         epoch_batches=0,
         batch_size=int(flag["bsz"]),
@@ -90,19 +90,19 @@ def test_paper_presets_are_the_published_flags(row):
 def test_every_preset_is_a_network(name):
     task, preset = PRESETS[name]
     for part in (task.data, preset.model, preset.training):
-        lastax.check_settings(part)
+        lastax.training.check_settings(part)
     network = eqx.filter_eval_shape(
         lambda: lastax.build_network(preset.model, input_size=3, classes=2, key=jax.random.key(0))
     )
     each = preset.model.states * (preset.model.channels if preset.model.layer == "s4d" else 1)
-    assert lastax.untrained_counts(preset.model) == (each,) * preset.model.layers
+    assert lastax.training.untrained_counts(preset.model) == (each,) * preset.model.layers
     pairs = task.data.name == "retrieval"
-    assert isinstance(network, lastax.Retrieval if pairs else lastax.Classifier)
+    assert isinstance(network, lastax.nn.Retrieval if pairs else lastax.Classifier)
 
 
 def test_every_data_set_is_a_task_and_names_its_settings():
-    assert lastax.TASKS.keys() == lastax.data.DATASETS.keys()
-    for name, task in lastax.TASKS.items():
+    assert lastax.training.TASKS.keys() == lastax.data.DATASETS.keys()
+    for name, task in lastax.training.TASKS.items():
         assert task.data.name == name
         options = set(lastax.data.DATASETS[name].options)
         given = {k for k, v in dataclasses.asdict(task.data).items() if v is not None}
@@ -111,15 +111,15 @@ def test_every_data_set_is_a_task_and_names_its_settings():
 
 
 def test_speech_trains_as_it_did():
-    preset = next(iter(lastax.TASKS["speech"].presets.values()))
+    preset = next(iter(lastax.training.TASKS["speech"].presets.values()))
     assert preset.model == lastax.ModelConfig(dropout=0.1, clip_eigenvalues=True)
-    assert preset.training == lastax.TrainingConfig(label_smoothing=0.1)
+    assert preset.training == lastax.training.TrainingConfig(label_smoothing=0.1)
 
 
 def test_a_run_remembers_its_data(tmp_path):
-    preset = lastax.TASKS["text"].presets["s5", "small"]
-    data = lastax.DataConfig("text", validation="published", length=7, every=2, skip_bad=True)
-    config = lastax.RunConfig(
+    preset = lastax.training.TASKS["text"].presets["s5", "small"]
+    data = lastax.training.DataConfig("text", validation="published", length=7, every=2, skip_bad=True)
+    config = lastax.training.RunConfig(
         task="text",
         seed=1,
         data=data,
@@ -133,8 +133,8 @@ def test_a_run_remembers_its_data(tmp_path):
         training=preset.training,
         states=(preset.model.states,) * preset.model.layers,
     )
-    lastax.save_config(tmp_path, config)
-    assert lastax.load_config(tmp_path) == config
+    lastax.training.save_config(tmp_path, config)
+    assert lastax.training.load_config(tmp_path) == config
 
 
 # Type checks, on in these tests, may come before our own and word it otherwise.
@@ -152,7 +152,7 @@ def test_a_run_remembers_its_data(tmp_path):
 )
 def test_damaged_records_of_data_are_named(tmp_path, changes, words):
     test_a_run_remembers_its_data(tmp_path)
-    path = tmp_path / lastax.CONFIG_FILE
+    path = tmp_path / lastax.training.CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(lastax.RunError, match=f"(?s)is damaged.*{words}"):
-        lastax.load_config(tmp_path)
+    with pytest.raises(lastax.serialization.RunError, match=f"(?s)is damaged.*{words}"):
+        lastax.training.load_config(tmp_path)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lastax._products import add_row, multiply_row, product, total
+from lastax.ssm._products import add_row, multiply_row, product, total
 
 from .systems import compiled
 

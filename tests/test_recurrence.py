@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 
 import lastax
 from lastax import _recurrence
-from lastax._recurrence import scan_planes
+from lastax.ssm._recurrence import scan_split
 
 from .systems import compiled
 
@@ -39,7 +39,7 @@ def normal(rng, *shape):
 
 
 def draw(seed, length, states=8):
-    """Eigenvalues at all distances from the unit circle, one of them 0."""
+    """Start at all distances from the unit circle, one of them 0."""
     rng = np.random.default_rng(seed)
     distance = np.append(10 ** rng.uniform(-6, 0, states - 1), 1)
     lam = (1 - distance) * np.exp(1j * rng.uniform(-np.pi, np.pi, states))
@@ -147,7 +147,7 @@ def test_steps_of_a_stream_are_the_scan(method, x64):
     lam, b, state = draw(0, 31)
     (states, _), _ = run(method, lam, b, state)
     for entering, wanted in zip(b, states, strict=True):
-        state = lastax.diagonal_step(jnp.asarray(lam), jnp.asarray(state), jnp.asarray(entering))
+        state = lastax.ssm.diagonal_step(jnp.asarray(lam), jnp.asarray(state), jnp.asarray(entering))
         np.testing.assert_allclose(state, wanted, rtol=1e-11, atol=1e-11)
 
 
@@ -200,7 +200,7 @@ def answer(method, directions, lam, b, *weights):
     """All states, and the derivatives of a function of them."""
 
     def loss(lam, b):
-        states = scan_planes(lam, b, directions, method=method)
+        states = scan_split(lam, b, directions, method=method)
         return sum(jnp.sum(jnp.sin(x * w)) for x, w in zip(states, weights, strict=True)), states
 
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(lam, b)
@@ -281,7 +281,7 @@ def test_gradient_of_a_batch_is_the_sum_of_its_examples(method, short_chunks, x6
     @compiled
     def gradient(lam, b):
         def loss(lam, b):
-            scan = functools.partial(scan_planes, directions=BOTH, method=method)
+            scan = functools.partial(scan_split, directions=BOTH, method=method)
             states = jax.vmap(scan, in_axes=(None, 0))(lam, b)
             return sum(jnp.sum(jnp.sin(x * w)) for x, w in zip(states, weights, strict=True))
 
@@ -313,7 +313,7 @@ def test_compiled_or_mapped_with_its_start_is_plain(method, x64):
 def test_the_backward_pass_keeps_states_alone(method, directions):
     """Neither what entered nor what a method has come by on its way; and `lam`."""
     lam, b = jnp.ones(3, complex), jnp.ones((131, 6))
-    scan = functools.partial(scan_planes, directions=directions, method=method)
+    scan = functools.partial(scan_split, directions=directions, method=method)
     kept = jax.eval_shape(lambda: jax.vjp(scan, lam, b)[1])
     shapes = [leaf.shape for leaf in jax.tree.leaves(kept)]
     assert sorted(shapes) == [lam.shape] + [b.shape] * len(directions)
@@ -353,7 +353,7 @@ def test_the_method_is_chosen_by_device_and_length(monkeypatch):
 def test_no_other_method():
     lam, b, _ = draw(0, 4)
     # Without the type checker, which objects first where it is on.
-    unchecked = inspect.unwrap(scan_planes)
+    unchecked = inspect.unwrap(scan_split)
     with pytest.raises(ValueError, match="one of associative, chunked, sequential; got 'parallel'"):
         unchecked(lam, b.real, BOTH, method="parallel")
     with pytest.raises(TypeCheckError):

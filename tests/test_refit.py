@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lastax
-from lastax._refit import HEAD_RIDGES
+from lastax.calibration import HEAD_RIDGES
 
 from .systems import few, loop, random_system, seeds
 from .test_layers import RAGGED, random_channels
@@ -31,9 +31,9 @@ def inputs(seed, steps=300, channels=3):
 def measured(system, u, y=None):
     """Moments of a system on one sequence, and the rows that they are of."""
     with jax.enable_x64(True):
-        features = np.asarray(lastax.state_features(system, u))
+        features = np.asarray(lastax.calibration.state_features(system, u))
     y = loop(system, u) if y is None else y
-    moments = lastax.moments_of_rows(lastax.state_slots(system), features, u, y)
+    moments = lastax.calibration.moments_of_rows(lastax.calibration.state_slots(system), features, u, y)
     return moments, features.reshape(len(u), -1), y
 
 
@@ -41,8 +41,8 @@ def measured(system, u, y=None):
 def test_features_times_weights_are_the_response(x64, bidirectional, conj_sym):
     system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym)
     u = inputs(0, 40)
-    features = np.asarray(lastax.state_features(system, u)).reshape(40, -1)
-    (weights,) = lastax.output_weights(system)
+    features = np.asarray(lastax.calibration.state_features(system, u)).reshape(40, -1)
+    (weights,) = lastax.calibration.output_weights(system)
     np.testing.assert_allclose(features @ weights + u * system.D, loop(system, u), rtol=1e-9)
 
 
@@ -50,7 +50,7 @@ def test_features_times_weights_are_the_response(x64, bidirectional, conj_sym):
 def test_weights_written_back_are_the_weights(x64, bidirectional, conj_sym):
     system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym)
     other = random_system(1, bidirectional=bidirectional, conj_sym=conj_sym)
-    moved = lastax.with_output_weights(system, lastax.output_weights(other), other.D)
+    moved = lastax.calibration.with_output_weights(system, lastax.calibration.output_weights(other), other.D)
     assert (moved.C == other.C).all()
     assert (moved.D == other.D).all()
     assert not bidirectional or (moved.C_reverse == other.C_reverse).all()
@@ -61,8 +61,8 @@ def test_weights_written_back_are_the_weights(x64, bidirectional, conj_sym):
 def test_scalar_channels_are_a_regression_each(x64, bidirectional):
     system = random_channels(0, bidirectional=bidirectional)
     u = inputs(0, 40, len(RAGGED))
-    features = np.asarray(lastax.state_features(system, u))
-    slots, weights = lastax.state_slots(system), lastax.output_weights(system)
+    features = np.asarray(lastax.calibration.state_features(system, u))
+    slots, weights = lastax.calibration.state_slots(system), lastax.calibration.output_weights(system)
     assert [int((row >= 0).sum()) for row in slots] == list(RAGGED)
     y = u * system.D
     for channel, states in enumerate(slots):
@@ -70,7 +70,7 @@ def test_scalar_channels_are_a_regression_each(x64, bidirectional):
         y[:, channel] += mine @ weights[channel, : mine.shape[1], 0]
     np.testing.assert_allclose(y, system(jnp.asarray(u)), rtol=0, atol=1e-10)
     other = random_channels(1, bidirectional=bidirectional)
-    moved = lastax.with_output_weights(system, lastax.output_weights(other), other.D)
+    moved = lastax.calibration.with_output_weights(system, lastax.calibration.output_weights(other), other.D)
     assert (moved.C == other.C).all()
     assert not bidirectional or (moved.C_reverse == other.C_reverse).all()
     assert moved.counts == system.counts
@@ -78,7 +78,7 @@ def test_scalar_channels_are_a_regression_each(x64, bidirectional):
 
 def test_a_system_without_rules_is_named():
     with pytest.raises(NotImplementedError, match="no rule for dict; register one"):
-        lastax.state_slots({})
+        lastax.calibration.state_slots({})
 
 
 @few
@@ -88,10 +88,10 @@ def test_moments_in_pieces_are_those_of_all_rows(seed, rows):
     total, slots = sum(rows), np.array([[0, 2], [1, -1]])
     features, u = rng.normal(size=(total, 3, 2)), rng.normal(size=(total, 2))
     y = rng.normal(size=(total, 2))
-    whole = lastax.moments_of_rows(slots, features, u, y)
+    whole = lastax.calibration.moments_of_rows(slots, features, u, y)
     pieces = None
     for part in np.split(np.arange(total), np.cumsum(rows)[:-1]):
-        moments = lastax.moments_of_rows(slots, features[part], u[part], y[part])
+        moments = lastax.calibration.moments_of_rows(slots, features[part], u[part], y[part])
         pieces = moments if pieces is None else pieces + moments
     assert pieces.rows == total
     np.testing.assert_allclose(pieces.gram, whole.gram, rtol=1e-10, atol=1e-12)
@@ -107,8 +107,8 @@ def test_the_refit_is_least_squares(bidirectional, conj_sym, seed):
     system = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym)
     u = inputs(seed)
     moments, features, y = measured(system, u)
-    W, D = lastax.output_weights(system), lastax.direct_weights(system)
-    new_W, new_D = lastax.refit_outputs(moments, KEEP[None], W, D, ridge=1e-13)
+    W, D = lastax.calibration.output_weights(system), lastax.calibration.feedthrough_weights(system)
+    new_W, new_D = lastax.calibration.refit_outputs(moments, KEEP[None], W, D, ridge=1e-13)
     columns = np.repeat(KEEP, moments.width)
     assert (new_W[0, ~columns] == 0).all()
     residual = y - features @ new_W[0] - u @ new_D[0]
@@ -130,10 +130,10 @@ def test_a_refit_is_never_worse_than_truncation(bidirectional, conj_sym, seed, r
     # Few rows, and not even its own targets.
     u = inputs(seed, 6)
     moments, _, _ = measured(system, u, loop(random_system(seed + 1), u))
-    W, D = lastax.output_weights(system), lastax.direct_weights(system)
+    W, D = lastax.calibration.output_weights(system), lastax.calibration.feedthrough_weights(system)
     truncated = W * np.repeat(KEEP, moments.width)[None, :, None]
     before = moments.residual(truncated, D)
-    for refit in (lastax.refit_outputs, lastax.refit_full_outputs):
+    for refit in (lastax.calibration.refit_outputs, lastax.calibration.refit_dense_outputs):
         new_W, new_D = refit(moments, KEEP[None], W, D, ridge=ridge)
         assert (moments.residual(new_W, new_D) <= before * (1 + 1e-9) + 1e-12).all()
 
@@ -141,8 +141,8 @@ def test_a_refit_is_never_worse_than_truncation(bidirectional, conj_sym, seed, r
 def test_keeping_all_changes_nothing(x64):
     system = random_system(0, bidirectional=True)
     moments, _, _ = measured(system, inputs(0))
-    W, D = lastax.output_weights(system), lastax.direct_weights(system)
-    new_W, new_D = lastax.refit_outputs(moments, np.ones((1, 5), bool), W, D)
+    W, D = lastax.calibration.output_weights(system), lastax.calibration.feedthrough_weights(system)
+    new_W, new_D = lastax.calibration.refit_outputs(moments, np.ones((1, 5), bool), W, D)
     np.testing.assert_allclose(new_W, W, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(new_D, D, rtol=1e-9)
 
@@ -153,7 +153,7 @@ def test_energies_are_those_of_each_states_own_output(x64, bidirectional, conj_s
     moments, _, _ = measured(system, u)
     silent = dataclasses.replace(system, D=np.zeros(3))
     wanted = [np.sum(loop(silent.keep(np.arange(5) == i), u) ** 2) / len(u) for i in range(5)]
-    energies = lastax.state_energies(moments, lastax.output_weights(system))
+    energies = lastax.calibration.state_energies(moments, lastax.calibration.output_weights(system))
     np.testing.assert_allclose(energies[0], wanted, rtol=1e-9)
 
 
@@ -161,17 +161,17 @@ def test_separate_regressions_are_those_of_each_alone(x64):
     rng = np.random.default_rng(0)
     features, u, y = rng.normal(size=(50, 5, 2)), rng.normal(size=(50, 2)), rng.normal(size=(50, 2))
     slots, keep = np.array([[0, 2, 3], [1, 4, -1]]), np.array([[1, 0, 1], [1, 0, 0]], bool)
-    moments = lastax.moments_of_rows(slots, features, u, y)
+    moments = lastax.calibration.moments_of_rows(slots, features, u, y)
     W = rng.normal(size=(2, 6, 1)) * np.repeat(slots >= 0, 2, axis=1)[..., None]
     D = rng.normal(size=(2, 1, 1))
-    new_W, new_D = lastax.refit_outputs(moments, keep, W, D)
+    new_W, new_D = lastax.calibration.refit_outputs(moments, keep, W, D)
     for i, size in enumerate([3, 2]):
-        alone = lastax.moments_of_rows(
+        alone = lastax.calibration.moments_of_rows(
             np.arange(size)[None], features[:, slots[i, :size]], u[:, [i]], y[:, [i]]
         )
         part = slice(i, i + 1)
         own = slice(2 * size)
-        alone_W, alone_D = lastax.refit_outputs(alone, keep[part, :size], W[part, own], D[part])
+        alone_W, alone_D = lastax.calibration.refit_outputs(alone, keep[part, :size], W[part, own], D[part])
         np.testing.assert_allclose(new_W[part, own], alone_W, rtol=1e-9)
         np.testing.assert_allclose(new_D[part], alone_D, rtol=1e-9)
     assert (new_W[1, 2:] == 0).all()
@@ -184,9 +184,9 @@ def test_channels_may_come_in_any_order(x64):
     results = []
     for found, v in ((system, u), (moved, u[:, order])):
         moments, _, _ = measured(found, v)
-        W, D = lastax.output_weights(found), lastax.direct_weights(found)
-        path = lastax.eliminate(moments.features, moments.targets_without(D), moments.width)
-        results.append((path.order, *lastax.refit_outputs(moments, KEEP[None], W, D)))
+        W, D = lastax.calibration.output_weights(found), lastax.calibration.feedthrough_weights(found)
+        path = lastax.calibration.eliminate(moments.features, moments.targets_without(D), moments.width)
+        results.append((path.order, *lastax.calibration.refit_outputs(moments, KEEP[None], W, D)))
     assert (results[0][0] == results[1][0]).all()
     np.testing.assert_allclose(results[1][1], results[0][1][..., order], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(results[1][2], results[0][2][:, order][..., order], rtol=1e-6)
@@ -196,8 +196,8 @@ def test_inputs_of_rank_one_and_silent_channels(x64):
     system = random_system(0, channels=4)
     u = np.random.default_rng(0).normal(size=(200, 1)) * np.array([1.0, 2.0, -1.0, 0.0])
     moments, _, _ = measured(system, u)
-    W, D = lastax.output_weights(system), lastax.direct_weights(system)
-    new_W, new_D = lastax.refit_outputs(moments, KEEP[None], W, D)
+    W, D = lastax.calibration.output_weights(system), lastax.calibration.feedthrough_weights(system)
+    new_W, new_D = lastax.calibration.refit_outputs(moments, KEEP[None], W, D)
     assert np.isfinite(new_W).all()
     assert np.isfinite(new_D).all()
     assert new_D[0, 3, 3] == D[0, 3, 3]
@@ -209,11 +209,11 @@ def test_inputs_of_rank_one_and_silent_channels(x64):
 def test_a_full_matrix_is_no_worse_than_a_diagonal(seed):
     system = random_system(seed)
     moments, features, y = measured(system, u := inputs(seed))
-    W, D = lastax.output_weights(system), lastax.direct_weights(system)
-    diagonal = lastax.refit_outputs(moments, KEEP[None], W, D, ridge=1e-12)
-    full_W, full_D = lastax.refit_full_outputs(moments, KEEP[None], W, D, ridge=1e-12)
-    residual = np.mean((y - features @ full_W[0] - u @ full_D[0]) ** 2, axis=0)
-    np.testing.assert_allclose(moments.residual(full_W, full_D)[0], residual, atol=1e-9)
+    W, D = lastax.calibration.output_weights(system), lastax.calibration.feedthrough_weights(system)
+    diagonal = lastax.calibration.refit_outputs(moments, KEEP[None], W, D, ridge=1e-12)
+    full_W, dense_feedthrough = lastax.calibration.refit_dense_outputs(moments, KEEP[None], W, D, ridge=1e-12)
+    residual = np.mean((y - features @ full_W[0] - u @ dense_feedthrough[0]) ** 2, axis=0)
+    np.testing.assert_allclose(moments.residual(full_W, dense_feedthrough)[0], residual, atol=1e-9)
     assert (residual <= moments.residual(*diagonal)[0] + 1e-9).all()
 
 
@@ -222,7 +222,7 @@ def test_a_full_matrix_is_no_worse_than_a_diagonal(seed):
 def test_what_a_full_matrix_cannot_give_is_what_is_left_beside_the_inputs(seed):
     system = random_system(seed)
     moments, features, y = measured(system, u := inputs(seed))
-    D = lastax.direct_weights(random_system(seed + 1, full_D=True))
+    D = lastax.calibration.feedthrough_weights(random_system(seed + 1, dense_feedthrough=True))
     gram, left = moments.without_inputs(D)
     through = u @ np.linalg.pinv(u)
     beside, wanted = features - through @ features, y - through @ y
@@ -241,8 +241,8 @@ def test_what_a_full_matrix_cannot_give_is_what_is_left_beside_the_inputs(seed):
 def test_a_full_matrix_counts_for_the_states_that_have_as_many_weights(bidirectional, states):
     """`H^2` weights of 9 channels and 36 or 54 a state."""
     system = random_system(0, channels=9, bidirectional=bidirectional)
-    assert lastax.full_D_states(system) == states
-    assert lastax.full_D_states(dataclasses.replace(system, D=np.eye(9))) == 0
+    assert lastax.calibration.feedthrough_states(system) == states
+    assert lastax.calibration.feedthrough_states(dataclasses.replace(system, D=np.eye(9))) == 0
 
 
 @few
@@ -251,7 +251,7 @@ def test_linear_maps_come_closest_to_their_targets(seed):
     rng = np.random.default_rng(seed)
     x, t = rng.normal(size=(40, 3)) + 5, rng.normal(size=(40, 2)) - 3
     z = np.concatenate([x, np.ones((40, 1)), t], axis=1)
-    weight, bias = lastax.refit_linear(z.T @ z / 40, rng.normal(size=(3, 2)), ridge=1e-12)
+    weight, bias = lastax.calibration.refit_linear(z.T @ z / 40, rng.normal(size=(3, 2)), ridge=1e-12)
     wanted = np.linalg.lstsq(z[:, :4], t)[0]
     np.testing.assert_allclose(weight, wanted[:3], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(bias, wanted[3], rtol=1e-6, atol=1e-6)
@@ -264,9 +264,9 @@ def test_maps_that_are_right_stay():
     t = x @ weight + bias
     z = np.concatenate([x, np.ones((20, 1)), t], axis=1)
     for found in (
-        lastax.refit_linear(z.T @ z / 20, weight, ridge=1.0),
-        lastax.refit_head(x, t, weight),
-        lastax.refit_head(x[:1], t[:1], weight),
+        lastax.calibration.refit_linear(z.T @ z / 20, weight, ridge=1.0),
+        lastax.calibration.refit_head(x, t, weight),
+        lastax.calibration.refit_head(x[:1], t[:1], weight),
     ):
         np.testing.assert_allclose(found[0], weight, atol=1e-9)
         np.testing.assert_allclose(found[1], bias, atol=1e-8)
@@ -300,7 +300,7 @@ def test_the_head_takes_the_ridge_that_predicts_best(seed, noise):
         centered.T @ centered + penalty * np.eye(8),
         centered.T @ (t - t.mean(0) - centered @ weight),
     )
-    found, bias = lastax.refit_head(x, t, weight)
+    found, bias = lastax.calibration.refit_head(x, t, weight)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(bias, t.mean(0) - x.mean(0) @ found)
 
@@ -309,10 +309,10 @@ def test_the_head_takes_the_ridge_that_predicts_best(seed, noise):
 def test_white_moments_are_those_of_white_noise(x64, bidirectional, conj_sym):
     system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym, slowest=0.2)
     u = np.random.default_rng(1).normal(size=(200_000, 3))
-    features = np.asarray(lastax.state_features(system, u))
+    features = np.asarray(lastax.calibration.state_features(system, u))
     y = np.asarray(system(u))
-    rows = lastax.moments_of_rows(lastax.state_slots(system), features, u, y)
-    white = lastax.white_moments(system)
+    rows = lastax.calibration.moments_of_rows(lastax.calibration.state_slots(system), features, u, y)
+    white = lastax.calibration.white_moments(system)
     scale = np.sqrt(np.diag(white.gram[0]))
     np.testing.assert_allclose(
         rows.gram[0] / np.outer(scale, scale), white.gram[0] / np.outer(scale, scale), atol=0.02
@@ -322,29 +322,29 @@ def test_white_moments_are_those_of_white_noise(x64, bidirectional, conj_sym):
 @variants
 def test_a_white_refit_lowers_the_h2_error(bidirectional, conj_sym):
     system = random_system(3, bidirectional=bidirectional, conj_sym=conj_sym)
-    small = lastax.white_refit(system, KEEP)
+    small = lastax.calibration.white_refit(system, KEEP)
     assert small.states == 3
-    white = lastax.white_moments(system)
+    white = lastax.calibration.white_moments(system)
     kept = np.repeat(KEEP, white.width)
     W = np.zeros((1, len(kept), 3))
-    W[0, kept] = lastax.output_weights(small)[0]
-    error = white.residual(W, lastax.direct_weights(small)).sum()
-    assert error <= lastax.error_h2(system, KEEP) ** 2 * (1 + 1e-9)
+    W[0, kept] = lastax.calibration.output_weights(small)[0]
+    error = white.residual(W, lastax.calibration.feedthrough_weights(small)).sum()
+    assert error <= lastax.analysis.error_h2(system, KEEP) ** 2 * (1 + 1e-9)
 
 
 @variants
 def test_singular_perturbation_keeps_each_channels_gain_at_frequency_zero(bidirectional, conj_sym):
     system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym)
-    small = lastax.singular_perturbation(system, KEEP)
-    gains = [lastax.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
+    small = lastax.calibration.singular_perturbation(system, KEEP)
+    gains = [lastax.ssm.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
     np.testing.assert_allclose(np.diag(gains[0]), np.diag(gains[1]), rtol=1e-9)
 
 
 @variants
 def test_singular_perturbation_of_a_whole_matrix_keeps_the_whole_gain(bidirectional, conj_sym):
-    system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym, full_D=True)
-    small = lastax.singular_perturbation(system, KEEP)
-    gains = [lastax.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
+    system = random_system(0, bidirectional=bidirectional, conj_sym=conj_sym, dense_feedthrough=True)
+    small = lastax.calibration.singular_perturbation(system, KEEP)
+    gains = [lastax.ssm.frequency_response(s, np.zeros(1))[0] for s in (system, small)]
     np.testing.assert_allclose(gains[0], gains[1], rtol=1e-9, atol=1e-9)
 
 
@@ -352,6 +352,6 @@ def test_data_free_refits_need_stable_states():
     system = random_system(0)
     system = dataclasses.replace(system, lam=np.where(KEEP, system.lam, 1.0))
     with pytest.raises(ValueError, match="would be removed"):
-        lastax.singular_perturbation(system, KEEP)
+        lastax.calibration.singular_perturbation(system, KEEP)
     with pytest.raises(ValueError, match="no finite second moment"):
-        lastax.white_moments(system)
+        lastax.calibration.white_moments(system)

@@ -11,7 +11,7 @@ import pytest
 
 import lastax
 
-METHODS = get_args(lastax.ScanMethod)
+METHODS = get_args(lastax.ssm.ScanMethod)
 
 
 def network(key, **settings):
@@ -26,9 +26,9 @@ def cut(model, *counts):
 
 def trained(model, batch, *, remat):
     """The gradient of every parameter, the loss, and the moved statistics, in float64."""
-    optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
-    state = lastax.TrainState.initialize(model, optimizer)
-    step = eqx.filter_jit(lastax.train_step)
+    optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
+    state = lastax.training.TrainState.initialize(model, optimizer)
+    step = eqx.filter_jit(lastax.training.train_step)
     for _ in range(2):
         state, metrics = step(state, batch, optimizer=optimizer, key=jax.random.key(3), remat=remat)
     return state.model, metrics
@@ -74,10 +74,10 @@ def test_less_memory_is_taken(getkey):
     config = lastax.ModelConfig(layers=6, channels=16, states=8)
     model = lastax.build_network(config, input_size=3, classes=5, key=getkey())
     batch = {"x": jax.random.normal(getkey(), (4, 512, 3)), "label": jnp.arange(4)}
-    optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
-    state, taken = lastax.TrainState.initialize(model, optimizer), {}
+    optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
+    state, taken = lastax.training.TrainState.initialize(model, optimizer), {}
     for remat in (False, True):
-        step = eqx.filter_jit(lastax.train_step)
+        step = eqx.filter_jit(lastax.training.train_step)
         program = step.lower(state, batch, optimizer=optimizer, key=getkey(), remat=remat).compile()
         taken[remat] = program.compiled.memory_analysis().temp_size_in_bytes
     assert taken[True] < 0.6 * taken[False]

@@ -15,8 +15,8 @@ from .systems import few, random_system, seeds
 
 SCORES = {
     "last": lastax.last_scores,
-    "finite_horizon": lambda system: lastax.finite_horizon_last_scores(system, 30),
-    "lamp": lastax.lamp_scores,
+    "finite_horizon": lambda system: lastax.pruning.finite_horizon_last_scores(system, 30),
+    "lamp": lastax.pruning.lamp_scores,
 }
 every_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 SQUARES = st.lists(st.integers(0, 9), min_size=1, max_size=8)
@@ -36,14 +36,14 @@ def by_definition(squares):
 @given(squares=SQUARES)
 def test_layer_adaptive_by_its_definition(squares):
     """Ties and zeros included."""
-    got = lastax.layer_adaptive(np.array(squares, float))
+    got = lastax.pruning.layer_adaptive(np.array(squares, float))
     np.testing.assert_allclose(got, by_definition(squares), rtol=1e-13)
 
 
 @few
 @given(squares=st.lists(st.integers(1, 9), min_size=1, max_size=8))
 def test_largest_scores_one_and_none_more(squares):
-    got = lastax.layer_adaptive(np.array(squares, float))
+    got = lastax.pruning.layer_adaptive(np.array(squares, float))
     assert got[np.argmax(squares)] <= 1
     assert got.max() == 1
     assert np.all((got > 0) & (got <= 1))
@@ -53,30 +53,30 @@ def test_largest_scores_one_and_none_more(squares):
 @given(seed=seeds)
 def test_scores_rank_as_their_squares(seed):
     squares = np.random.default_rng(seed).exponential(size=9)
-    got = lastax.layer_adaptive(squares)
+    got = lastax.pruning.layer_adaptive(squares)
     np.testing.assert_array_equal(np.argsort(got), np.argsort(squares))
 
 
 def test_equal_squares_are_told_apart_by_position():
-    got = lastax.layer_adaptive(np.array([1.0, 2.0, 1.0, 2.0]))
+    got = lastax.pruning.layer_adaptive(np.array([1.0, 2.0, 1.0, 2.0]))
     np.testing.assert_allclose(got, [1 / 6, 1 / 2, 1 / 5, 1.0], rtol=1e-15)
 
 
 def test_infinity_scores_infinity_and_is_not_counted():
-    got = lastax.layer_adaptive(np.array([1.0, np.inf, 3.0, np.inf]))
+    got = lastax.pruning.layer_adaptive(np.array([1.0, np.inf, 3.0, np.inf]))
     np.testing.assert_array_equal(got, [0.25, np.inf, 1.0, np.inf])
-    np.testing.assert_array_equal(lastax.layer_adaptive(np.array([np.inf])), [np.inf])
+    np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.array([np.inf])), [np.inf])
 
 
 def test_states_that_do_nothing_score_nothing():
-    np.testing.assert_array_equal(lastax.layer_adaptive(np.zeros(3)), 0)
-    np.testing.assert_array_equal(lastax.layer_adaptive(np.array([0.0, 5.0])), [0, 1])
+    np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.zeros(3)), 0)
+    np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.array([0.0, 5.0])), [0, 1])
 
 
 def test_wide_range_of_squares():
     """The tail of small squares does not vanish behind the large."""
     squares = 10.0 ** -np.arange(0, 300, 20)
-    np.testing.assert_allclose(lastax.layer_adaptive(squares)[1:], squares[1:], rtol=1e-12)
+    np.testing.assert_allclose(lastax.pruning.layer_adaptive(squares)[1:], squares[1:], rtol=1e-12)
 
 
 @every_score
@@ -112,12 +112,12 @@ def test_scores_of_a_layer_by_hand():
     np.testing.assert_allclose(lastax.last_scores(system), [1 / 161, 16 / 160, 1], rtol=1e-14)
     # After two steps: 1, 2 (1 + 1/2), 3 (1 + 3/4).
     np.testing.assert_allclose(
-        lastax.finite_horizon_last_scores(system, 2),
+        lastax.pruning.finite_horizon_last_scores(system, 2),
         [1 / (1 + 9 + 5.25**2), 9 / (9 + 5.25**2), 1],
         rtol=1e-14,
     )
     # |lam| |B| |C|: 0, 1, 9/4.
-    np.testing.assert_allclose(lastax.lamp_scores(system), [0, 1 / (1 + 81 / 16), 1], rtol=1e-14)
+    np.testing.assert_allclose(lastax.pruning.lamp_scores(system), [0, 1 / (1 + 81 / 16), 1], rtol=1e-14)
 
 
 @every_score
@@ -130,13 +130,13 @@ def test_jax_under_jit_is_numpy(score, x64):
 def test_random_scores_depend_on_the_key_alone(getkey):
     first, second = getkey(), getkey()
     system = random_system(0, states=100)
-    scores = lastax.random_scores(system, key=first)
+    scores = lastax.pruning.random_scores(system, key=first)
     assert scores.shape == (100,)
-    np.testing.assert_array_equal(scores, lastax.random_scores(system, key=first))
-    assert np.any(scores != lastax.random_scores(system, key=second))
+    np.testing.assert_array_equal(scores, lastax.pruning.random_scores(system, key=first))
+    assert np.any(scores != lastax.pruning.random_scores(system, key=second))
     assert 0 <= scores.min() <= 0.2 <= 0.8 <= scores.max() < 1
 
 
 def test_not_a_number_stays_one():
     """So that selection can object to it."""
-    assert np.isnan(lastax.layer_adaptive(np.array([1.0, np.nan, 2.0]))).any()
+    assert np.isnan(lastax.pruning.layer_adaptive(np.array([1.0, np.nan, 2.0]))).any()

@@ -52,7 +52,7 @@ def test_count_rejects_what_is_no_share(ratio):
 @given(sizes=SIZES, data=st.data())
 def test_uniform_counts(sizes, data):
     total = data.draw(st.integers(len(sizes), sum(sizes)))
-    counts = lastax.uniform_counts(sizes, total)
+    counts = lastax.pruning.uniform_counts(sizes, total)
     assert sum(counts) == total
     assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
     shares = [Fraction(size * total, sum(sizes)) for size in sizes]
@@ -69,9 +69,9 @@ def test_uniform_counts(sizes, data):
 
 def test_uniform_counts_by_hand():
     # Shares 1.5, 1.5, 3: the earlier layer gets the state that is left over.
-    assert lastax.uniform_counts([4, 4, 8], 6) == [2, 1, 3]
+    assert lastax.pruning.uniform_counts([4, 4, 8], 6) == [2, 1, 3]
     # Shares 0.1 and 9.9: nobody goes empty.
-    assert lastax.uniform_counts([1, 99], 10) == [1, 9]
+    assert lastax.pruning.uniform_counts([1, 99], 10) == [1, 9]
 
 
 @few
@@ -106,7 +106,7 @@ def test_global_selection_leaves_no_layer_empty():
 @given(layer=st.lists(st.integers(0, 3), min_size=1, max_size=9), data=st.data())
 def test_top_of_one_layer(layer, data):
     count = data.draw(st.integers(0, len(layer)))
-    mask = lastax.select_top(np.array(layer, float), count)
+    mask = lastax.pruning.select_top(np.array(layer, float), count)
     best = sorted(range(len(layer)), key=lambda i: (-layer[i], i))[:count]
     assert np.flatnonzero(mask).tolist() == sorted(best)
 
@@ -115,23 +115,23 @@ def test_top_of_one_layer(layer, data):
 @given(layers=LAYERS, data=st.data())
 def test_uniform_selection(layers, data):
     total = data.draw(st.integers(len(layers), sum(map(len, layers))))
-    masks = lastax.select_uniform(as_scores(layers), total)
-    counts = lastax.uniform_counts([len(layer) for layer in layers], total)
+    masks = lastax.pruning.select_uniform(as_scores(layers), total)
+    counts = lastax.pruning.uniform_counts([len(layer) for layer in layers], total)
     assert [int(mask.sum()) for mask in masks] == counts
     for scores, mask, count in zip(as_scores(layers), masks, counts, strict=True):
-        np.testing.assert_array_equal(mask, lastax.select_top(scores, count))
+        np.testing.assert_array_equal(mask, lastax.pruning.select_top(scores, count))
 
 
 @pytest.mark.parametrize("total", [1, 6])
 def test_impossible_totals(total):
     scores = as_scores([[1, 2, 3], [4, 5]])
-    for select in (lastax.select_global, lastax.select_uniform):
+    for select in (lastax.select_global, lastax.pruning.select_uniform):
         with pytest.raises(ValueError, match=r"2 layers of \[3, 2\] states allow 2 to 5"):
             select(scores, total)
 
 
 def test_scores_that_are_not_numbers():
     scores = [np.array([1.0, np.nan, 2.0])]
-    for select in (lastax.select_global, lastax.select_uniform):
+    for select in (lastax.select_global, lastax.pruning.select_uniform):
         with pytest.raises(ValueError, match=r"scores of states \[1\] of layer 0 are not numbers"):
             select(scores, 2)

@@ -44,15 +44,15 @@ def silenced(layer, mask):
 
 def network(getkey, layers):
     blocks = tuple(
-        lastax.Block(
-            lastax.LayerNorm.initialize(CHANNELS),
+        lastax.nn.Block(
+            lastax.nn.LayerNorm.initialize(CHANNELS),
             layer,
-            lastax.Gate.initialize(CHANNELS, "half_glu1", key=getkey()),
+            lastax.nn.Gate.initialize(CHANNELS, "half_glu1", key=getkey()),
         )
         for layer in layers
     )
-    encoder = lastax.Encoder(lastax.Linear.initialize(2, CHANNELS, key=getkey()), blocks)
-    return lastax.Classifier(encoder, lastax.Linear.initialize(CHANNELS, 4, key=getkey()))
+    encoder = lastax.nn.Encoder(lastax.nn.Linear.initialize(2, CHANNELS, key=getkey()), blocks)
+    return lastax.Classifier(encoder, lastax.nn.Linear.initialize(CHANNELS, 4, key=getkey()))
 
 
 @variants
@@ -176,7 +176,7 @@ def test_two_methods_do_not_make_a_layer():
 def test_nothing_removed_changes_no_bit(method, getkey):
     layers = [random_layer(i, states=4, bidirectional=bool(i)) for i in range(2)]
     model = network(getkey, layers)
-    moments = [lastax.white_moments(system) for system in lastax.systems(model)]
+    moments = [lastax.calibration.white_moments(system) for system in lastax.systems(model)]
     options = {"method": method, "length": LENGTH, "moments": moments}
     same = lastax.plan_pruning(model, ratio=0.0, **options).apply(model)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(LENGTH, 2)), jnp.float32)
@@ -189,7 +189,7 @@ def test_every_method_keeps_the_highest_scores(method, getkey):
     """Exactly the count; no removed state of a layer scores more than a kept one of it."""
     layers = [random_layer(i, states=6) for i in range(3)]
     options = {"ratio": 0.5, "method": method, "length": 20, "key": getkey()}
-    moments = [lastax.white_moments(system) for system in lastax.systems(layers)]
+    moments = [lastax.calibration.white_moments(system) for system in lastax.systems(layers)]
     plan = lastax.plan_pruning(layers, **options, moments=moments)
     assert sum(plan.states_after) == 9
     assert plan.states_before == [6, 6, 6]
@@ -317,7 +317,7 @@ def unstable_layer(states=4):
 @pytest.mark.parametrize("method", ["last", "lamp", "uniform-magnitude", "last-published"])
 def test_unstable_states_are_kept_with_a_warning(method):
     layers = [random_layer(1, states=4), unstable_layer()]
-    with pytest.warns(lastax.UnstableStatesWarning, match=r"a layer: \[\[\], \[1\]\]"):
+    with pytest.warns(lastax.surgery.UnstableStatesWarning, match=r"a layer: \[\[\], \[1\]\]"):
         small = lastax.prune(layers, states=2, method=method)
     assert lastax.state_counts(small) == [1, 1]
     np.testing.assert_array_equal(small[1].Lambda_re, [0.5])
@@ -340,8 +340,8 @@ def test_masks_of_the_wrong_kind_are_refused(getkey, mask):
         lambda: layer.keep(mask),
         lambda: system.keep(mask),
         lambda: lastax.error_bound(system, mask),
-        lambda: lastax.error_hinf(system, mask),
-        lambda: lastax.error_h2(system, mask),
+        lambda: lastax.analysis.error_hinf(system, mask),
+        lambda: lastax.analysis.error_h2(system, mask),
     ):
         with pytest.raises((ValueError, TypeCheckError)):
             use()

@@ -38,10 +38,10 @@ def test_call_is_the_loop(bidirectional, conj_sym, seed):
     np.testing.assert_allclose(got, loop(system, u), rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("full_D", [False, True])
+@pytest.mark.parametrize("dense_feedthrough", [False, True])
 @pytest.mark.parametrize("conj_sym", [True, False])
-def test_run_and_step_are_the_call(conj_sym, full_D, x64):
-    system = on_device(random_system(0, conj_sym=conj_sym, full_D=full_D))
+def test_run_and_step_are_the_call(conj_sym, dense_feedthrough, x64):
+    system = on_device(random_system(0, conj_sym=conj_sym, dense_feedthrough=dense_feedthrough))
     u = jnp.asarray(inputs(0))
     whole = system(u)
     np.testing.assert_allclose(system.run(u)[0], whole, rtol=1e-12)
@@ -62,12 +62,12 @@ def test_step_needs_no_future():
 
 
 def test_a_whole_matrix_leads_from_every_input_to_every_output(x64):
-    system, u = random_system(0, bidirectional=True, full_D=True, slowest=0.2), inputs(0)
+    system, u = random_system(0, bidirectional=True, dense_feedthrough=True, slowest=0.2), inputs(0)
     np.testing.assert_allclose(on_device(system)(jnp.asarray(u)), loop(system, u), rtol=1e-10)
-    respond = eqx.filter_jit(lastax.impulse_response)
+    respond = eqx.filter_jit(lastax.ssm.impulse_response)
     impulse = respond(on_device(system), 256, position=128)
     spectrum = np.fft.fft(np.roll(impulse, -128, axis=0), axis=0)
-    got = lastax.frequency_response(system, 2 * np.pi * np.arange(256) / 256)
+    got = lastax.ssm.frequency_response(system, 2 * np.pi * np.arange(256) / 256)
     np.testing.assert_allclose(got, spectrum, rtol=0, atol=1e-11 * np.abs(spectrum).max())
 
 
@@ -76,12 +76,12 @@ def test_a_whole_matrix_leads_from_every_input_to_every_output(x64):
 @given(seed=seeds)
 def test_real_system_is_the_same_operator(bidirectional, conj_sym, seed):
     system, u = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym), inputs(seed)
-    real = lastax.real_system(system)
+    real = lastax.ssm.real_system(system)
     assert real.states == 2 * system.states
     assert not real.conj_sym
     np.testing.assert_allclose(loop(real, u), loop(system, u), rtol=1e-10, atol=1e-12)
     # Without taking real parts, too: what is left of the imaginary parts is rounding.
-    response = lastax.transfer_function(real, np.array([0.0]))
+    response = lastax.ssm.transfer_function(real, np.array([0.0]))
     np.testing.assert_allclose(response.imag, 0, atol=1e-12 * np.abs(response).max())
 
 
@@ -89,11 +89,11 @@ def test_real_system_is_the_same_operator(bidirectional, conj_sym, seed):
 def test_frequency_response_is_the_transformed_impulse_response(bidirectional, conj_sym, x64):
     system = random_system(3, bidirectional=bidirectional, conj_sym=conj_sym, slowest=0.2)
     length, position = 256, 128
-    respond = eqx.filter_jit(lastax.impulse_response)
+    respond = eqx.filter_jit(lastax.ssm.impulse_response)
     impulse = respond(on_device(system), length, position=position)
     spectrum = np.fft.fft(np.roll(impulse, -position, axis=0), axis=0)
     omega = 2 * np.pi * np.arange(length) / length
-    got = lastax.frequency_response(system, omega)
+    got = lastax.ssm.frequency_response(system, omega)
     np.testing.assert_allclose(got, spectrum, rtol=0, atol=1e-11 * np.abs(spectrum).max())
 
 
@@ -103,7 +103,7 @@ def test_impulse_response_predicts_every_output(bidirectional, conj_sym, x64):
     length = len(u)
     wanted = np.zeros_like(u)
     for k in range(length):
-        answer = lastax.impulse_response(on_device(system), length, position=k)
+        answer = lastax.ssm.impulse_response(on_device(system), length, position=k)
         wanted += np.asarray(answer) @ u[k]
     np.testing.assert_allclose(loop(system, u), wanted, rtol=1e-10, atol=1e-11)
     if not bidirectional:
@@ -120,7 +120,7 @@ def test_transfer_function_of_one_state_by_hand():
     )
     z = np.exp(0.3j)
     wanted = 6 / (1 - 0.5j / z) + 2j / (1 - 0.5j * z)
-    got = lastax.transfer_function(system, np.array([0.3]))
+    got = lastax.ssm.transfer_function(system, np.array([0.3]))
     np.testing.assert_allclose(got, [[[wanted]]], rtol=1e-14)
 
 

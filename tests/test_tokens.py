@@ -22,7 +22,7 @@ def tokens(key, *shape):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_rows_are_one_hot_products(getkey, dtype, x64):
-    linear = lastax.Linear(
+    linear = lastax.nn.Linear(
         jax.random.normal(getkey(), (KINDS, 5)), jax.random.normal(getkey(), (5,))
     )
     # Beyond the kinds and below 0 there is no row: the vector is all zeros.
@@ -42,12 +42,12 @@ def test_training_on_tokens_is_training_on_one_hot_vectors(getkey, head, lengths
     batch = {"x": tokens(getkey(), *shape), "label": np.array([0, 2, 1])}
     batch["length"] = np.array(lengths)
     spelled_out = {**batch, "x": jax.nn.one_hot(batch["x"], KINDS)}
-    optimizer = lastax.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
-    state = lastax.TrainState.initialize(model, optimizer)
+    optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
+    state = lastax.training.TrainState.initialize(model, optimizer)
 
     @eqx.filter_jit
     def step(state, batch):
-        return lastax.train_step(state, batch, optimizer=optimizer, key=jax.random.key(3))
+        return lastax.training.train_step(state, batch, optimizer=optimizer, key=jax.random.key(3))
 
     ours, metrics = step(state, batch)
     theirs, their_metrics = step(state, spelled_out)
@@ -60,7 +60,7 @@ def test_training_on_tokens_is_training_on_one_hot_vectors(getkey, head, lengths
 
 
 def test_the_gradient_of_a_row_is_the_sum_over_its_uses(getkey, x64):
-    linear = lastax.Linear(jnp.zeros((KINDS, 2)), jnp.zeros(2))
+    linear = lastax.nn.Linear(jnp.zeros((KINDS, 2)), jnp.zeros(2))
     weights = jax.random.normal(getkey(), (4, 2))
     index = np.array([2, 5, 2, 2])
 

@@ -18,9 +18,9 @@ import pytest
 import lastax
 from lastax import _checkpoints as checkpoints_module
 from lastax import _train as train_module
-from lastax._files import folder_written_at_once, write_atomically
+from lastax.serialization import folder_written_at_once, write_atomically
 
-OPTIMIZER = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
+OPTIMIZER = lastax.training.make_optimizer(0.01, 0.005, weight_decay=0.01)
 CONFIG = lastax.ModelConfig(layers=2, channels=6, states=4, dropout=0.1)
 
 
@@ -54,32 +54,32 @@ class Waves:
 
 
 def run_config(model):
-    return lastax.RunConfig(
+    return lastax.training.RunConfig(
         task="speech",
         seed=0,
-        data=lastax.DataConfig("speech"),
+        data=lastax.training.DataConfig("speech"),
         input_size=3,
         classes=2,
         length=25,
         model=CONFIG,
-        training=lastax.TrainingConfig(),
+        training=lastax.training.TrainingConfig(),
         states=tuple(lastax.state_counts(model)),
     )
 
 
 def make_step(key):
-    return eqx.filter_jit(functools.partial(lastax.train_step, optimizer=OPTIMIZER, key=key))
+    return eqx.filter_jit(functools.partial(lastax.training.train_step, optimizer=OPTIMIZER, key=key))
 
 
 def fit(folder, key, *, epochs, **options):
-    state = lastax.TrainState.initialize(small_network(key), OPTIMIZER)
+    state = lastax.training.TrainState.initialize(small_network(key), OPTIMIZER)
     held_out = [Waves().batch(10**6)]
     folder.mkdir(exist_ok=True)
-    return lastax.fit(
+    return lastax.training.fit(
         state,
         options.pop("step", None) or make_step(key),
         Waves(),
-        validate=lambda model: lastax.evaluate(model, held_out),
+        validate=lambda model: lastax.training.evaluate(model, held_out),
         folder=folder,
         epochs=epochs,
         steps_per_epoch=6,
@@ -93,13 +93,13 @@ def test_cross_entropy_against_float64():
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     target = 0.9 * np.eye(5)[label] + 0.1 / 5
     truth = -(target * np.log(p)).sum(1)
-    ours = lastax.cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(label), 0.1)
+    ours = lastax.training.cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(label), 0.1)
     np.testing.assert_allclose(ours, truth, rtol=1e-5)
 
 
 def test_a_step_is_a_pure_function(getkey):
     key = getkey()
-    state = lastax.TrainState.initialize(small_network(key), OPTIMIZER)
+    state = lastax.training.TrainState.initialize(small_network(key), OPTIMIZER)
     step, batch = make_step(key), Waves().batch(0)
     first, metrics = step(state, batch)
     second, same = step(state, batch)
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(getkey, tmp_pa
         return state, metrics
 
     with pytest.raises(
-        lastax.TrainingDivergedError, match=r"step 9: the loss is nan.*step 6 is kept"
+        lastax.training.TrainingDivergedError, match=r"step 9: the loss is nan.*step 6 is kept"
     ):
         fit(tmp_path / "run", key, epochs=3, step=breaking)
     whole = fit(tmp_path / "whole", key, epochs=3)
@@ -170,7 +170,7 @@ def test_a_parameter_that_is_not_finite_is_never_checkpointed(getkey, tmp_path):
         broken = eqx.tree_at(lambda s: s.model.head.bias, state, jnp.full(2, jnp.inf))
         return (broken if int(state.step) == 12 else state), metrics
 
-    with pytest.raises(lastax.TrainingDivergedError, match=r"head\.bias is not finite.*step 6"):
+    with pytest.raises(lastax.training.TrainingDivergedError, match=r"head\.bias is not finite.*step 6"):
         fit(tmp_path / "run", key, epochs=3, step=breaking)
 
 
@@ -182,7 +182,7 @@ def test_evaluation_weighs_examples_not_batches(getkey):
         for name in second
     }
     weight = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)
-    result = lastax.evaluate(model, [first, {**filled, "weight": weight}])
+    result = lastax.training.evaluate(model, [first, {**filled, "weight": weight}])
     x = np.concatenate([first["x"], second["x"][:3]])
     label = np.concatenate([first["label"], second["label"][:3]])
     logits = np.stack([np.asarray(model(row), np.float64) for row in x])
@@ -191,7 +191,7 @@ def test_evaluation_weighs_examples_not_batches(getkey):
     assert result.accuracy == pytest.approx((logits.argmax(1) == label).mean())
     assert result.loss == pytest.approx(losses.mean(), rel=1e-5)
     with pytest.raises(ValueError, match="no examples"):
-        lastax.evaluate(model, [])
+        lastax.training.evaluate(model, [])
 
 
 def test_fidelity_by_hand(getkey):
@@ -203,15 +203,15 @@ def test_fidelity_by_hand(getkey):
         for model in (one, other)
     )
     log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (p, q))
-    found = lastax.compare(one, other, [weighted])
+    found = lastax.training.compare(one, other, [weighted])
     assert found.examples == 6
     wanted = np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1))
     assert found.divergence == pytest.approx(wanted, rel=1e-4)
     assert found.agreement == pytest.approx(np.mean(p.argmax(1) == q.argmax(1)))
-    same = lastax.compare(one, one, [batch, weighted])
+    same = lastax.training.compare(one, one, [batch, weighted])
     assert (same.divergence, same.agreement, same.examples) == (0, 1, 14)
     with pytest.raises(ValueError, match="no examples"):
-        lastax.compare(one, one, [])
+        lastax.training.compare(one, one, [])
 
 
 def test_accuracies_and_fidelity_compile_each_network_once(getkey, monkeypatch):
@@ -225,37 +225,37 @@ def test_accuracies_and_fidelity_compile_each_network_once(getkey, monkeypatch):
         train_module, "predict", lambda *a, **k: (traced.append(a), predict(*a, **k))[1]
     )
     for one in (model, small):
-        lastax.evaluate(one, [batch])
-    lastax.compare(model, small, [batch])
+        lastax.training.evaluate(one, [batch])
+    lastax.training.compare(model, small, [batch])
     assert len(traced) == 2
 
 
 def test_distillation_follows_the_teacher_not_the_labels(getkey):
     student, teacher = small_network(getkey()), small_network(getkey())
-    state = lastax.TrainState.initialize(student, OPTIMIZER)
-    step = eqx.filter_jit(functools.partial(lastax.train_step, optimizer=OPTIMIZER))
+    state = lastax.training.TrainState.initialize(student, OPTIMIZER)
+    step = eqx.filter_jit(functools.partial(lastax.training.train_step, optimizer=OPTIMIZER))
     waves, key = Waves(), getkey()
-    before = lastax.compare(teacher, student, [waves.batch(-1 % 2**32)])
+    before = lastax.training.compare(teacher, student, [waves.batch(-1 % 2**32)])
     for number in range(60):
         batch = waves.batch(number)
         wrong = {**batch, "label": 1 - batch["label"]}
         state, metrics = step(state, batch, key=key, teacher=teacher)
         if number == 0:
             other, same = step(
-                lastax.TrainState.initialize(student, OPTIMIZER), wrong, key=key, teacher=teacher
+                lastax.training.TrainState.initialize(student, OPTIMIZER), wrong, key=key, teacher=teacher
             )
             # Labels are counted, but they move nothing.
             assert eqx.tree_equal(other.model, state.model)
             assert same.loss == metrics.loss
             assert same.accuracy != metrics.accuracy
-    after = lastax.compare(teacher, state.model, [waves.batch(-1 % 2**32)])
+    after = lastax.training.compare(teacher, state.model, [waves.batch(-1 % 2**32)])
     assert after.divergence < 0.5 * before.divergence
 
 
 def test_a_pruned_network_trains_on(getkey):
     key = getkey()
     small = lastax.prune(small_network(key), ratio=0.5)
-    state = lastax.TrainState.initialize(small, OPTIMIZER)
+    state = lastax.training.TrainState.initialize(small, OPTIMIZER)
     step, losses = make_step(key), []
     for number in range(40):
         state, metrics = step(state, Waves().batch(number))
@@ -268,9 +268,9 @@ def test_a_pruned_network_trains_on(getkey):
 def test_saved_and_loaded_is_the_same_network(getkey, tmp_path, ratio):
     model = lastax.prune(small_network(getkey()), ratio=ratio)
     config = run_config(model)
-    lastax.save_config(tmp_path, config)
-    lastax.save_model(tmp_path, model)
-    loaded_config, loaded = lastax.load_run(tmp_path)
+    lastax.training.save_config(tmp_path, config)
+    lastax.save(tmp_path, model)
+    loaded_config, loaded = lastax.training.load_run(tmp_path)
     assert loaded_config == config
     assert eqx.tree_equal(loaded, model)
 
@@ -288,7 +288,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         write_atomically(folder / "file", b"whole")
     assert (tmp_path / "run" / "file").read_bytes() == b"whole"
     with (
-        pytest.raises(lastax.RunError, match="there already"),
+        pytest.raises(lastax.serialization.RunError, match="there already"),
         folder_written_at_once(tmp_path / "run"),
     ):
         pass
@@ -304,7 +304,7 @@ def test_an_interrupt_waits_for_the_checkpoint(getkey, tmp_path, monkeypatch):
     model = small_network(getkey())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with lastax.Checkpoints(tmp_path) as checkpoints:
+        with lastax.training.Checkpoints(tmp_path) as checkpoints:
             monkeypatch.setattr(checkpoints_module, "named_arrays", interrupting)
             with pytest.raises(KeyboardInterrupt):
                 checkpoints.save(1, model, {"left": "whole"})
@@ -344,7 +344,7 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
             target.mkdir()
             (target / "theirs").write_bytes(b"theirs")
 
-    with pytest.raises(lastax.RunError, match="cannot write"):
+    with pytest.raises(lastax.serialization.RunError, match="cannot write"):
         collide()
     assert (target / "theirs").read_bytes() == b"theirs"
 
@@ -352,24 +352,24 @@ def test_what_appears_meanwhile_is_not_overwritten(tmp_path):
 def test_a_used_folder_is_not_trained_into_again(getkey, tmp_path):
     key = getkey()
     fit(tmp_path / "run", key, epochs=1)
-    with pytest.raises(lastax.RunError, match="resume it, or start elsewhere"):
+    with pytest.raises(lastax.serialization.RunError, match="resume it, or start elsewhere"):
         fit(tmp_path / "run", key, epochs=1)
 
 
 def test_a_run_loads_in_double_precision_programs(getkey, tmp_path):
     model = small_network(getkey())
-    lastax.save_model(tmp_path, model)
-    lastax.save_config(tmp_path, run_config(model))
+    lastax.save(tmp_path, model)
+    lastax.training.save_config(tmp_path, run_config(model))
     x = np.ones((25, 3), np.float32)
     with jax.enable_x64(True):
-        _, loaded = lastax.load_run(tmp_path)
+        _, loaded = lastax.training.load_run(tmp_path)
         logits = loaded(jnp.asarray(x))
     np.testing.assert_allclose(logits, model(jnp.asarray(x)), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(lastax.SCHEDULES))
+@pytest.mark.parametrize("name", sorted(lastax.training.SCHEDULES))
 def test_schedules_never_exceed_the_base_rate(name):
-    rate = lastax.SCHEDULES[name](0.1, steps_per_epoch=7, epochs=5, warmup_epochs=2, minimum=0.01)
+    rate = lastax.training.SCHEDULES[name](0.1, steps_per_epoch=7, epochs=5, warmup_epochs=2, minimum=0.01)
     rates = np.array([rate(step) for step in range(35)])
     assert rates.max() <= 0.1 + 1e-7
     assert rates[14 + 1 :].min() >= 0.01 - 1e-7
@@ -379,8 +379,8 @@ def test_schedules_never_exceed_the_base_rate(name):
 def test_groups_decide_who_decays(getkey):
     """Without gradients, decay is the whole update: only the decaying groups move."""
     model = small_network(getkey())
-    parameters, _ = lastax.split_trainable(model)
-    optimizer = lastax.make_optimizer(0.1, 0.01, weight_decay=0.5, grouping="BandCdecay")
+    parameters, _ = lastax.nn.split_trainable(model)
+    optimizer = lastax.training.make_optimizer(0.1, 0.01, weight_decay=0.5, grouping="BandCdecay")
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     updates, _ = optimizer.update(zeros, optimizer.init(parameters), parameters)
     layer, before = updates.encoder.blocks[0].layer, parameters.encoder.blocks[0].layer
@@ -390,9 +390,9 @@ def test_groups_decide_who_decays(getkey):
 
 
 def test_unknown_groupings_are_refused(getkey):
-    parameters, _ = lastax.split_trainable(small_network(getkey()))
+    parameters, _ = lastax.nn.split_trainable(small_network(getkey()))
     with pytest.raises(ValueError, match="no parameter grouping 'all'; there are standard"):
-        lastax.parameter_groups(parameters, grouping="all")
+        lastax.training.parameter_groups(parameters, grouping="all")
 
 
 def test_several_devices_compute_the_same(tmp_path):
@@ -401,20 +401,20 @@ def test_several_devices_compute_the_same(tmp_path):
         import functools, sys, jax, equinox as eqx, numpy as np, lastax
         from pathlib import Path
         from lastax.cmd._fitting import _placing
-        optimizer = lastax.make_optimizer(0.01, 0.005, weight_decay=0.01)
+        optimizer = lastax.training.make_optimizer(0.01, 0.005, weight_decay=0.01)
         config = lastax.ModelConfig(layers=1, channels=6, states=4, dropout=0.1)
         key = jax.random.key(0)
         network = lastax.build_network(config, input_size=3, classes=2, key=key)
-        step = eqx.filter_jit(functools.partial(lastax.train_step, optimizer=optimizer, key=key))
+        step = eqx.filter_jit(functools.partial(lastax.training.train_step, optimizer=optimizer, key=key))
         rng = np.random.default_rng(0)
         batch = {"x": rng.normal(size=(8, 25, 3)).astype("float32"), "label": np.arange(8) % 2}
         states = []
         for count in (1, 4):
-            state = lastax.TrainState.initialize(network, optimizer)
+            state = lastax.training.TrainState.initialize(network, optimizer)
             placed = _placing(jax.devices()[:count])(batch)
             assert len(placed["x"].sharding.device_set) == count
             state, _ = step(state, placed)
-            with lastax.Checkpoints(Path(sys.argv[1]) / str(count)) as checkpoints:
+            with lastax.training.Checkpoints(Path(sys.argv[1]) / str(count)) as checkpoints:
                 checkpoints.save(1, state, {})
                 state, _ = checkpoints.restore(state)
             state, _ = step(state, placed)

@@ -31,13 +31,13 @@ def bench_data(
 ) -> None:
     """Measure the tasks, or all whose data are here, and print a table or one object."""
     folder = data_folder(root)
-    here = [name for name in lastax.TASKS if DATASETS[lastax.TASKS[name].data.name].present(folder)]
+    here = [name for name in lastax.training.TASKS if DATASETS[lastax.training.TASKS[name].data.name].present(folder)]
     if not tasks and not here:
         raise click.UsageError(f"no data below {folder}: `lastax data list` says how to get them")
     cases = []
     for task in tasks or here:
-        preset = next(iter(lastax.TASKS[task].presets.values()))
-        described = data_config(lastax.TASKS[task], preset)
+        preset = next(iter(lastax.training.TASKS[task].presets.values()))
+        described = data_config(lastax.training.TASKS[task], preset)
         data = open_data(replace(described, **data_settings(task, {"data": path})), root)
         with err.status(f"measuring {task}"):
             cases.append({"task": task, **_measure(preset, data, repeats)})
@@ -47,7 +47,7 @@ def bench_data(
         out.print(_table(cases))
 
 
-def _measure(preset: lastax.Preset, data: Data, repeats: int) -> dict[str, Any]:
+def _measure(preset: lastax.training.Preset, data: Data, repeats: int) -> dict[str, Any]:
     """Samples a second that come, by number of workers, and that the preset takes."""
     size = preset.training.batch_size
     streams = {
@@ -79,7 +79,7 @@ def _measure(preset: lastax.Preset, data: Data, repeats: int) -> dict[str, Any]:
     }
 
 
-def _step_seconds(preset: lastax.Preset, data: Data, batch: Batch, repeats: int) -> float:
+def _step_seconds(preset: lastax.training.Preset, data: Data, batch: Batch, repeats: int) -> float:
     """Median time of a training step of a preset."""
     network = lastax.build_network(
         preset.model,
@@ -88,13 +88,13 @@ def _step_seconds(preset: lastax.Preset, data: Data, batch: Batch, repeats: int)
         key=jax.random.key(0),
     )
     training = preset.training
-    optimizer = lastax.make_optimizer(
+    optimizer = lastax.training.make_optimizer(
         training.learning_rate, training.ssm_learning_rate, weight_decay=training.weight_decay
     )
     step = eqx.filter_jit(
-        functools.partial(lastax.train_step, optimizer=optimizer, key=jax.random.key(1))
+        functools.partial(lastax.training.train_step, optimizer=optimizer, key=jax.random.key(1))
     )
-    state = lastax.TrainState.initialize(network, optimizer)
+    state = lastax.training.TrainState.initialize(network, optimizer)
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -89,23 +89,23 @@ def bench_paper(*, tasks: tuple[str, ...], gpu_teraflops: float, as_json: bool) 
     out.print(table)
 
 
-def _presets(tasks: tuple[str, ...]) -> Iterator[tuple[str, str, lastax.Preset]]:
+def _presets(tasks: tuple[str, ...]) -> Iterator[tuple[str, str, lastax.training.Preset]]:
     for task in tasks or tuple(DATA):
         if task not in DATA:
-            raise lastax.RunError(f"{task} has no full-scale preset; {', '.join(DATA)} have one")
-        for (kind, size), preset in lastax.TASKS[task].presets.items():
+            raise lastax.serialization.RunError(f"{task} has no full-scale preset; {', '.join(DATA)} have one")
+        for (kind, size), preset in lastax.training.TASKS[task].presets.items():
             if size == "paper":
                 yield task, kind, preset
 
 
-def _case(task: str, kind: str, preset: lastax.Preset, gpu_teraflops: float) -> dict[str, Any]:
+def _case(task: str, kind: str, preset: lastax.training.Preset, gpu_teraflops: float) -> dict[str, Any]:
     data, model, training = DATA[task], preset.model, preset.training
     network = lastax.build_network(
         model, input_size=data.inputs, classes=data.classes, key=jax.random.key(0)
     )
-    pairs = 2 if isinstance(network, lastax.Retrieval) else 1
+    pairs = 2 if isinstance(network, lastax.nn.Retrieval) else 1
     seconds, temporaries = _one_step(network, data, training)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(lastax.split_trainable(network)[0]))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(lastax.nn.split_trainable(network)[0]))
     steps = training.epochs * math.ceil(data.records / training.batch_size)
     sequences = pairs * training.batch_size
     operations = 3 * sequences * data.length * _operations_a_row(network, data.length)
@@ -127,7 +127,7 @@ def _case(task: str, kind: str, preset: lastax.Preset, gpu_teraflops: float) -> 
     }
 
 
-def _operations_a_row(network: lastax.Network, length: int) -> int:
+def _operations_a_row(network: lastax.nn.Network, length: int) -> int:
     """What the products and transforms of all blocks take for one step of one sequence."""
     total = 0
     for block in network.encoder.blocks:
@@ -145,18 +145,18 @@ def _operations_a_row(network: lastax.Network, length: int) -> int:
 
 
 def _one_step(
-    network: lastax.Network, data: Published, training: lastax.TrainingConfig
+    network: lastax.nn.Network, data: Published, training: lastax.training.TrainingConfig
 ) -> tuple[float, int]:
     """Seconds of a training step after the first one, and bytes of temporaries."""
     rng = np.random.default_rng(0)
-    records = (SEQUENCES, 2) if isinstance(network, lastax.Retrieval) else (SEQUENCES,)
+    records = (SEQUENCES, 2) if isinstance(network, lastax.nn.Retrieval) else (SEQUENCES,)
     x: np.ndarray
     if data.tokens:
         x = rng.integers(data.inputs, size=(*records, data.length)).astype(np.int32)
     else:
         x = rng.normal(size=(*records, data.length, data.inputs)).astype(np.float32)
     batch = {"x": x, "label": np.arange(SEQUENCES, dtype=np.int32) % data.classes}
-    optimizer = lastax.make_optimizer(
+    optimizer = lastax.training.make_optimizer(
         training.learning_rate,
         training.ssm_learning_rate,
         weight_decay=training.weight_decay,
@@ -164,15 +164,15 @@ def _one_step(
         step_size_global=training.step_size_global,
     )
     step = functools.partial(
-        lastax.train_step, optimizer=optimizer, key=jax.random.key(1), remat=True
+        lastax.training.train_step, optimizer=optimizer, key=jax.random.key(1), remat=True
     )
-    state = lastax.TrainState.initialize(network, optimizer)
+    state = lastax.training.TrainState.initialize(network, optimizer)
     lowered: Any = cast(Any, eqx.filter_jit(step)).lower(state, batch)
     compiled = lowered.compile()
     temporaries = int(compiled.compiled.memory_analysis().temp_size_in_bytes)
     state, loss = compiled(state, batch)[:2]
     if not np.isfinite(float(jax.tree.leaves(loss)[0])):
-        raise lastax.RunError("the first step's loss is not finite")
+        raise lastax.serialization.RunError("the first step's loss is not finite")
     started = time.perf_counter()
     jax.block_until_ready(compiled(state, batch))
     return time.perf_counter() - started, temporaries

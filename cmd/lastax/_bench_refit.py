@@ -24,7 +24,7 @@ class Size:
     targets: int
     width: int
 
-    def moments(self) -> lastax.Moments:
+    def moments(self) -> lastax.calibration.Moments:
         """Of random features and targets, as many rows as columns and half as many again."""
         rng = np.random.default_rng(0)
         columns = self.states * self.width + 2 * self.targets
@@ -33,7 +33,7 @@ class Size:
         for regression in gram:
             z = rng.normal(size=(rows, columns))
             np.matmul(z.T, z / rows, out=regression)
-        return lastax.Moments(gram, self.width, self.targets, rows)
+        return lastax.calibration.Moments(gram, self.width, self.targets, rows)
 
 
 LAYERS = 6
@@ -101,16 +101,16 @@ def _timed(work: Callable[[], Any], repeats: int) -> tuple[Any, list[float]]:
     return answer, times
 
 
-def _path(moments: lastax.Moments) -> lastax.EliminationPath:
-    return lastax.eliminate(moments.features, moments.with_targets, moments.width)
+def _path(moments: lastax.calibration.Moments) -> lastax.calibration.EliminationPath:
+    return lastax.calibration.eliminate(moments.features, moments.with_targets, moments.width)
 
 
-def _solve(moments: lastax.Moments, path: lastax.EliminationPath) -> Any:
+def _solve(moments: lastax.calibration.Moments, path: lastax.calibration.EliminationPath) -> Any:
     count, states = path.order.shape
     # The second half of the order stays.
     keep = np.zeros((count, states), bool)
     np.put_along_axis(keep, path.order[:, states // 2 :], True, axis=1)
     W = np.zeros((count, moments.columns, moments.targets))
-    return lastax.refit_outputs(
+    return lastax.calibration.refit_outputs(
         moments, keep, W, np.zeros((count, moments.targets, moments.targets))
     )

@@ -27,11 +27,11 @@ POLISHING_STEPS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One network, made smaller in one way, and what is done after that: a key of `lastax.THEN`."""
+    """One network, made smaller in one way, and what is done after that: a key of `lastax.experiments.THEN`."""
 
     method: str
     ratio: float
-    then: str = lastax.NOTHING
+    then: str = lastax.experiments.NOTHING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +55,26 @@ class Grid:
         for method, ratio in itertools.product(self.methods, self.ratios):
             yield Cell(method, ratio)
             if method in self.norms:
-                yield Cell(method, ratio, lastax.NORMS)
+                yield Cell(method, ratio, lastax.experiments.NORMS)
             if method in self.polish:
-                yield Cell(method, ratio, lastax.POLISHED)
+                yield Cell(method, ratio, lastax.experiments.POLISHED)
             if self.epochs:
-                yield Cell(method, ratio, lastax.TUNED)
+                yield Cell(method, ratio, lastax.experiments.TUNED)
                 if self.distill:
-                    yield Cell(method, ratio, lastax.DISTILLED)
+                    yield Cell(method, ratio, lastax.experiments.DISTILLED)
 
     def begun(self, run: Path, cell: Cell) -> dict[str, Any]:
         """What tells a cell from others. A run that was trained anew is another one."""
-        weights = run / lastax.MODEL_FILE
+        weights = run / lastax.serialization.MODEL_FILE
         settings: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
-        measured = cell.method in MEASURED or cell.then in (lastax.NORMS, lastax.POLISHED)
+        measured = cell.method in MEASURED or cell.then in (lastax.experiments.NORMS, lastax.experiments.POLISHED)
         if cell.method == "random" or measured:
             settings["pruning_seed"] = self.seed
         if measured:
             settings["sequences"] = self.calibration.sequences
-        if cell.method == lastax.CALIBRATED:
+        if cell.method == lastax.pruning.CALIBRATED:
             settings["budget"] = self.calibration.budget
-        tuned = cell.then in (lastax.TUNED, lastax.DISTILLED)
+        tuned = cell.then in (lastax.experiments.TUNED, lastax.experiments.DISTILLED)
         if tuned:
             settings["finetune_rate"] = self.rate
         return {
@@ -100,7 +100,7 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
             cells.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise lastax.RunError(
+                raise lastax.serialization.RunError(
                     f"{folder / CELLS}, line {number} is damaged: remove it"
                 ) from error
     return cells
@@ -151,7 +151,7 @@ def _count_run(work: tuple) -> tuple[str, int]:
 def _measure_run(
     run: Path, cells: list[Cell], grid: Grid, place: Place, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    config, model = lastax.load_run(run)
+    config, model = lastax.training.load_run(run)
     data = reopen_data(config, place)
     measured = _Measured(model, config, data, grid)
     for cell in cells:
@@ -177,7 +177,7 @@ class _Measured:
     """One network, and what its smaller versions reach."""
 
     def __init__(
-        self, model: lastax.Network, config: lastax.RunConfig, data: Data, grid: Grid
+        self, model: lastax.nn.Network, config: lastax.training.RunConfig, data: Data, grid: Grid
     ) -> None:
         self._model, self._config, self._data, self._grid = model, config, data, grid
         self._tested = data if grid.limit is None else some_records(data, grid.limit)
@@ -196,14 +196,14 @@ class _Measured:
         except ValueError as error:
             missing = {f"{split}_accuracy": None for split in SPLITS}
             return {"states": total, "layers": [], **missing, "error": str(error)}
-        if cell.then == lastax.POLISHED:
+        if cell.then == lastax.experiments.POLISHED:
             pruned = self._reductions.polished(pruned, POLISHING_STEPS)
         # At the old size one compiled program serves all cells of a run.
-        model = lastax.padded(pruned.model, self._model, pruned.keep)
-        if cell.then == lastax.NORMS:
-            model = lastax.remeasure_statistics(model, self._reductions.batch)
-        elif cell.then in (lastax.TUNED, lastax.DISTILLED):
-            teacher = self._model if cell.then == lastax.DISTILLED else None
+        model = lastax.surgery.expand_to_original(pruned.model, self._model, pruned.keep)
+        if cell.then == lastax.experiments.NORMS:
+            model = lastax.recalibrate_batch_norm(model, self._reductions.batch)
+        elif cell.then in (lastax.experiments.TUNED, lastax.experiments.DISTILLED):
+            teacher = self._model if cell.then == lastax.experiments.DISTILLED else None
             with tempfile.TemporaryDirectory() as name:
                 model = fine_tuned(
                     pruned.model,
@@ -216,7 +216,7 @@ class _Measured:
                 ).model
         return self._reached(pruned.states_after, model)
 
-    def _reached(self, counts: list[int], model: lastax.Network) -> dict[str, Any]:
+    def _reached(self, counts: list[int], model: lastax.nn.Network) -> dict[str, Any]:
         reached = {
             f"{split}_accuracy": evaluate_on(model, self._tested, split).accuracy
             for split in SPLITS

@@ -107,7 +107,7 @@ def _problems(record: Example, data: Data) -> list[str]:
 @click.option("--any-size", is_flag=True, help="Do not compare numbers of records.")
 @json_option
 @debug_option
-@setting_options(lastax.DataConfig)
+@setting_options(lastax.training.DataConfig)
 def check(task: str, root: Path | None, any_size: bool, as_json: bool, **settings: Any) -> None:
     """Read every record of TASK and compare with what is published.
 
@@ -147,7 +147,7 @@ def _check_splits(task: str, opened: Data, published: Mapping[str, int]) -> dict
     return splits
 
 
-def _open_whatever(config: lastax.DataConfig, root: Path | None) -> tuple[Data, str | None]:
+def _open_whatever(config: lastax.training.DataConfig, root: Path | None) -> tuple[Data, str | None]:
     """The data, and what is wrong with the first damaged record if there is one."""
     try:
         return open_data(config, root), None

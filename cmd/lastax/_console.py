@@ -134,7 +134,7 @@ def seed_option(command: Callable) -> Callable:
     )(command)
 
 
-def pruning_key(seed: int, config: lastax.RunConfig) -> jax.Array:
+def pruning_key(seed: int, config: lastax.training.RunConfig) -> jax.Array:
     """The key for methods that draw: another one for each run, so that means are over draws."""
     return jax.random.fold_in(jax.random.key(seed), config.seed)
 
@@ -149,19 +149,19 @@ def resolve_run(run: Path | None) -> Path:
     if run is not None:
         # `.` has no name of its own, but what is written beside the run is named after it.
         return run if run.name else run.resolve()
-    found = lastax.find_runs(RUNS)
+    found = lastax.training.find_runs(RUNS)
     if not found:
-        raise lastax.RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
+        raise lastax.serialization.RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
     err.print(f"run: {found[-1]}")
     return found[-1]
 
 
-def unstable_states(systems: Sequence[lastax.AnySystem]) -> list[list[int]]:
+def unstable_states(systems: Sequence[lastax.ssm.AnySystem]) -> list[list[int]]:
     """The states of each layer that have no finite norm."""
     return [np.flatnonzero(np.abs(system.lam) >= 1).tolist() for system in systems]
 
 
-def report_unstable(systems: Sequence[lastax.AnySystem], where: str = "") -> None:
+def report_unstable(systems: Sequence[lastax.ssm.AnySystem], where: str = "") -> None:
     """Name the states on or outside the unit circle, if there are any."""
     for layer, states in enumerate(unstable_states(systems)):
         if states:

@@ -18,16 +18,16 @@ from lastax.data import Data, batches_per_epoch, training_batches
 
 
 def fit_network(
-    network: lastax.Network,
-    config: lastax.RunConfig,
+    network: lastax.nn.Network,
+    config: lastax.training.RunConfig,
     data: Data,
     folder: Path,
     *,
     resume: bool = False,
     workers: int = 0,
-    teacher: lastax.Network | None = None,
+    teacher: lastax.nn.Network | None = None,
     on_ready: Callable[[], None] = lambda: None,
-) -> lastax.FitResult:
+) -> lastax.training.FitResult:
     """Train `network` as `config` says, and leave its checkpoints and best weights in `folder`.
 
     With a `teacher` its answers take the place of the labels. `on_ready` is called when everything
@@ -37,10 +37,10 @@ def fit_network(
     place = _placing(jax.devices()[: config.devices])
     steps = training.epoch_batches or batches_per_epoch(source, training.batch_size)
     optimizer = _optimizer(training, steps)
-    state = lastax.TrainState.initialize(network, optimizer)
+    state = lastax.training.TrainState.initialize(network, optimizer)
     pure_step = eqx.filter_jit(
         functools.partial(
-            lastax.train_step,
+            lastax.training.train_step,
             optimizer=optimizer,
             key=jax.random.fold_in(jax.random.key(config.seed), 1),
             label_smoothing=training.label_smoothing,
@@ -58,7 +58,7 @@ def fit_network(
     size = f"{steps} steps an epoch, {training.epochs} epochs, {sum(config.states)} states"
     err.print(f"{config.task}: {size}; {folder}")
     with contextlib.closing(batches), _Display(steps * training.epochs) as display:
-        return lastax.fit(
+        return lastax.training.fit(
             state,
             lambda state, batch: pure_step(state, place(batch), teacher=teacher),
             batches,
@@ -73,15 +73,15 @@ def fit_network(
 
 
 def fine_tuned(
-    network: lastax.Network,
-    config: lastax.RunConfig,
+    network: lastax.nn.Network,
+    config: lastax.training.RunConfig,
     data: Data,
     folder: Path,
     *,
     epochs: int,
     rate: float,
-    teacher: lastax.Network | None = None,
-) -> lastax.FitResult:
+    teacher: lastax.nn.Network | None = None,
+) -> lastax.training.FitResult:
     """The best of some epochs of training more, by validation, from a fresh optimizer.
 
     Learning rates begin at `rate` times those of the run that the network was pruned from, and
@@ -113,7 +113,7 @@ class _Display:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def step(self, number: int, metrics: lastax.StepMetrics) -> None:
+    def step(self, number: int, metrics: lastax.training.StepMetrics) -> None:
         self._bar.update(self._shown, completed=number, note=f"loss {float(metrics.loss):.3f}")
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -124,16 +124,16 @@ class _Display:
         )
 
 
-def _optimizer(training: lastax.TrainingConfig, steps_per_epoch: int) -> Any:
+def _optimizer(training: lastax.training.TrainingConfig, steps_per_epoch: int) -> Any:
     schedule = functools.partial(
-        lastax.SCHEDULES[training.schedule],
+        lastax.training.SCHEDULES[training.schedule],
         steps_per_epoch=steps_per_epoch,
         epochs=training.epochs,
         warmup_epochs=training.warmup_epochs,
         minimum=training.minimum_learning_rate,
         anneal=training.anneal,
     )
-    return lastax.make_optimizer(
+    return lastax.training.make_optimizer(
         schedule(training.learning_rate),
         schedule(training.ssm_learning_rate),
         weight_decay=training.weight_decay,
@@ -142,7 +142,7 @@ def _optimizer(training: lastax.TrainingConfig, steps_per_epoch: int) -> Any:
     )
 
 
-def _placing(devices: list[jax.Device]) -> Callable[[lastax.Batch], lastax.Batch]:
+def _placing(devices: list[jax.Device]) -> Callable[[lastax.training.Batch], lastax.training.Batch]:
     """Spread each batch over the devices by rows; the model is on all of them."""
     # With automatic axes the compiler adds what the devices have to tell each other.
     mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))

@@ -23,14 +23,14 @@ def setting_options(*configs: type) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def data_config(task: lastax.Task, preset: lastax.Preset) -> lastax.DataConfig:
+def data_config(task: lastax.training.Task, preset: lastax.training.Preset) -> lastax.training.DataConfig:
     """The data of a task as a preset reads them."""
     return dataclasses.replace(task.data, length=preset.length, every=preset.every)
 
 
 def _option(config: type, field: dataclasses.Field) -> Callable[[Callable], Callable]:
     flag = "--" + field.name.replace("_", "-")
-    allowed = lastax.allowed_values(config)[field.name]
+    allowed = lastax.training.allowed_values(config)[field.name]
     kind: Any = click.Choice(allowed.choices) if allowed.choices else allowed.kind
     if kind is bool:
         flag, kind = f"{flag}/--no-{flag[2:]}", None
@@ -42,13 +42,13 @@ def _holds(config: type, name: str) -> str:
     """Where a setting holds, if not everywhere, and its value where all presets have the same."""
     parts = [
         part
-        for task in lastax.TASKS.values()
+        for task in lastax.training.TASKS.values()
         for preset in task.presets.values()
         for part in (data_config(task, preset), preset.model, preset.training)
     ]
     values = {getattr(part, name) for part in parts if isinstance(part, config)}
     known = [data_set.name for data_set in DATASETS.values() if name in data_set.options]
-    if config is lastax.DataConfig and known:
+    if config is lastax.training.DataConfig and known:
         values -= {None}
     default = str(values.pop()) if len(values) == 1 else "the task's own"
     return f"{', '.join(known)}; default: {default}" if known else f"default: {default}"

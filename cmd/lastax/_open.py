@@ -73,7 +73,7 @@ def data_settings(data_set: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         click.UsageError: if there is one that the data set does not know.
     """
-    fields = {field.name for field in dataclasses.fields(lastax.DataConfig)}
+    fields = {field.name for field in dataclasses.fields(lastax.training.DataConfig)}
     chosen = {k: v for k, v in given.items() if k in fields and v is not None}
     known = DATASETS[data_set].options
     for name in chosen.keys() - _OF_ALL_DATA - set(known):
@@ -84,14 +84,14 @@ def data_settings(data_set: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def described_data(task: str, settings: dict[str, Any]) -> lastax.DataConfig:
+def described_data(task: str, settings: dict[str, Any]) -> lastax.training.DataConfig:
     """All records of a task, read as its presets do but for what flags say."""
-    config = dataclasses.replace(lastax.TASKS[task].data, **data_settings(task, settings))
-    lastax.check_settings(config)
+    config = dataclasses.replace(lastax.training.TASKS[task].data, **data_settings(task, settings))
+    lastax.training.check_settings(config)
     return config
 
 
-def open_data(config: lastax.DataConfig, root: Path | None = None) -> Data:
+def open_data(config: lastax.training.DataConfig, root: Path | None = None) -> Data:
     """The data that a configuration describes, below `root`; prepared now if they never were."""
     data_set = DATASETS[config.name]
     options = {name: getattr(config, name) for name in data_set.options}
@@ -109,14 +109,14 @@ def open_data(config: lastax.DataConfig, root: Path | None = None) -> Data:
     return data if config.every == 1 else every_step(data, config.every)
 
 
-def reopen_data(config: lastax.RunConfig, place: Place) -> Data:
+def reopen_data(config: lastax.training.RunConfig, place: Place) -> Data:
     """The data of a run, which must still be those that it learned from.
 
     Raises:
         RunError: if the data are of other classes, tokens or sizes.
     """
     if config.data.name not in DATASETS:
-        raise lastax.RunError(
+        raise lastax.serialization.RunError(
             f"the run is of data {config.data.name!r}; there are {', '.join(DATASETS)}"
         )
     wanted = config.data
@@ -132,7 +132,7 @@ def reopen_data(config: lastax.RunConfig, place: Place) -> Data:
         ("steps a record", data.length, config.length),
     ):
         if now != then:
-            raise lastax.RunError(
+            raise lastax.serialization.RunError(
                 f"not the data that the run was made with: {what} are {_short(now)}, the run "
                 f"has {_short(then)}; give it its own data, or train anew"
             )
@@ -140,26 +140,26 @@ def reopen_data(config: lastax.RunConfig, place: Place) -> Data:
 
 
 def evaluate_on(
-    model: lastax.Network,
+    model: lastax.nn.Network,
     data: Data,
     split: str,
     *,
     batch_size: int | None = None,
     step_rescale: float = 1.0,
-) -> lastax.Evaluation:
+) -> lastax.training.Evaluation:
     """Accuracy and loss of a model on all records of a split."""
     batches = _all_records(data, split, batch_size)
-    return lastax.evaluate(model, batches, step_rescale=step_rescale)
+    return lastax.training.evaluate(model, batches, step_rescale=step_rescale)
 
 
 def compare_on(
-    original: lastax.Network, other: lastax.Network, data: Data, split: str
-) -> lastax.Fidelity:
+    original: lastax.nn.Network, other: lastax.nn.Network, data: Data, split: str
+) -> lastax.training.Fidelity:
     """How close a model's answers are to the original ones on all records of a split."""
-    return lastax.compare(original, other, _all_records(data, split, None))
+    return lastax.training.compare(original, other, _all_records(data, split, None))
 
 
-def _all_records(data: Data, split: str, batch_size: int | None) -> Iterator[lastax.Batch]:
+def _all_records(data: Data, split: str, batch_size: int | None) -> Iterator[lastax.training.Batch]:
     steps = data.length * (2 if data.pairs else 1)
     fitting = max(1, min(_MOST_AT_ONCE, _STEPS_AT_ONCE // steps))
     return evaluation_batches(data.sources[split], batch_size=batch_size or fitting)

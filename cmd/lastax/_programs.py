@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lastax
-from lastax._files import folder_written_at_once
+from lastax.serialization import folder_written_at_once
 from lastax.cmd._public import PublicS5, public_kernels, public_scan, published
 
 
@@ -43,7 +43,7 @@ SHAPES = {
 }
 RATIOS = (0.3, 0.5, 0.8)
 INPUT_SIZE = CLASSES = 10
-METHODS: tuple[lastax.ScanMethod, ...] = ("associative", "chunked", "sequential")
+METHODS: tuple[lastax.ssm.ScanMethod, ...] = ("associative", "chunked", "sequential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def recurrence_programs(shape: Shape) -> dict[str, Program]:
     def energy(scan: Callable, lam: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.sum(jnp.abs(jax.vmap(lambda b: scan(lam, b))(b)) ** 2)
 
-    def own_scan(method: lastax.ScanMethod, lam: jax.Array, b: jax.Array) -> jax.Array:
+    def own_scan(method: lastax.ssm.ScanMethod, lam: jax.Array, b: jax.Array) -> jax.Array:
         return lastax.diagonal_scan(lam, b, method=method)[0]
 
     scans: dict[str, Callable] = {"public": public_scan} | {
@@ -132,7 +132,7 @@ def kernel_programs(shape: Shape) -> dict[str, Program]:
         counts = one.counts
         # Both planes of two products, an element of the kernel at a time.
         work = Work(4 * one.states * shape.length, 4 * shape.channels * shape.length)
-        for who, kernel in (("public", public_kernels), ("ours", lastax.channel_kernels)):
+        for who, kernel in (("public", public_kernels), ("ours", lastax.ssm.channel_kernels)):
             forward = functools.partial(_kernel_of, kernel, counts, shape.length)
             programs[f"forward{name}/{who}"] = Program(forward, arguments, work)
             gradient = jax.grad(functools.partial(_energy_of, forward), argnums=(0, 1))
@@ -171,7 +171,7 @@ def prune_programs(shape: Shape) -> dict[str, Program]:
     return _network_programs(shape, kinds)
 
 
-def network_of(shape: Shape) -> lastax.Network:
+def network_of(shape: Shape) -> lastax.nn.Network:
     """An untrained network of a shape."""
     return lastax.build_network(
         _config(shape), input_size=INPUT_SIZE, classes=CLASSES, key=jax.random.key(0)
@@ -182,16 +182,16 @@ def _config(shape: Shape) -> lastax.ModelConfig:
     return lastax.ModelConfig(layers=shape.layers, channels=shape.channels, states=shape.states)
 
 
-def _network_programs(shape: Shape, networks: dict[str, lastax.Network]) -> dict[str, Program]:
+def _network_programs(shape: Shape, networks: dict[str, lastax.nn.Network]) -> dict[str, Program]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(shape.batch, shape.length, INPUT_SIZE)).astype(np.float32)
     batch = {"x": x, "label": (np.arange(shape.batch) % CLASSES).astype(np.int32)}
-    optimizer = lastax.make_optimizer(1e-3, 1e-3, weight_decay=0.05)
-    step = functools.partial(lastax.train_step, optimizer=optimizer, key=jax.random.key(1))
+    optimizer = lastax.training.make_optimizer(1e-3, 1e-3, weight_decay=0.05)
+    step = functools.partial(lastax.training.train_step, optimizer=optimizer, key=jax.random.key(1))
     programs = {}
     for name, network in networks.items():
         work = _network_work(shape, lastax.state_counts(network))
-        state = lastax.TrainState.initialize(network, optimizer)
+        state = lastax.training.TrainState.initialize(network, optimizer)
         programs[f"forward/{name}"] = Program(lastax.predict, (network, batch), work)
         programs[f"training/{name}"] = Program(step, (state, batch), work * 3)
     return programs
@@ -215,29 +215,29 @@ def _network_work(shape: Shape, states: list[int]) -> Work:
 
 def seconds_to_prune(shape: Shape) -> float:
     """What `lastax prune` does between start and evaluation: load, score, select, cut, save."""
-    config = lastax.RunConfig(
+    config = lastax.training.RunConfig(
         task="image",
         size="paper",
         seed=0,
-        data=lastax.DataConfig("image"),
+        data=lastax.training.DataConfig("image"),
         input_size=1,
         classes=CLASSES,
         length=shape.length,
         model=_config(shape),
-        training=lastax.TrainingConfig(),
-        states=lastax.untrained_counts(_config(shape)),
+        training=lastax.training.TrainingConfig(),
+        states=lastax.training.untrained_counts(_config(shape)),
     )
     with tempfile.TemporaryDirectory() as name:
         run, target = Path(name) / "run", Path(name) / "pruned"
         with folder_written_at_once(run) as fresh:
-            lastax.save_config(fresh, config)
-            lastax.save_model(fresh, lastax.build_from_config(config))
+            lastax.training.save_config(fresh, config)
+            lastax.save(fresh, lastax.training.build_from_config(config))
         started = time.perf_counter()
-        config, model = lastax.load_run(run)
+        config, model = lastax.training.load_run(run)
         plan = lastax.plan_pruning(model, ratio=0.3)
         small = plan.apply(model)
         with folder_written_at_once(target) as fresh:
-            smaller = lastax.keep_in_config(config, plan.keep)
-            lastax.save_config(fresh, smaller)
-            lastax.save_model(fresh, small)
+            smaller = lastax.training.keep_in_config(config, plan.keep)
+            lastax.training.save_config(fresh, smaller)
+            lastax.save(fresh, small)
         return time.perf_counter() - started

@@ -14,12 +14,12 @@ from lastax.data import Data, training_batches
 
 REFITTED = "last-refitted"
 SUMMARIES = {name: method.summary for name, method in lastax.METHODS.items()} | {
-    lastax.CALIBRATED: "greedy elimination and closed-form refit on unlabeled training sequences",
+    lastax.pruning.CALIBRATED: "greedy elimination and closed-form refit on unlabeled training sequences",
     REFITTED: "the states that LAST keeps, refitted in the same way",
 }
 # What else looks at calibration data.
 _MEASURED = {name for name, method in lastax.METHODS.items() if method.measured}
-MEASURED = frozenset({lastax.CALIBRATED, REFITTED} | _MEASURED)
+MEASURED = frozenset({lastax.pruning.CALIBRATED, REFITTED} | _MEASURED)
 
 
 def makes_new_states(method: str) -> bool:
@@ -31,21 +31,21 @@ def makes_new_states(method: str) -> bool:
 class CalibrationSettings:
     """How many training sequences may be looked at, and how a refit shares states out.
 
-    `polish` is for how many steps each block is polished after whatever method. `full_D` gives
+    `polish` is for how many steps each block is polished after whatever method. `dense_feedthrough` gives
     what is refitted a whole matrix `D`.
     """
 
     sequences: int
     budget: str
     polish: int = 0
-    full_D: bool = False
+    dense_feedthrough: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
     """A smaller network; of each layer of the one before a score a state, and which stay."""
 
-    model: lastax.Network
+    model: lastax.nn.Network
     scores: list[np.ndarray]
     keep: list[np.ndarray]
 
@@ -64,7 +64,7 @@ def calibration_options(command: Callable) -> Callable:
     """`--calibration` and `--budget`, of methods that look at data."""
     budget = click.option(
         "--budget",
-        type=click.Choice(list(lastax.BUDGETS)),
+        type=click.Choice(list(lastax.calibration.BUDGETS)),
         default="probe",
         help="How many states each layer keeps. [calibrated]",
     )(command)
@@ -96,8 +96,8 @@ class Reductions:
 
     def __init__(
         self,
-        model: lastax.Network,
-        config: lastax.RunConfig,
+        model: lastax.nn.Network,
+        config: lastax.training.RunConfig,
         data: Data,
         seed: int,
         settings: CalibrationSettings,
@@ -113,17 +113,17 @@ class Reductions:
         return calibration_batch(self.data, self._settings.sequences, self._seed)
 
     @functools.cached_property
-    def _calibration(self) -> lastax.Calibration:
+    def _calibration(self) -> lastax.calibration.Calibration:
         batch = self.batch
         with self._status:
             return lastax.calibrate(
-                self.model, batch, full_D=self._settings.full_D, progress=self._status.update
+                self.model, batch, dense_feedthrough=self._settings.dense_feedthrough, progress=self._status.update
             )
 
     @functools.cached_property
-    def full_D_states(self) -> int:
+    def feedthrough_states(self) -> int:
         """How many states it counts for that what is refitted gets a full `D`."""
-        return sum(self._calibration.full_D_states) if self._settings.full_D else 0
+        return sum(self._calibration.feedthrough_states) if self._settings.dense_feedthrough else 0
 
     def reduce(self, method: str, count: int) -> Pruned:
         """The network with `count` states, polished if the settings say so.
@@ -140,26 +140,26 @@ class Reductions:
         """What is left, moved until its blocks answer as before."""
         batch = self.batch
         with self._status:
-            small = lastax.polish(
+            small = lastax.reconstruct(
                 pruned.model, self.model, batch, steps=steps, progress=self._status.update
             )
         return dataclasses.replace(pruned, model=small)
 
     def _reduce(self, method: str, count: int) -> Pruned:
-        if method == lastax.CALIBRATED:
+        if method == lastax.pruning.CALIBRATED:
             return self._refitted(states=count)
         if method == REFITTED:
-            heard = count - self.full_D_states
+            heard = count - self.feedthrough_states
             if heard < len(self.config.states):
                 raise ValueError(
-                    f"{count} states to keep, but {self.full_D_states} are for each layer's full D "
+                    f"{count} states to keep, but {self.feedthrough_states} are for each layer's full D "
                     "and every layer needs one more: keep more, or leave D a diagonal"
                 )
             return self._refitted(keep=self._plan("last", heard).keep)
         plan = self._plan(method, count)
         return Pruned(plan.apply(self.model), plan.scores, plan.keep)
 
-    def _plan(self, method: str, count: int) -> lastax.PruningPlan:
+    def _plan(self, method: str, count: int) -> lastax.pruning.PruningPlan:
         return lastax.plan_pruning(
             self.model,
             states=count,
@@ -184,7 +184,7 @@ def calibration_batch(data: Data, sequences: int, seed: int) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name != "label"}
 
 
-def _ranks(layer: lastax.LayerReport) -> np.ndarray:
+def _ranks(layer: lastax.calibration.LayerReport) -> np.ndarray:
     """The later a state would have gone, the more it is worth."""
     count = len(layer.keep)
     if layer.order is None or count == layer.keep.sum():

@@ -13,7 +13,7 @@ from lastax.cmd._open import evaluate_on
 from lastax.cmd._pruning import REFITTED, Reductions
 
 # What `auto` tries, on the validation split.
-CANDIDATES = (lastax.CALIBRATED, REFITTED, "measured-balanced", "last-finite-horizon")
+CANDIDATES = (lastax.pruning.CALIBRATED, REFITTED, "empirical-balanced", "last-finite-horizon")
 # What `auto` may lose, in points, where nothing is said.
 USUAL_LOSS = 1.0
 
@@ -26,7 +26,7 @@ class Amount:
     states: int | None
     max_loss: float | None
 
-    def check(self, config: lastax.RunConfig) -> None:
+    def check(self, config: lastax.training.RunConfig) -> None:
         """Refuse what makes no sense for a run.
 
         Raises:
@@ -52,7 +52,7 @@ class Amount:
         return f"{100 * self._share:g}"
 
     def count(
-        self, config: lastax.RunConfig, loss_of: Callable[[int], float], taken: int = 0
+        self, config: lastax.training.RunConfig, loss_of: Callable[[int], float], taken: int = 0
     ) -> int:
         """How many states to keep; `loss_of` tells the points that keeping so many costs.
 
@@ -83,14 +83,14 @@ class Search:
     def _whole(self) -> float:
         return self._accuracy(self._reductions.model)
 
-    def _accuracy(self, model: lastax.Network) -> float:
+    def _accuracy(self, model: lastax.nn.Network) -> float:
         return evaluate_on(model, self._reductions.data, "validation").accuracy
 
     def count(self, method: str) -> int:
         """How many states the method is to keep."""
         reductions = self._reductions
         loss = functools.partial(self._loss, method)
-        return self._given.count(reductions.config, loss, reductions.full_D_states)
+        return self._given.count(reductions.config, loss, reductions.feedthrough_states)
 
     def best(self) -> tuple[str, int]:
         """The method that keeps the fewest states, of those the one that answers best."""
@@ -108,7 +108,7 @@ class Search:
         """Points of validation accuracy that the method costs at this size."""
         pruned = self._reductions.reduce(method, count)
         # At the old size one compiled program serves the whole search.
-        at_old_size = lastax.padded(pruned.model, self._reductions.model, pruned.keep)
+        at_old_size = lastax.surgery.expand_to_original(pruned.model, self._reductions.model, pruned.keep)
         reached = self._accuracy(at_old_size)
         states = sum(self._reductions.config.states)
         err.print(f"{method}, {count} of {states} states: validation {percent(reached)}")

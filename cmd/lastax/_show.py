@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 import lastax
-from lastax._files import write_atomically
+from lastax.serialization import write_atomically
 from lastax.cmd._console import debug_option, emit, json_option, out
 from lastax.cmd._draw_data import draw_data
 from lastax.cmd._flags import setting_options
@@ -32,7 +32,7 @@ from lastax.data._labels import all_labels
 )
 @json_option
 @debug_option
-@setting_options(lastax.DataConfig)
+@setting_options(lastax.training.DataConfig)
 def show(
     task: str,
     root: Path | None,
@@ -46,7 +46,7 @@ def show(
     """Draw a few records of TASK, of as many classes as there are, and how often each occurs."""
     path = path or Path(f"{task}.png")
     if path.exists():
-        raise lastax.RunError(f"{path} is there already: name another by --out, or remove it")
+        raise lastax.serialization.RunError(f"{path} is there already: name another by --out, or remove it")
     opened = open_data(described_data(task, settings), root)
     labels = {name: all_labels(source) for name, source in opened.sources.items()}
     shares = {

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import lastax
-from lastax._files import write_atomically
+from lastax.serialization import write_atomically
 from lastax.cmd._bench_data import bench_data
 from lastax.cmd._bench_paper import bench_paper
 from lastax.cmd._bench_refit import bench_refit
@@ -54,7 +54,7 @@ TOLERATED = 0.25
 @click.option(
     "--task",
     "tasks",
-    type=click.Choice(sorted(lastax.TASKS)),
+    type=click.Choice(sorted(lastax.training.TASKS)),
     multiple=True,
     help="Of `data` and `paper`: which tasks; may be repeated.  [default: all there are]",
 )
@@ -147,7 +147,7 @@ def bench(
         answer["prune_seconds"] = seconds_to_prune(IMAGE)
     if plot is not None:
         title = f"{suite}: speed against {baseline}"
-        lastax.draw_speeds(_speeds(cases, baseline), title=title).savefig(plot, dpi=110)
+        lastax.plots.draw_speeds(_speeds(cases, baseline), title=title).savefig(plot, dpi=110)
     if store is not None:
         _store(store, suite, cases)
     if as_json:
@@ -278,7 +278,7 @@ def _check(path: Path, suite: str, cases: list[dict[str, Any]]) -> None:
             if loss > TOLERATED:
                 worse.append(f"{name} {kind} {now:.2f}, was {before:.2f}")
     if not compared:
-        raise lastax.RunError(f"{path} has no ratio of {suite} to compare with: --store makes them")
+        raise lastax.serialization.RunError(f"{path} has no ratio of {suite} to compare with: --store makes them")
     if worse:
-        raise lastax.RunError(f"slower than {path} tells: {'; '.join(worse)}")
+        raise lastax.serialization.RunError(f"slower than {path} tells: {'; '.join(worse)}")
     err.print(f"{compared} ratios are within {100 * TOLERATED:.0f} % of {path}")

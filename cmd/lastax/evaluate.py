@@ -44,7 +44,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Accuracy and loss of RUN (default: the newest trained run) on a split."""
-    config, model = lastax.load_run(resolve_run(run))
+    config, model = lastax.training.load_run(resolve_run(run))
     data = reopen_data(config, place)
     results = {split: evaluate_on(model, data, split, batch_size=batch_size)}
     answer = {**results[split]._asdict(), "split": split}

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax._files import folder_written_at_once
+from lastax.serialization import folder_written_at_once
 from lastax.cmd._console import (
     SPLITS,
     debug_option,
@@ -81,10 +81,10 @@ AUTO = "auto"
 )
 @click.option(
     "--full-D",
-    "full_D",
+    "dense_feedthrough",
     is_flag=True,
     help="Refit D as a whole matrix. It counts for as many states as have its weights, which go. "
-    f"[{lastax.CALIBRATED}, {REFITTED}]",
+    f"[{lastax.pruning.CALIBRATED}, {REFITTED}]",
 )
 @click.option("--norms", is_flag=True, help="Measure batch norms again, on the calibration data.")
 @click.option(
@@ -109,7 +109,7 @@ def prune(
     method: str,
     beside: tuple[str, ...],
     polish: int,
-    full_D: bool,
+    dense_feedthrough: bool,
     norms: bool,
     epochs: int,
     rate: float,
@@ -129,19 +129,19 @@ def prune(
     """
     if distill and not epochs:
         raise click.UsageError("--distill goes with --finetune: for how many epochs?")
-    if full_D and method not in (lastax.CALIBRATED, REFITTED):
+    if dense_feedthrough and method not in (lastax.pruning.CALIBRATED, REFITTED):
         raise click.UsageError(
-            f"--full-D goes with --method {lastax.CALIBRATED} or {REFITTED}, which refit D"
+            f"--full-D goes with --method {lastax.pruning.CALIBRATED} or {REFITTED}, which refit D"
         )
     if method == AUTO and all(value is None for value in amount.values()):
         amount["max_loss"] = USUAL_LOSS
     given, run = Amount(**amount), resolve_run(run)
-    config, model = lastax.load_run(run)
+    config, model = lastax.training.load_run(run)
     given.check(config)
     if folder is not None and folder.exists():
-        raise lastax.RunError(f"{folder} is there already: choose another folder, or remove it")
+        raise lastax.serialization.RunError(f"{folder} is there already: choose another folder, or remove it")
     data = reopen_data(config, place)
-    settings = CalibrationSettings(sequences, budget, polish, full_D)
+    settings = CalibrationSettings(sequences, budget, polish, dense_feedthrough)
     reductions = Reductions(model, config, data, seed, settings)
 
     search = Search(reductions, given)
@@ -153,7 +153,7 @@ def prune(
     pruned = reductions.reduce(method, count)
     small = pruned.model
     if norms:
-        small = lastax.remeasure_statistics(small, reductions.batch)
+        small = lastax.recalibrate_batch_norm(small, reductions.batch)
     if epochs:
         teacher = model if distill else None
         with tempfile.TemporaryDirectory() as name:
@@ -170,7 +170,7 @@ def prune(
         "method": method,
         "states_before": sum(pruned.states_before),
         "states_after": sum(pruned.states_after),
-        "full_D_states": reductions.full_D_states,
+        "feedthrough_states": reductions.feedthrough_states,
         "layers": _layers(model, small, unstable_states(systems)),
         "certificates": [
             {name: finite(norm) for name, norm in certificate._asdict().items()}
@@ -194,14 +194,14 @@ def prune(
     target = folder or run.with_name(f"{run.name}-{_label(asked, given, done)}")
     with folder_written_at_once(target, replace=folder is None and _is_child(target, run)) as fresh:
         smaller = dataclasses.replace(
-            lastax.keep_in_config(config, pruned.keep),
-            full_D=config.full_D or full_D,
+            lastax.training.keep_in_config(config, pruned.keep),
+            dense_feedthrough=config.dense_feedthrough or dense_feedthrough,
             parent=os.path.relpath(run, target),
             pruning=done,
         )
-        lastax.save_config(fresh, smaller)
-        lastax.save_model(fresh, small)
-        lastax.save_results(fresh, answer)
+        lastax.training.save_config(fresh, smaller)
+        lastax.save(fresh, small)
+        lastax.training.save_results(fresh, answer)
         _draw(fresh, systems, pruned, method, title=f"{run.name}, {method}")
     if as_json:
         emit({**answer, "run": str(target)})
@@ -211,7 +211,7 @@ def prune(
 
 
 def _reached(
-    model: lastax.Network, small: lastax.Network, data: Data, split: str
+    model: lastax.nn.Network, small: lastax.nn.Network, data: Data, split: str
 ) -> dict[str, float]:
     before, after = (evaluate_on(one, data, split).accuracy for one in (model, small))
     fidelity = compare_on(model, small, data, split)
@@ -226,7 +226,7 @@ def _reached(
 def _label(asked: str, given: Amount, done: Mapping[str, Any]) -> str:
     """What the folder of the new run is called after that of the old one."""
     parts = [asked, given.label]
-    parts += ["full-D"] if done.get("full_D") else []
+    parts += ["full-D"] if done.get("dense_feedthrough") else []
     parts += ["polished"] if done.get("polish") else []
     parts += ["norms"] if "norms" in done else []
     if "finetune" in done:
@@ -241,22 +241,22 @@ def _is_child(target: Path, run: Path) -> bool:
     if target.is_dir() and not {path.name for path in target.iterdir()} <= written:
         return False
     try:
-        parent = lastax.load_config(target).parent
-    except lastax.RunError:
+        parent = lastax.training.load_config(target).parent
+    except lastax.serialization.RunError:
         return False
     return parent is not None and (target / parent).resolve() == run.resolve()
 
 
 def _layers(
-    model: lastax.Network, small: lastax.Network, unstable: list[list[int]]
+    model: lastax.nn.Network, small: lastax.nn.Network, unstable: list[list[int]]
 ) -> list[dict[str, Any]]:
     """What each layer had and has."""
     rows = []
     for counts_before, sizes_before, counts_after, sizes_after, without_norm in zip(
         lastax.state_counts(model),
-        lastax.layer_sizes(model),
+        lastax.training.layer_sizes(model),
         lastax.state_counts(small),
-        lastax.layer_sizes(small),
+        lastax.training.layer_sizes(small),
         unstable,
         strict=True,
     ):
@@ -270,7 +270,7 @@ def _layers(
 
 
 def _draw(
-    folder: Path, systems: list[lastax.AnySystem], pruned: Pruned, method: str, title: str
+    folder: Path, systems: list[lastax.ssm.AnySystem], pruned: Pruned, method: str, title: str
 ) -> None:
     scores, keep = pruned.scores, pruned.keep
     if makes_new_states(method):
@@ -280,14 +280,14 @@ def _draw(
         keep = [np.ones(len(score), bool) for score in scores]
     poles = [np.asarray(system.lam) for system in systems]
     figures = {
-        "poles.png": lastax.draw_poles(poles, scores, keep, title=title),
-        "states.png": lastax.draw_states(pruned.states_before, pruned.states_after, title=title),
+        "poles.png": lastax.plots.draw_poles(poles, scores, keep, title=title),
+        "states.png": lastax.plots.draw_states(pruned.states_before, pruned.states_after, title=title),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
 
 
-def _show(answer: dict[str, Any], certificates: Sequence[lastax.Certificate], target: Path) -> None:
+def _show(answer: dict[str, Any], certificates: Sequence[lastax.analysis.Certificate], target: Path) -> None:
     table = Table(title=f"{answer['method']}: {SUMMARIES[answer['method']]}")
     table.add_column("layer", justify="right")
     for kind in KINDS:
@@ -299,8 +299,8 @@ def _show(answer: dict[str, Any], certificates: Sequence[lastax.Certificate], ta
     table.add_section()
     table.add_row("all", *(f"{sum(row[c] for row in answer['layers']):,}" for c in columns))
     out.print(table)
-    if answer["full_D_states"]:
-        out.print(f"full D: its weights count for {answer['full_D_states']} more states")
+    if answer["feedthrough_states"]:
+        out.print(f"full D: its weights count for {answer['feedthrough_states']} more states")
     moved = Table(title="how far each layer alone moved; says nothing of the network's answers")
     for name in ("layer", "H-infinity error", "its bound", "H2 error"):
         moved.add_column(name, justify="right")

@@ -11,8 +11,8 @@ import click
 import numpy as np
 
 import lastax
-from lastax._files import write_atomically
-from lastax._runs import METRICS_FILE
+from lastax.serialization import write_atomically
+from lastax.training import METRICS_FILE
 from lastax.cmd._console import (
     SPLITS,
     debug_option,
@@ -38,19 +38,19 @@ class Pair:
     """A run, and the one that it was pruned from, if it was and that one is still there."""
 
     folder: Path
-    config: lastax.RunConfig
-    model: lastax.Network
+    config: lastax.training.RunConfig
+    model: lastax.nn.Network
     before: "Pair | None"
 
     @classmethod
     def load(cls, folder: Path) -> "Pair":
         """Read both."""
-        config, model = lastax.load_run(folder)
+        config, model = lastax.training.load_run(folder)
         before = None
         if config.parent is not None:
             try:
                 before = cls.load((folder / config.parent).resolve())
-            except lastax.RunError as error:
+            except lastax.serialization.RunError as error:
                 err.print(f"without what was before: {error}")
         return cls(folder, config, model, before)
 
@@ -64,9 +64,9 @@ class Pair:
         """Which states of the one before are left."""
         if self.before is None:
             return [np.ones(count, bool) for count in self.config.states]
-        full = lastax.untrained_counts(self.config.model)
-        mine = lastax.kept_masks(self.config, full)
-        theirs = lastax.kept_masks(self.before.config, full)
+        full = lastax.training.untrained_counts(self.config.model)
+        mine = lastax.training.kept_masks(self.config, full)
+        theirs = lastax.training.kept_masks(self.before.config, full)
         return [one[other] for one, other in zip(mine, theirs, strict=True)]
 
 
@@ -92,19 +92,19 @@ def report(runs: tuple[Path, ...], path: Path | None, speed: bool, as_json: bool
     parts: list[str]
     if all((one / ANSWER).is_file() for one in folders):
         title, lead, parts = _sweep_page(folders)
-    elif len(folders) == 1 and (folder / lastax.CONFIG_FILE).is_file():
+    elif len(folders) == 1 and (folder / lastax.training.CONFIG_FILE).is_file():
         title, lead, parts = _run_page(Pair.load(folder), speed)
     elif len(folders) == 1:
-        raise lastax.RunError(
-            f"{folder} is neither a run ({lastax.CONFIG_FILE}) nor a finished sweep ({ANSWER})"
+        raise lastax.serialization.RunError(
+            f"{folder} is neither a run ({lastax.training.CONFIG_FILE}) nor a finished sweep ({ANSWER})"
         )
     else:
         missing = [str(one) for one in folders if not (one / ANSWER).is_file()]
-        raise lastax.RunError(
+        raise lastax.serialization.RunError(
             f"several folders must all be finished sweeps; no {ANSWER} in {', '.join(missing)}"
         )
     target = path or folder / REPORT
-    write_atomically(target, lastax.html_page(title, lead, parts).encode())
+    write_atomically(target, lastax.plots.html_page(title, lead, parts).encode())
     if as_json:
         emit({"report": str(target)})
     else:
@@ -113,7 +113,7 @@ def report(runs: tuple[Path, ...], path: Path | None, speed: bool, as_json: bool
 
 def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
     config, before = pair.config, pair.before
-    results = lastax.load_results(pair.folder)
+    results = lastax.training.load_results(pair.folder)
     sizes = _sizes(pair.model)
     pruning = config.pruning or {}
     method = pruning.get("method", "last")
@@ -123,7 +123,7 @@ def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
         numbers[split] = percent(reached["after" if "after" in reached else "accuracy"])
     numbers["states"] = f"{sum(config.states):,}"
     numbers["parameters in layers"] = f"{sizes['parameters']:,}"
-    parts = [lastax.html_numbers(numbers)]
+    parts = [lastax.plots.html_numbers(numbers)]
     lead = f"{config.task}, {len(config.states)} layers of {config.model.layer}, seed {config.seed}"
     if before is not None:
         lead += f"; pruned by {method}: {SUMMARIES.get(method, '')}"
@@ -137,13 +137,13 @@ def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
     scores = lastax.score_states(systems, scored, length=config.length)
     poles = [np.asarray(system.lam) for system in systems]
     parts += [
-        lastax.html_heading("States"),
-        lastax.html_figure(
-            lastax.draw_layout(scores, keep, title=f"score by {scored}"),
+        lastax.plots.html_heading("States"),
+        lastax.plots.html_figure(
+            lastax.plots.draw_layout(scores, keep, title=f"score by {scored}"),
             "Every state of each layer in its place, bright is high; removed ones are blank.",
         ),
-        lastax.html_figure(
-            lastax.draw_poles(poles, scores, keep, title=pair.folder.name, columns=2),
+        lastax.plots.html_figure(
+            lastax.plots.draw_poles(poles, scores, keep, title=pair.folder.name, columns=2),
             "Eigenvalues in the unit disk; removed ones are crossed out.",
         ),
     ]
@@ -154,8 +154,8 @@ def _run_page(pair: Pair, speed: bool) -> tuple[str, str, list[str]]:
     return pair.folder.name, lead, parts
 
 
-def _sizes(model: lastax.Network) -> dict[str, int]:
-    sizes = lastax.layer_sizes(model)
+def _sizes(model: lastax.nn.Network) -> dict[str, int]:
+    sizes = lastax.training.layer_sizes(model)
     return {"parameters": sum(p for p, _ in sizes), "bytes": sum(b for _, b in sizes)}
 
 
@@ -184,9 +184,9 @@ def _before_and_after(pair: Pair, results: Mapping[str, Any], speed: bool) -> li
         [str(index), f"{len(mask):,}", f"{mask.sum():,}"] for index, mask in enumerate(pair.keep)
     ]
     return [
-        lastax.html_heading("Before and after"),
-        lastax.html_table(["", "before", "after"], rows, caption),
-        lastax.html_table(["layer", "states before", "after"], layers),
+        lastax.plots.html_heading("Before and after"),
+        lastax.plots.html_table(["", "before", "after"], rows, caption),
+        lastax.plots.html_table(["layer", "states before", "after"], layers),
     ]
 
 
@@ -210,7 +210,7 @@ def _certificates(pair: Pair, results: Mapping[str, Any]) -> list[str]:
     assert pair.before is not None
     if "certificates" in results:
         certificates = [
-            lastax.Certificate(**{k: float("inf") if v is None else v for k, v in one.items()})
+            lastax.analysis.Certificate(**{k: float("inf") if v is None else v for k, v in one.items()})
             for one in results["certificates"]
         ]
     else:
@@ -226,8 +226,8 @@ def _certificates(pair: Pair, results: Mapping[str, Any]) -> list[str]:
         "This says nothing of what the network answers."
     )
     return [
-        lastax.html_heading("Certificates"),
-        lastax.html_table(["layer", "H-infinity error", "its bound", "H2 error"], rows, caption),
+        lastax.plots.html_heading("Certificates"),
+        lastax.plots.html_table(["layer", "H-infinity error", "its bound", "H2 error"], rows, caption),
     ]
 
 
@@ -241,20 +241,20 @@ def _learning(folders: Mapping[str, Path]) -> list[str]:
             try:
                 runs[name] = [json.loads(line) for line in path.read_text().splitlines()]
             except ValueError as error:
-                raise lastax.RunError(f"{path} is damaged: {error}") from error
+                raise lastax.serialization.RunError(f"{path} is damaged: {error}") from error
     if not any(runs.values()):
         return []
     caption = "Accuracy by epoch: validation, and dashed on training batches."
     return [
-        lastax.html_heading("Learning"),
-        lastax.html_figure(lastax.draw_learning(runs), caption),
+        lastax.plots.html_heading("Learning"),
+        lastax.plots.html_figure(lastax.plots.draw_learning(runs), caption),
     ]
 
 
 def _commands(pair: Pair) -> str:
     """What makes the run again: every setting that differs from its preset is a flag."""
     first = pair.first.config
-    task = lastax.TASKS[first.task]
+    task = lastax.training.TASKS[first.task]
     preset = task.presets.get((first.model.layer, first.size or ""))
     words = [f"lastax train --task {first.task} --layer {first.model.layer} --seed {first.seed}"]
     words += [] if first.size is None else [f"--size {first.size}"]
@@ -298,9 +298,9 @@ def _flag(name: str, value: Any) -> str:
 def _provenance(commands: str, versions: Mapping[str, str]) -> list[str]:
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
-        lastax.html_heading("Again"),
-        lastax.html_code(commands),
-        lastax.html_text(f"Made with {told}."),
+        lastax.plots.html_heading("Again"),
+        lastax.plots.html_code(commands),
+        lastax.plots.html_text(f"Made with {told}."),
     ]
 
 
@@ -308,7 +308,7 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
     answers = [_read_sweep(folder) for folder in folders]
     cells = [cell for answer in answers for cell in answer["cells"]]
     runs = [Path(run) for answer in answers for run in answer["runs"]]
-    groups, summary = lastax.sweep_groups(cells), lastax.sweep_summary(cells)
+    groups, summary = lastax.experiments.sweep_groups(cells), lastax.experiments.sweep_summary(cells)
     commands = "\n".join(" ".join(answer["command"]) for answer in answers)
     best = summary[0] if summary else None
     numbers = {"networks": str(len(runs)), "cells": str(len(cells))}
@@ -316,9 +316,9 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
         numbers["most removed"] = f"{100 * best['ratio']:.0f} % by {best['method']}"
         numbers["at a test loss of"] = f"{best['loss']:.2f} points"
     parts = [
-        lastax.html_numbers(numbers),
-        lastax.html_heading("How much can go"),
-        lastax.html_table(
+        lastax.plots.html_numbers(numbers),
+        lastax.plots.html_heading("How much can go"),
+        lastax.plots.html_table(
             ["method", "removed", "test loss", "compressible", "removed there", "test loss there"],
             [_summary_row(row) for row in summary],
             "The largest swept share of states whose removal costs at most one point of validation "
@@ -327,10 +327,10 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
         ),
     ]
     for name, curves in groups.items():
-        parts.append(lastax.html_heading(name))
+        parts.append(lastax.plots.html_heading(name))
         parts.append(
-            lastax.html_figure(
-                lastax.draw_sweep({name: curves}),
+            lastax.plots.html_figure(
+                lastax.plots.draw_sweep({name: curves}),
                 "Test accuracy against the share of removed states; bands are ranges over seeds.",
             )
         )
@@ -340,7 +340,7 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
             for method, points in curves.test.items()
         ]
         parts.append(
-            lastax.html_table(
+            lastax.plots.html_table(
                 ["removed", *(f"{100 * ratio:g} %" for ratio in ratios)],
                 rows,
                 "Test accuracy in %, mean and range over seeds; unpruned "
@@ -349,8 +349,8 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
         )
     failed = {cell["method"]: cell["error"] for cell in cells if cell.get("error")}
     if failed:
-        parts.append(lastax.html_heading("What did not apply"))
-        parts += [lastax.html_text(f"{method}: {error}") for method, error in failed.items()]
+        parts.append(lastax.plots.html_heading("What did not apply"))
+        parts += [lastax.plots.html_text(f"{method}: {error}") for method, error in failed.items()]
     parts += _learning({f"{run.parent.name}/{run.name}": run for run in runs})
     parts += _provenance(commands, answers[-1]["versions"])
     tasks = ", ".join(dict.fromkeys(cell["task"] for cell in cells))
@@ -361,10 +361,10 @@ def _sweep_page(folders: list[Path]) -> tuple[str, str, list[str]]:
 def _read_sweep(folder: Path) -> Mapping[str, Any]:
     try:
         answer = json.loads((folder / ANSWER).read_text())
-        lastax.sweep_summary(answer["cells"])
+        lastax.experiments.sweep_summary(answer["cells"])
         [*answer["runs"], *answer["command"], *answer["versions"].items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise lastax.RunError(f"{folder / ANSWER} is damaged: {error!r}") from error
+        raise lastax.serialization.RunError(f"{folder / ANSWER} is damaged: {error!r}") from error
     return answer
 
 

@@ -35,7 +35,7 @@ from lastax.cmd._console import (
 @debug_option
 def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool) -> None:
     """Score every state of RUN (default: the newest trained run). Touches nothing."""
-    config, model = lastax.load_run(resolve_run(run))
+    config, model = lastax.training.load_run(resolve_run(run))
     systems = lastax.systems(model)
     if compare:
         _compare(systems, method, config, as_json)
@@ -71,7 +71,7 @@ def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool
 
 
 def _compare(
-    systems: list[lastax.AnySystem], method: str, config: lastax.RunConfig, as_json: bool
+    systems: list[lastax.ssm.AnySystem], method: str, config: lastax.training.RunConfig, as_json: bool
 ) -> None:
     """Spearman's correlation of the scores of every two methods, in each layer."""
     # Those that make new states have no score of the old ones.

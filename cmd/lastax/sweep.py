@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 import lastax
-from lastax._files import write_atomically
+from lastax.serialization import write_atomically
 from lastax.cmd._cells import POLISHING_STEPS, Grid, measured_cells
 from lastax.cmd._console import (
     RUNS,
@@ -38,7 +38,7 @@ from lastax.cmd._workers import work_apart
 
 TABLE, ANSWER, PICTURE = "sweep.csv", "sweep.json", "sweep.png"
 ONE_WAY = "-one-way"
-LAYERS = lastax.allowed_values(lastax.ModelConfig)["layer"].choices
+LAYERS = lastax.training.allowed_values(lastax.ModelConfig)["layer"].choices
 
 
 class Several(click.ParamType):
@@ -84,7 +84,7 @@ def _one_of(known: Iterable[str], what: str) -> Any:
 @click.option(
     "--task",
     "tasks",
-    type=Several("tasks", _one_of(lastax.TASKS, "task")),
+    type=Several("tasks", _one_of(lastax.training.TASKS, "task")),
     help="Or: presets of these tasks, trained if they never were.",
 )
 @click.option(
@@ -193,21 +193,21 @@ def sweep(
         limit=limit,
     )
     for run in chosen:
-        report_unstable(lastax.systems(lastax.load_run(run)[1]), f"{run.name}, ")
+        report_unstable(lastax.systems(lastax.training.load_run(run)[1]), f"{run.name}, ")
     folder.mkdir(parents=True, exist_ok=True)
     cells = measured_cells(chosen, grid, place, folder, jobs)
     answer: dict[str, Any] = {
         "command": ["lastax", *sys.argv[1:]],
-        "versions": lastax.installed_versions(),
+        "versions": lastax.training.installed_versions(),
         "runs": [str(run) for run in chosen],
         "cells": cells,
-        "summary": lastax.sweep_summary(cells),
+        "summary": lastax.experiments.sweep_summary(cells),
     }
     _write(folder, answer)
     if as_json:
         emit(answer | {"csv": str(folder / TABLE)})
         return
-    for group, of_group in lastax.sweep_groups(cells).items():
+    for group, of_group in lastax.experiments.sweep_groups(cells).items():
         out.print(_table(group, of_group, ratios))
     out.print(_summary_table(answer["summary"]))
     out.print(f"{folder / TABLE}, {folder / ANSWER}, {folder / PICTURE}")
@@ -220,12 +220,12 @@ def _trained(
     found, missing = [], []
     for task, layer, seed in itertools.product(tasks, layers, seeds):
         kind = layer.removesuffix(ONE_WAY)
-        if (kind, size) not in lastax.TASKS[task].presets:
+        if (kind, size) not in lastax.training.TASKS[task].presets:
             raise click.UsageError(f"--task {task} --layer {kind}: there is no preset {size!r}")
         suffix = "" if size == "small" else f"-{size}"
         run = RUNS / task / f"{layer}{suffix}-seed{seed}"
         found.append(run)
-        if (run / lastax.MODEL_FILE).is_file():
+        if (run / lastax.serialization.MODEL_FILE).is_file():
             continue
         command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
         command += ["--no-bidirectional"] if layer != kind else []
@@ -236,7 +236,7 @@ def _trained(
     answers = map(_train, missing) if jobs == 1 else work_apart(_train, missing, jobs)
     for command, status in zip(missing, answers, strict=True):
         if status:
-            raise lastax.RunError(f"lastax {' '.join(command)} ended with status {status}")
+            raise lastax.serialization.RunError(f"lastax {' '.join(command)} ended with status {status}")
     return found
 
 
@@ -261,13 +261,13 @@ def _write(folder: Path, answer: Mapping[str, Any]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     picture = io.BytesIO()
-    lastax.draw_sweep(lastax.sweep_groups(answer["cells"])).savefig(picture, format="png", dpi=110)
+    lastax.plots.draw_sweep(lastax.experiments.sweep_groups(answer["cells"])).savefig(picture, format="png", dpi=110)
     write_atomically(folder / TABLE, text.getvalue().encode())
     write_atomically(folder / PICTURE, picture.getvalue())
     write_atomically(folder / ANSWER, (json.dumps(answer, indent=1) + "\n").encode())
 
 
-def _table(group: str, curves: lastax.SweepCurves, ratios: list[float]) -> Table:
+def _table(group: str, curves: lastax.experiments.SweepCurves, ratios: list[float]) -> Table:
     table = Table(title=f"{group}: test accuracy, %; unpruned {_percent(curves.unpruned)}")
     table.add_column("method")
     for ratio in ratios:

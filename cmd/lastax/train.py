@@ -8,7 +8,7 @@ import click
 import jax
 
 import lastax
-from lastax._files import folder_written_at_once
+from lastax.serialization import folder_written_at_once
 from lastax.cmd._console import (
     RUNS,
     SPLITS,
@@ -32,12 +32,12 @@ from lastax.cmd._open import (
 )
 from lastax.data import Data
 
-SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.presets})
+SIZES = sorted({size for task in lastax.training.TASKS.values() for _, size in task.presets})
 
 
 @click.command()
 @click.option(
-    "--task", type=click.Choice(sorted(lastax.TASKS)), required=True, help="What to learn."
+    "--task", type=click.Choice(sorted(lastax.training.TASKS)), required=True, help="What to learn."
 )
 @click.option(
     "--size", type=click.Choice(SIZES), help="Which preset.  [default: the task's first, small]"
@@ -64,7 +64,7 @@ SIZES = sorted({size for task in lastax.TASKS.values() for _, size in task.prese
 @root_option
 @json_option
 @debug_option
-@setting_options(lastax.TrainingConfig, lastax.ModelConfig, lastax.DataConfig)
+@setting_options(lastax.training.TrainingConfig, lastax.ModelConfig, lastax.training.DataConfig)
 def train(
     task: str,
     size: str | None,
@@ -83,44 +83,44 @@ def train(
     The values of the task's preset can each be overridden by a flag.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
-    chosen |= data_settings(lastax.TASKS[task].data.name, chosen)
+    chosen |= data_settings(lastax.training.TASKS[task].data.name, chosen)
     if if_missing:
         finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
-        if finished and (finished[-1] / lastax.MODEL_FILE).is_file():
+        if finished and (finished[-1] / lastax.serialization.MODEL_FILE).is_file():
             if as_json:
-                emit(lastax.load_results(finished[-1]))
+                emit(lastax.training.load_results(finished[-1]))
             return
         unfinished = [folder] if folder is not None else _runs_of(task, size, finished=False)
         resume = bool(unfinished) and unfinished[-1].exists()
     if resume:
         folder = folder or _newest_unfinished(task, size)
-        config = lastax.load_config(folder)
+        config = lastax.training.load_config(folder)
         # Its own data may have moved; that they are the same is checked below.
         place = Place(root, chosen.pop("data", None))
         given = {"task": task, "size": size, "seed": seed, "devices": devices, **chosen}
         _refuse_changes(config, {name: v for name, v in given.items() if v is not None})
-        if (folder / lastax.MODEL_FILE).is_file():
-            raise lastax.RunError(f"run {folder} has finished: there is nothing to resume")
-        diverged = lastax.divergence(folder)
+        if (folder / lastax.serialization.MODEL_FILE).is_file():
+            raise lastax.serialization.RunError(f"run {folder} has finished: there is nothing to resume")
+        diverged = lastax.training.failure_reason(folder)
         if diverged is not None:
-            raise lastax.RunError(f"run {folder} would end as before: {diverged}")
+            raise lastax.serialization.RunError(f"run {folder} would end as before: {diverged}")
         data = reopen_data(config, place)
     else:
         size, preset = _preset(task, chosen.get("layer"), size)
         config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
         folder = folder or _free_folder(RUNS / task / _name(config))
         if folder.exists():
-            raise lastax.RunError(
+            raise lastax.serialization.RunError(
                 f"{folder} is there already: --resume goes on with it, --out names another"
             )
     try:
         answer = _run(config, data, folder, resume, workers)
-    except lastax.TrainingDivergedError as error:
+    except lastax.training.TrainingDivergedError as error:
         # So that nothing resumes it by itself.
-        lastax.save_results(folder, {"run": str(folder), "diverged": str(error)})
+        lastax.training.save_results(folder, {"run": str(folder), "diverged": str(error)})
         raise
     except KeyboardInterrupt as error:
-        if not (folder / lastax.CONFIG_FILE).is_file():
+        if not (folder / lastax.training.CONFIG_FILE).is_file():
             raise
         again = f"lastax train --task {task} --out {folder} --resume"
         again += f" --data-dir {root}" if root is not None else ""
@@ -137,9 +137,9 @@ def _answer(answer: dict[str, Any], as_json: bool) -> None:
     out.print(f"run: {answer['run']}")
 
 
-def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax.Preset]:
+def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax.training.Preset]:
     """The preset that is meant, and its size: the first one that fits what was said."""
-    presets = lastax.TASKS[task].presets
+    presets = lastax.training.TASKS[task].presets
     for (kind, named), preset in presets.items():
         if layer in (None, kind) and size in (None, named):
             return named, preset
@@ -151,19 +151,19 @@ def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax
 def _new_config(
     task: str,
     size: str,
-    preset: lastax.Preset,
+    preset: lastax.training.Preset,
     seed: int,
     devices: int | None,
     chosen: dict[str, Any],
     root: Path | None,
-) -> tuple[lastax.RunConfig, Data]:
+) -> tuple[lastax.training.RunConfig, Data]:
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
-    wanted = _override(data_config(lastax.TASKS[task], preset), chosen)
+    wanted = _override(data_config(lastax.training.TASKS[task], preset), chosen)
     for part in (training, model, wanted):
-        lastax.check_settings(part)
+        lastax.training.check_settings(part)
     data = open_data(wanted, root)
-    config = lastax.RunConfig(
+    config = lastax.training.RunConfig(
         task=task,
         size=size,
         seed=seed,
@@ -175,16 +175,16 @@ def _new_config(
         vocabulary=data.vocabulary,
         model=model,
         training=training,
-        states=lastax.untrained_counts(model),
+        states=lastax.training.untrained_counts(model),
         devices=_device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )
     return config, data
 
 
-def _name(config: lastax.RunConfig) -> str:
+def _name(config: lastax.training.RunConfig) -> str:
     """What a run's folder is called: the first size of a task goes without saying."""
-    first = next(iter(lastax.TASKS[config.task].presets))[1]
+    first = next(iter(lastax.training.TASKS[config.task].presets))[1]
     size = "" if config.size == first else f"-{config.size}"
     return f"{config.model.layer}{size}-seed{config.seed}"
 
@@ -206,7 +206,7 @@ def _override(preset: Any, chosen: dict[str, Any]) -> Any:
     return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
 
 
-def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
+def _refuse_changes(config: lastax.training.RunConfig, given: dict[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them."""
     own = {name: getattr(config, name) for name in ("task", "size", "seed", "devices")}
     recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
@@ -218,25 +218,25 @@ def _refuse_changes(config: lastax.RunConfig, given: dict[str, Any]) -> None:
             )
     present = len(jax.devices())
     if config.devices > present:
-        raise lastax.RunError(
+        raise lastax.serialization.RunError(
             f"the run shares batches among {config.devices} devices, here there are {present}: "
             "resume it where there are as many"
         )
-    installed = lastax.installed_versions()
+    installed = lastax.training.installed_versions()
     changed = [name for name, version in config.versions.items() if installed.get(name) != version]
     if changed:
         err.print(f"not the versions that the run began with: {', '.join(changed)}")
 
 
 def _runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
-    found = [(run, lastax.load_config(run)) for run in lastax.find_runs(RUNS, finished=finished)]
+    found = [(run, lastax.training.load_config(run)) for run in lastax.training.find_runs(RUNS, finished=finished)]
     return [run for run, it in found if it.task == task and size in (None, it.size)]
 
 
 def _newest_unfinished(task: str, size: str | None) -> Path:
     found = _runs_of(task, size, finished=False)
     if not found:
-        raise lastax.RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
+        raise lastax.serialization.RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
     return found[-1]
 
 
@@ -249,21 +249,21 @@ def _free_folder(wanted: Path) -> Path:
 
 
 def _run(
-    config: lastax.RunConfig, data: Data, folder: Path, resume: bool, workers: int
+    config: lastax.training.RunConfig, data: Data, folder: Path, resume: bool, workers: int
 ) -> dict[str, Any]:
     """Build everything the run needs, then let the loop go. The folder appears last."""
-    network = lastax.build_from_config(config)
+    network = lastax.training.build_from_config(config)
 
     def begin() -> None:
         if not resume:
             with folder_written_at_once(folder) as fresh:
-                lastax.save_config(fresh, config)
+                lastax.training.save_config(fresh, config)
 
     result = fit_network(
         network, config, data, folder, resume=resume, workers=workers, on_ready=begin
     )
     # What the best epoch reached on validation is known: large splits take minutes.
-    validation = lastax.Evaluation(
+    validation = lastax.training.Evaluation(
         result.validation_accuracy, result.validation_loss, len(data.sources["validation"])
     )
     answer = {
@@ -272,5 +272,5 @@ def _run(
         "validation": validation._asdict(),
         "test": evaluate_on(result.model, data, "test")._asdict(),
     }
-    lastax.save_results(folder, answer)
+    lastax.training.save_results(folder, answer)
     return answer

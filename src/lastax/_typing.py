@@ -1,15 +1,15 @@
-"""Names shared by every signature."""
+"""Types that signatures of several packages share."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 # Systems and the closed forms on them follow the array library of their input: numpy float64 on
-# the host, where `1 - |lam|` needs the digits, and JAX under `jit` and `grad`. Static checkers,
-# which cannot say "the same library as the input", are told of JAX alone.
+# the host, where `1 - |lam|` needs the digits, and JAX under `jit` and `grad`. Static checkers
+# cannot express "the same library as the input", so they see JAX alone.
 if TYPE_CHECKING:
     Array = jax.Array
 else:
@@ -17,12 +17,18 @@ else:
 
 Scalar = float | int | Float[Array, ""]
 
-# Is told, in a few words, what long work has come to.
-Progress = Callable[[str], None]
+# Any PyTree; a function returns one of the same type.
+Model = TypeVar("Model")
+
+# Arrays with a leading batch axis: `x`, and where they apply `label`, `length`, `weight`.
+Batch = Mapping[str, jax.Array | np.ndarray]
+
+# Called with a short description of what a long computation is doing.
+OnProgress = Callable[[str], None]
 
 
 def silent(doing: str) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
-__all__ = ["Array", "PRNGKeyArray", "Progress", "Scalar", "silent"]
+__all__ = ["Array", "Batch", "Model", "OnProgress", "PRNGKeyArray", "Scalar", "silent"]

@@ -43,7 +43,7 @@ from lastax.data import speech
         (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "another folder"]),
         (["prune", "RUN", "--out", "/dev/null/x"], 1, ["cannot write /dev/null/x"]),
         (["prune", "RUN", "--distill"], 2, ["--distill", "--finetune"]),
-        (["score", "RUN", "--method", "measured-energy"], 2, ["'measured-energy'", "last"]),
+        (["score", "RUN", "--method", "empirical-energy"], 2, ["'empirical-energy'", "last"]),
         (["sweep", "--task", "speech", "--layer", "s5-one"], 2, ["'s5-one'", "s5-one-way"]),
         (["sweep", "RUN", "--methods", "last,magic"], 2, ["'magic'", "lamp"]),
         (["sweep", "RUN", "--ratios", "0.1,1.5"], 2, ["1.5", "below 1"]),
@@ -204,5 +204,5 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
 
 def test_debug_shows_the_traceback(cli, monkeypatch):
     monkeypatch.setattr("sys.argv", ["lastax", "evaluate", "nowhere", "--debug"])
-    with pytest.raises(lastax.RunError, match="no run at nowhere"):
+    with pytest.raises(lastax.serialization.RunError, match="no run at nowhere"):
         lastax.cmd.main.main()

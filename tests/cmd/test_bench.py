@@ -58,8 +58,8 @@ def test_the_public_network_computes_the_same(getkey):
     # Plain descent: what Adam makes of a gradient of rounding errors differs.
     optimizer, key, moved = optax.sgd(0.1), getkey(), []
     for one in (public, network):
-        state = lastax.TrainState.initialize(one, optimizer)
-        state, metrics = lastax.train_step(state, batch, optimizer=optimizer, key=key)
+        state = lastax.training.TrainState.initialize(one, optimizer)
+        state, metrics = lastax.training.train_step(state, batch, optimizer=optimizer, key=key)
         moved.append((metrics.loss, named(state.model)))
     assert float(moved[0][0]) == pytest.approx(float(moved[1][0]), rel=1e-4)
     assert moved[0][1].keys() == moved[1][1].keys()
@@ -165,7 +165,7 @@ def test_pruning_is_timed_as_the_program_does_it():
 def test_the_table_of_full_scale_data_names_every_full_scale_task():
     tasks = {
         name
-        for name, task in lastax.TASKS.items()
+        for name, task in lastax.training.TASKS.items()
         if any(size == "paper" for _, size in task.presets)
     }
     assert set(DATA) == tasks

@@ -33,7 +33,7 @@ def test_accuracy_does_not_depend_on_the_batch(cli, trained):
 
 
 def test_evaluate_agrees_with_answers_counted_one_by_one(cli, trained):
-    _, model = lastax.load_run(trained)
+    _, model = lastax.training.load_run(trained)
     source = lastax.data.DATASETS["speech"].open(lastax.data.data_folder()).sources["validation"]
     records = [source[index] for index in range(40)]
     logits = lastax.predict(model, {"x": np.stack([record["x"] for record in records])})
@@ -113,17 +113,17 @@ def test_a_refit_is_a_run_like_any_other(cli, trained, tmp_path):
     options = ("--method", "calibrated", "--calibration", 5, "--budget", "uniform")
     answer = cli("prune", trained, "--ratio", 0.5, *options, "--out", out, "--json").answer
     assert answer["states_after"] == 4
-    config = lastax.load_config(out)
+    config = lastax.training.load_config(out)
     assert config.states == (2, 2)
     assert config.pruning["sequences"] == 5
     again = cli("evaluate", out, "--json").answer
     assert again["accuracy"] == pytest.approx(answer["test"]["after"])
     # What is pruned once more keeps account of which states of the first network are left.
     cli("prune", out, "--states", 2, "--out", tmp_path / "smaller")
-    smaller = lastax.load_config(tmp_path / "smaller")
-    counts = lastax.untrained_counts(config.model)
+    smaller = lastax.training.load_config(tmp_path / "smaller")
+    counts = lastax.training.untrained_counts(config.model)
     for before, after in zip(
-        lastax.kept_masks(config, counts), lastax.kept_masks(smaller, counts), strict=True
+        lastax.training.kept_masks(config, counts), lastax.training.kept_masks(smaller, counts), strict=True
     ):
         assert not np.any(after & ~before)
         assert after.sum() == 1
@@ -142,7 +142,7 @@ def test_methods_are_shown_beside_each_other(cli, trained, tmp_path):
 def test_certificates_and_fidelity_are_told(cli, trained, tmp_path):
     out = tmp_path / "small"
     answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").answer
-    (_, model), (_, small) = lastax.load_run(trained), lastax.load_run(out)
+    (_, model), (_, small) = lastax.training.load_run(trained), lastax.training.load_run(out)
     for told, pair in zip(
         answer["certificates"],
         zip(lastax.systems(model), lastax.systems(small), strict=True),
@@ -153,7 +153,7 @@ def test_certificates_and_fidelity_are_told(cli, trained, tmp_path):
     for split in ("validation", "test"):
         assert 0 < answer[split]["agreement"] <= 1
         assert answer[split]["divergence"] > 0
-    assert lastax.load_results(out)["certificates"] == answer["certificates"]
+    assert lastax.training.load_results(out)["certificates"] == answer["certificates"]
     shown = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same").stdout
     assert "says nothing of the network's answers" in shown
     assert "100.00 % answered as before, divergence 0.000 nats" in shown
@@ -182,7 +182,7 @@ def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
             tmp_path / method,
         ).answer
         assert alone["states_after"] >= answer["states_after"]
-    assert lastax.load_config(out).pruning["method"] == answer["method"]
+    assert lastax.training.load_config(out).pruning["method"] == answer["method"]
 
 
 def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
@@ -190,7 +190,7 @@ def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
     options = ("--method", "calibrated", "--calibration", 8, "--budget", "uniform", "--full-D")
     answer = cli("prune", trained, "--states", 7, *options, "--out", out, "--json").answer
     # 8 channels, both ways: 64 weights, a state has 48.
-    assert answer["full_D_states"] == 4
+    assert answer["feedthrough_states"] == 4
     assert answer["states_after"] == 3
     weights = safetensors.numpy.load_file(out / "model.safetensors")
     assert weights["encoder.blocks.0.layer.D"].shape == (8, 8)
@@ -198,7 +198,7 @@ def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
     assert again["accuracy"] == pytest.approx(answer["test"]["after"])
     less = cli("prune", out, "--states", 2, "--out", tmp_path / "less", "--json").answer
     assert less["states_after"] == 2
-    assert lastax.load_config(tmp_path / "less").full_D
+    assert lastax.training.load_config(tmp_path / "less").dense_feedthrough
     assert "count for 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
     refused = (("--states", 4), ("--ratio", 0.9), ("--ratio", 0.9, "--method", "last-refitted"))
     for amount in refused:
@@ -219,15 +219,15 @@ def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
         answers[name] = cli("prune", trained, *some, *more, "--out", out).answer
         again = cli("evaluate", out, "--json").answer
         assert again["accuracy"] == pytest.approx(answers[name]["test"]["after"])
-        assert lastax.load_config(out).states == tuple(
+        assert lastax.training.load_config(out).states == tuple(
             layer["states_after"] for layer in answers[name]["layers"]
         )
-    tuned, distilled = (lastax.load_config(tmp_path / name) for name in ("tuned", "distilled"))
+    tuned, distilled = (lastax.training.load_config(tmp_path / name) for name in ("tuned", "distilled"))
     assert tuned.pruning["finetune"] == 1
     assert not tuned.pruning["distill"]
     assert distilled.pruning["distill"]
-    assert lastax.load_config(tmp_path / "norms").pruning["norms"]
-    assert lastax.load_config(tmp_path / "polished").pruning["polish"] == 20
+    assert lastax.training.load_config(tmp_path / "norms").pruning["norms"]
+    assert lastax.training.load_config(tmp_path / "polished").pruning["polish"] == 20
     polished, norms = (answers[name]["validation"]["divergence"] for name in ("polished", "norms"))
     assert polished < norms
     # The trained run's own labels are smoothed; its teacher's answers are not.
@@ -239,7 +239,7 @@ def test_other_layers_go_all_the_way(cli, tmp_path, layer):
     run = tmp_path / layer
     small = ("--layers", 2, "--channels", 4, "--states", 2, "--epochs", 1, "--epoch-batches", 2)
     cli("train", "--task", "speech", "--layer", layer, *small, "--out", run, "--json")
-    total = sum(lastax.load_config(run).states)
+    total = sum(lastax.training.load_config(run).states)
     assert total == (16 if layer == "s4d" else 4)
     for method in ("last-per-channel", "balanced", "calibrated"):
         out = tmp_path / method
@@ -276,10 +276,10 @@ def test_scores_are_compared(cli, trained):
 
 
 def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):
-    config = lastax.load_config(trained)
+    config = lastax.training.load_config(trained)
     other = dataclasses.replace(config, seed=1)
     keys = [pruning_key(0, each) for each in (config, other)]
-    _, model = lastax.load_run(trained)
+    _, model = lastax.training.load_run(trained)
     first, second = (
         lastax.plan_pruning(model, ratio=0.5, method="random", key=key).scores for key in keys
     )
@@ -290,7 +290,7 @@ def test_runs_are_found_however_deep_they_lie(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "mine")
     shutil.copytree(trained, tmp_path / "a" / "b" / "c")
     shutil.copytree(trained, tmp_path / ".hidden")
-    assert {path.name for path in lastax.find_runs(tmp_path)} == {"mine", "c"}
+    assert {path.name for path in lastax.training.find_runs(tmp_path)} == {"mine", "c"}
     (tmp_path / "mine" / "model.safetensors").unlink()
     (tmp_path / "mine" / "results.json").unlink()
-    assert [path.name for path in lastax.find_runs(tmp_path, finished=False)] == ["mine"]
+    assert [path.name for path in lastax.training.find_runs(tmp_path, finished=False)] == ["mine"]

@@ -60,7 +60,7 @@ def test_list_says_what_is_here(cli, root, tmp_path):
         answer = cli("data", "list", "--data-dir", folder, "--json").answer
         assert answer["root"] == str(folder)
         tasks = {task["task"]: task for task in answer["tasks"]}
-        assert tasks.keys() == lastax.TASKS.keys()
+        assert tasks.keys() == lastax.training.TASKS.keys()
         assert tasks["listops"]["present"] is here
         assert tasks["text"]["present"] is False
         assert tasks["arrays"]["present"] is None
@@ -273,11 +273,11 @@ def test_fetch_gets_checks_and_unpacks(cli, root, server, tmp_path, monkeypatch)
 
 
 def test_a_run_says_what_its_numbers_mean(run):
-    config = lastax.load_config(run)
+    config = lastax.training.load_config(run)
     assert config.labels == tuple("0123456789")
     assert config.vocabulary[0] == "<pad>"
     assert config.input_size == len(config.vocabulary)
-    assert config.data == lastax.DataConfig("listops", length=48)
+    assert config.data == lastax.training.DataConfig("listops", length=48)
     assert config.length == 48
 
 
@@ -298,7 +298,7 @@ def test_commands_find_the_data_of_a_run(cli, root, run, tmp_path):
 def test_evaluation_at_a_lower_rate(cli, root, run):
     answer = cli("evaluate", run, "--data-dir", root, "--every", 3, "--json").answer
     assert answer["every"] == 3
-    _, model = lastax.load_run(run)
+    _, model = lastax.training.load_run(run)
     source = lastax.data.DATASETS["listops"].open(root).sources["test"]
     right, loss = 0, 0.0
     for index in range(len(source)):
@@ -337,7 +337,7 @@ def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
     ended = cli("train", "--task", "arrays", "--data", "mine.npz", *small, "--out", "run")
     assert ended.status == 0, ended.stderr
     run = tmp_path / "run"
-    assert lastax.load_config(run).data.data == str(tmp_path / "mine.npz")
+    assert lastax.training.load_config(run).data.data == str(tmp_path / "mine.npz")
     monkeypatch.chdir("/")
     accuracy = cli("evaluate", run, "--json").answer["accuracy"]
     os.rename(tmp_path / "mine.npz", tmp_path / "moved.npz")

@@ -120,10 +120,10 @@ def test_the_commands_make_the_run_again(cli, pruned, tmp_path):
         words = shlex.split(command)[1:]
         words[words.index("--out") + 1] = str(tmp_path / folder)
         assert cli(*words).status == 0
-        configs.append(lastax.load_config(tmp_path / folder))
+        configs.append(lastax.training.load_config(tmp_path / folder))
     unlike = {"git_revision": None, "devices": 1, "parent": None}
     for config, original in zip(configs, (pruned / "tiny", out), strict=True):
-        wanted = lastax.load_config(original)
+        wanted = lastax.training.load_config(original)
         assert dataclasses.replace(config, **unlike) == dataclasses.replace(wanted, **unlike)
 
 

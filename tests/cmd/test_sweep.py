@@ -10,7 +10,7 @@ import lastax
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
-    methods = "last,measured-energy,random,balanced,calibrated"
+    methods = "last,empirical-energy,random,balanced,calibrated"
     options = ("--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json")
     answer = cli("sweep", trained, *options).answer
     with (tmp_path / "sweep.csv").open() as file:
@@ -174,13 +174,13 @@ def test_summary_by_hand():
         {**row, "validation_accuracy": None, "test_accuracy": None}
         for row in cells("b", "other", {0.3: (0, 0)})
     ]
-    (row,) = lastax.sweep_summary(rows)
+    (row,) = lastax.experiments.sweep_summary(rows)
     assert row["method"] == "m"
     assert row["ratio"] == pytest.approx(0.35)
     assert row["loss"] == pytest.approx(0.5)
     assert (row["groups"], row["compressible"]) == (2, 1)
     assert row["ratio_compressible"] == pytest.approx(0.7)
     assert row["loss_compressible"] == pytest.approx(1)
-    groups = lastax.sweep_groups(rows)
+    groups = lastax.experiments.sweep_groups(rows)
     assert list(groups) == ["a, s5, both ways", "b, s5, both ways"]
-    assert lastax.compressible_ratio(groups["a, s5, both ways"], "m", most=0.6) == 0.3
+    assert lastax.experiments.compressible_ratio(groups["a, s5, both ways"], "m", most=0.6) == 0.3

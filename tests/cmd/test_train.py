@@ -95,7 +95,7 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
     assert "training diverged at step" in evaluated.stderr
     assert "would end as before" in resumed.stderr
     # What diverged would diverge again: `--if-missing` does not pick it up.
-    assert lastax.find_runs(tmp_path, finished=False) == []
+    assert lastax.training.find_runs(tmp_path, finished=False) == []
 
 
 @pytest.mark.parametrize("moment", ["while compiling", "after an epoch"])

@@ -15,7 +15,7 @@ import lastax
 from .reading import Case
 
 DISCRETIZATIONS = {"zoh": lastax.discretize_zoh, "bilinear": lastax.discretize_bilinear}
-SCAN_METHODS = get_args(lastax.ScanMethod)
+SCAN_METHODS = get_args(lastax.ssm.ScanMethod)
 POOLINGS = {"pool": "mean", "last": "last"}
 # Every case is compiled for itself and run once: compiling fast matters more than running fast.
 compiled = functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -48,9 +48,9 @@ def layer(flax: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> lastax.
 
 def network(
     parameters: Case, statistics: Case, options: Mapping[str, Any]
-) -> lastax.Classifier | lastax.Retrieval:
+) -> lastax.Classifier | lastax.nn.Retrieval:
     """As published: padding is kept out of the pooling alone."""
-    encoder = lastax.Encoder(
+    encoder = lastax.nn.Encoder(
         embed=_linear(parameters, "encoder/encoder"),
         blocks=tuple(
             _block(parameters, statistics, f"encoder/layers_{index}", options)
@@ -62,12 +62,12 @@ def network(
     if options["kind"] == "classification":
         return lastax.Classifier(encoder, _linear(parameters, "decoder"))
     assert options["kind"] == "retrieval"
-    return lastax.Retrieval(
+    return lastax.nn.Retrieval(
         encoder, _linear(parameters, "decoder/layer1"), _linear(parameters, "decoder/layer2")
     )
 
 
-def scanned(model: Any, method: lastax.ScanMethod) -> Any:
+def scanned(model: Any, method: lastax.ssm.ScanMethod) -> Any:
     """A layer or network with its recurrences computed by `method`."""
 
     def is_layer(node: Any) -> bool:
@@ -101,11 +101,11 @@ def flax_leaves(model: lastax.Classifier, options: Mapping[str, Any]) -> dict[st
     return leaves
 
 
-def flax_statistics(model: lastax.Classifier | lastax.Retrieval) -> dict[str, Any]:
+def flax_statistics(model: lastax.Classifier | lastax.nn.Retrieval) -> dict[str, Any]:
     """Running statistics by their Flax names."""
     statistics = {}
     for index, block in enumerate(model.encoder.blocks):
-        if isinstance(block.norm, lastax.BatchNorm):
+        if isinstance(block.norm, lastax.nn.BatchNorm):
             statistics[f"encoder/layers_{index}/norm/mean"] = block.norm.running.mean
             statistics[f"encoder/layers_{index}/norm/var"] = block.norm.running.variance
     return statistics
@@ -127,7 +127,7 @@ def pairs(documents: np.ndarray) -> np.ndarray:
 
 
 def evaluated(
-    model: lastax.Classifier | lastax.Retrieval, case: Case
+    model: lastax.Classifier | lastax.nn.Retrieval, case: Case
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Log-probabilities; and the embedding and every block's output, all sequences one by one."""
     return _evaluated(model, batch_of(case), case["x"], case.options["step_rescale"])
@@ -187,35 +187,35 @@ def _output_maps(
     return jnp.asarray(flax["C1"]), jnp.asarray(flax["C2"])
 
 
-def _linear(parameters: Case, prefix: str) -> lastax.Linear:
-    return lastax.Linear(
+def _linear(parameters: Case, prefix: str) -> lastax.nn.Linear:
+    return lastax.nn.Linear(
         jnp.asarray(parameters[f"{prefix}/kernel"]), jnp.asarray(parameters[f"{prefix}/bias"])
     )
 
 
-def _linear_leaves(prefix: str, linear: lastax.Linear) -> Iterator[tuple[str, Any]]:
+def _linear_leaves(prefix: str, linear: lastax.nn.Linear) -> Iterator[tuple[str, Any]]:
     yield f"{prefix}/kernel", linear.weight
     yield f"{prefix}/bias", linear.bias
 
 
 def _block(
     parameters: Case, statistics: Case, prefix: str, options: Mapping[str, Any]
-) -> lastax.Block:
+) -> lastax.nn.Block:
     scale = jnp.asarray(parameters[f"{prefix}/norm/scale"])
     bias = jnp.asarray(parameters[f"{prefix}/norm/bias"])
     if options["batchnorm"]:
-        running = lastax.RunningStatistics(
+        running = lastax.nn.RunningStatistics(
             jnp.asarray(statistics[f"{prefix}/norm/mean"]),
             jnp.asarray(statistics[f"{prefix}/norm/var"]),
         )
-        norm = lastax.BatchNorm(scale, bias, running)
+        norm = lastax.nn.BatchNorm(scale, bias, running)
     else:
-        norm = lastax.LayerNorm(scale, bias)
+        norm = lastax.nn.LayerNorm(scale, bias)
     activation = options["activation"]
-    return lastax.Block(
+    return lastax.nn.Block(
         norm=norm,
         layer=layer(parameters.below(f"{prefix}/seq"), options),
-        gate=lastax.Gate(
+        gate=lastax.nn.Gate(
             value=_linear(parameters, f"{prefix}/out1") if activation == "full_glu" else None,
             gate=_linear(parameters, f"{prefix}/out2") if activation != "gelu" else None,
             activation=activation,

@@ -20,7 +20,7 @@ DECLARATION = Declaration(
 )  # fmt: skip
 # Not in the list of cases: one eigenvalue of 0, where the public formula has no value.
 LIMIT = "zero_eig"
-INVERSES = {"zoh": lastax.invert_zoh, "bilinear": lastax.invert_bilinear}
+INVERSES = {"zoh": lastax.ssm.invert_zoh, "bilinear": lastax.ssm.invert_bilinear}
 
 rules = pytest.mark.parametrize("rule", DISCRETIZATIONS)
 
@@ -102,7 +102,7 @@ def test_inverse_recovers_the_continuous_system(case, rule, x64):
 def test_inverse_off_the_principal_branch_discretizes_to_the_same(case, x64):
     discrete = (jnp.asarray(case["zoh_Lambda_bar64"]), jnp.asarray(case["zoh_B_bar64"]))
     Delta = jnp.asarray(case["Delta"], jnp.float64)
-    again = lastax.discretize_zoh(*lastax.invert_zoh(*discrete, Delta), Delta)
+    again = lastax.discretize_zoh(*lastax.ssm.invert_zoh(*discrete, Delta), Delta)
     for got, wanted in zip(again, discrete, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9)
 

@@ -81,17 +81,17 @@ def test_order_of_removal(case):
 
 def test_norms_of_the_full_system(case):
     system = forward(case)
-    close(lastax.hinf_norm(system, pairs=False), case["full_hinf"])
-    close(lastax.hinf_norm(system), case["full_hinf_pair"])
-    close(lastax.h2_norm(system, pairs=False), case["full_h2"])
-    close(lastax.h2_norm(system), case["full_h2_pair"])
+    close(lastax.analysis.hinf_norm(system, pairs=False), case["full_hinf"])
+    close(lastax.analysis.hinf_norm(system), case["full_hinf_pair"])
+    close(lastax.analysis.h2_norm(system, pairs=False), case["full_h2"])
+    close(lastax.analysis.h2_norm(system), case["full_h2_pair"])
 
 
 def test_hinf_error_and_bound(cut):
     case, index, count = cut
     system, keep = forward(case), without_first(case["removal_order"], count)
     for pairs, name in ((False, "hinf"), (True, "hinf_pair")):
-        error = lastax.error_hinf(system, keep, pairs=pairs)
+        error = lastax.analysis.error_hinf(system, keep, pairs=pairs)
         bound = lastax.error_bound(system, keep, pairs=pairs)
         close(error, case[f"err_{name}"][index])
         close(bound, case[f"bound_{name}"][index])
@@ -100,37 +100,37 @@ def test_hinf_error_and_bound(cut):
 
 def test_hinf_error_of_python_control(cut):
     case, index, count = cut
-    error = lastax.error_hinf(forward(case), without_first(case["removal_order"], count))
+    error = lastax.analysis.error_hinf(forward(case), without_first(case["removal_order"], count))
     close(error, case["err_hinf_pair_control"][index])
 
 
 def test_gain_at_the_peak(cut):
     case, index, count = cut
     removed = forward(case).keep(~without_first(case["removal_order"], count))
-    for name, system in (("hinf", removed), ("hinf_pair", lastax.real_system(removed))):
+    for name, system in (("hinf", removed), ("hinf_pair", lastax.ssm.real_system(removed))):
         peak = case[f"err_{name}_peak_w"][index : index + 1]
-        gain = np.linalg.norm(lastax.transfer_function(system, peak)[0], ord=2)
+        gain = np.linalg.norm(lastax.ssm.transfer_function(system, peak)[0], ord=2)
         close(gain, case[f"err_{name}"][index])
 
 
 def test_h2_error(cut):
     case, index, count = cut
     system, keep = forward(case), without_first(case["removal_order"], count)
-    close(lastax.error_h2(system, keep, pairs=False), case["err_h2"][index])
-    close(lastax.error_h2(system, keep), case["err_h2_pair"][index])
-    close(lastax.error_h2(system, keep), case["err_h2_pair_control"][index])
+    close(lastax.analysis.error_h2(system, keep, pairs=False), case["err_h2"][index])
+    close(lastax.analysis.error_h2(system, keep), case["err_h2_pair"][index])
+    close(lastax.analysis.error_h2(system, keep), case["err_h2_pair_control"][index])
 
 
 def test_bidirectional_error_and_bound(cut):
     case, index, count = cut
     system, keep = both(case), without_first(case["removal_order_bidir"], count)
     for pairs, name in ((False, "hinf_bidir"), (True, "hinf_bidir_pair")):
-        error = lastax.error_hinf(system, keep, pairs=pairs)
+        error = lastax.analysis.error_hinf(system, keep, pairs=pairs)
         bound = lastax.error_bound(system, keep, pairs=pairs)
         close(error, case[f"err_{name}"][index])
         close(bound, case[f"bound_{name}"][index])
         assert error <= bound * (1 + 1e-12)
-    close(lastax.error_h2(system, keep, pairs=False), case["err_h2_bidir"][index])
+    close(lastax.analysis.error_h2(system, keep, pairs=False), case["err_h2_bidir"][index])
 
 
 def test_hankel_singular_values(case):
@@ -161,7 +161,7 @@ def test_balanced_truncation(case):
             small = lastax.balanced_truncation(system, np.arange(case.options["P"]) < states)
             dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
             if dimensions == order:
-                close(lastax.hinf_norm(difference(system, small)), error, 1e-8)
+                close(lastax.analysis.hinf_norm(difference(system, small)), error, 1e-8)
                 assert low * (1 - 1e-9) <= error <= high
                 reached += 1
                 break

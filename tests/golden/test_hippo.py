@@ -41,27 +41,27 @@ def test_every_array_is_known(kind):
 
 
 def test_matrix_input_and_low_rank_term(case):
-    A, B = lastax.hippo_legs(size_of(case))
+    A, B = lastax.nn.hippo_legs(size_of(case))
     np.testing.assert_allclose(A, case["A"], rtol=1e-6)
     np.testing.assert_allclose(B, case["B_orig"], rtol=1e-6)
-    np.testing.assert_allclose(lastax.hippo_low_rank(size_of(case)), case["P_lowrank"], rtol=1e-6)
+    np.testing.assert_allclose(lastax.nn.hippo_low_rank(size_of(case)), case["P_lowrank"], rtol=1e-6)
 
 
 def test_eigenvalues(case):
-    part = lastax.hippo_normal_part(size_of(case))
+    part = lastax.nn.hippo_normal_part(size_of(case))
     assert_within(part.Lambda, case["Lambda64"], 1e-9)
     assert_within(part.Lambda, case["Lambda"], 2e-5)
 
 
 def test_eigenbasis_rebuilds_the_normal_part(case):
-    part = lastax.hippo_normal_part(size_of(case))
+    part = lastax.nn.hippo_normal_part(size_of(case))
     operator = part.V @ np.diag(part.Lambda) @ part.V.conj().T
     assert_within(operator, case["normal_part64"], 1e-9)
     assert_within(operator, case["V_diagLambda_VH"], 2e-5)
 
 
 def test_vectors_in_the_eigenbasis(case):
-    part = lastax.hippo_normal_part(size_of(case))
+    part = lastax.nn.hippo_normal_part(size_of(case))
     assert_within(np.abs(part.B), case["abs_VH_B64"], 1e-9)
     assert_within(np.abs(part.p), case["abs_VH_P64"], 1e-9)
     # Each column is free up to phase, which the public basis says.
@@ -74,7 +74,7 @@ def test_vectors_in_the_eigenbasis(case):
 
 def test_half_of_negative_imaginary_parts(half_case):
     size = size_of(half_case)
-    basis = lastax.hippo_block_basis(size // 2)
+    basis = lastax.nn.hippo_block_basis(size // 2)
     assert np.all(basis.Lambda.imag < 0)
     assert_within(basis.V @ basis.V_inverse, half_case["half_projector64"], 1e-9)
     operator = basis.V @ np.diag(basis.Lambda) @ basis.V_inverse
@@ -83,18 +83,18 @@ def test_half_of_negative_imaginary_parts(half_case):
 
 def test_maps_into_the_half_basis(case):
     """`B` and `C` in the eigenbasis, up to each column's phase."""
-    basis = lastax.hippo_block_basis(size_of(case) // 2)
+    basis = lastax.nn.hippo_block_basis(size_of(case) // 2)
     half = case["V"][:, : size_of(case) // 2]
     phase = np.sum(half.conj() * basis.V, axis=0)
     phase = phase / np.abs(phase)
-    C = lastax.as_complex(jnp.asarray(case["init_C_real"]))
+    C = lastax.nn.as_complex(jnp.asarray(case["init_C_real"]))
     assert_within(
-        lastax.as_pair(jnp.asarray((np.asarray(C) @ basis.V) / phase, jnp.complex64)),
+        lastax.nn.as_pair(jnp.asarray((np.asarray(C) @ basis.V) / phase, jnp.complex64)),
         case["init_CV"],
         EIGENVECTORS,
     )
     B = (basis.V_inverse @ case["init_B_real"]) * phase[:, None]
-    assert_within(lastax.as_pair(jnp.asarray(B, jnp.complex64)), case["init_VinvB"], EIGENVECTORS)
+    assert_within(lastax.nn.as_pair(jnp.asarray(B, jnp.complex64)), case["init_VinvB"], EIGENVECTORS)
 
 
 def test_initial_deviations(kind, initializer, getkey):
@@ -105,7 +105,7 @@ def test_initial_deviations(kind, initializer, getkey):
     plain = np.eye(size, dtype=complex)
     if initializer == "log_step":
         largest, low, high = values
-        draw = lastax.initialize_log_step(
+        draw = lastax.nn.initialize_log_step(
             4000, minimum=np.exp(low), maximum=np.exp(high), key=getkey()
         )
         got = (float(draw.min()), float(draw.max()))
@@ -114,10 +114,10 @@ def test_initial_deviations(kind, initializer, getkey):
         assert got[1] <= high
         return
     draw = {
-        "B_lecun_normal_real": lastax.initialize_B,
-        "C_lecun_normal": lastax.lecun_normal_C,
-        "C_trunc_standard_normal": lastax.truncated_standard_normal_C,
-        "C_complex_normal": lastax.complex_normal_C,
+        "B_lecun_normal_real": lastax.nn.initialize_B,
+        "C_lecun_normal": lastax.nn.lecun_normal_C,
+        "C_trunc_standard_normal": lastax.nn.truncated_standard_normal_C,
+        "C_complex_normal": lastax.nn.complex_normal_C,
     }[initializer](plain, channels, key=getkey())
     parts = draw[..., 0] if initializer == "B_lecun_normal_real" else draw
     np.testing.assert_allclose(float(parts.std()), [measured, *values], rtol=2e-2)
@@ -126,15 +126,15 @@ def test_initial_deviations(kind, initializer, getkey):
 def test_initialized_matrices_lie_in_the_eigenbasis(case, getkey):
     """What an initializer returns for the half basis is a real draw seen through it."""
     size = size_of(case)
-    basis = lastax.hippo_block_basis(size // 2)
+    basis = lastax.nn.hippo_block_basis(size // 2)
     key = getkey()
-    plain = lastax.initialize_B(np.eye(size, dtype=complex), 5, key=key)
-    rotated = lastax.initialize_B(basis.V_inverse, 5, key=key)
+    plain = lastax.nn.initialize_B(np.eye(size, dtype=complex), 5, key=key)
+    rotated = lastax.nn.initialize_B(basis.V_inverse, 5, key=key)
     expected = basis.V_inverse @ np.asarray(plain[..., 0])
-    assert_within(jax.device_get(lastax.as_complex(rotated)), expected, 1e-5)
+    assert_within(jax.device_get(lastax.nn.as_complex(rotated)), expected, 1e-5)
     assert np.all(np.asarray(plain[..., 1]) == 0)
     plain = np.asarray(
-        lastax.as_complex(lastax.lecun_normal_C(np.eye(size, dtype=complex), 5, key=key))
+        lastax.nn.as_complex(lastax.nn.lecun_normal_C(np.eye(size, dtype=complex), 5, key=key))
     )
-    rotated = lastax.as_complex(lastax.lecun_normal_C(basis.V, 5, key=key))
+    rotated = lastax.nn.as_complex(lastax.nn.lecun_normal_C(basis.V, 5, key=key))
     assert_within(jax.device_get(rotated), plain @ basis.V, 1e-5)

@@ -42,11 +42,11 @@ def model_of(case: Case, kind: Kind) -> lastax.Classifier:
     return network(case.below("init_params"), case.below("init_batch_stats"), kind.facts["model"])
 
 
-def schedules(case: Case, style: str) -> dict[str, lastax._optimize.Schedule]:
+def schedules(case: Case, style: str) -> dict[str, lastax.training.Schedule]:
     o = case.options
     rates = {"lr": o["ssm_lr"] * o["lr_factor"], "ssm_lr": o["ssm_lr"]}
     return {
-        name: lastax.SCHEDULES[style](
+        name: lastax.training.SCHEDULES[style](
             base,
             steps_per_epoch=o["spe"],
             epochs=o["epochs"],
@@ -66,8 +66,8 @@ def test_every_array_is_known(kind):
 def test_parameter_groups(kind, rule):
     case = kind.listed(DECLARATION)[0]
     grouping, dt_global = rule.split("/dt_global=")
-    trainable, _ = lastax.split_trainable(model_of(case, kind))
-    groups = lastax.parameter_groups(
+    trainable, _ = lastax.nn.split_trainable(model_of(case, kind))
+    groups = lastax.training.parameter_groups(
         trainable, grouping=grouping, step_size_global=dt_global == "True"
     )
     got = flax_leaves(groups, kind.facts["model"])
@@ -81,7 +81,7 @@ def test_parameter_groups(kind, rule):
 
 
 def test_every_grouping_is_published(kind):
-    assert {rule.split("/")[0] for rule in kind.facts["param_groups"]} == set(lastax.GROUPINGS)
+    assert {rule.split("/")[0] for rule in kind.facts["param_groups"]} == set(lastax.training.GROUPINGS)
 
 
 def test_published_schedule(case, x64):
@@ -98,12 +98,12 @@ def test_published_schedule(case, x64):
 
 
 def test_textbook_schedule(case, x64):
-    for name, rate in schedules(case, "textbook").items():
+    for name, rate in schedules(case, "warmup-cosine").items():
         wanted = case[f"{name}_textbook"]
         np.testing.assert_allclose(jax.vmap(rate)(jnp.arange(len(wanted))), wanted, rtol=1e-9)
 
 
-@pytest.mark.parametrize("style", lastax.SCHEDULES)
+@pytest.mark.parametrize("style", lastax.training.SCHEDULES)
 def test_schedules_in_single_precision(case, style):
     for rate in schedules(case, style).values():
         steps = jnp.arange(case.options["spe"] * case.options["epochs"])
@@ -116,13 +116,13 @@ def test_schedules_in_single_precision(case, style):
 def test_training_run(case, kind):
     """Losses of all steps, and parameters and running statistics on the way and in the end."""
     published = schedules(case, "published")
-    optimizer = lastax.make_optimizer(
+    optimizer = lastax.training.make_optimizer(
         published["lr"], published["ssm_lr"], weight_decay=WEIGHT_DECAY, grouping="standard"
     )
     step = compiled(
-        functools.partial(lastax.train_step, optimizer=optimizer, key=jax.random.key(0))
+        functools.partial(lastax.training.train_step, optimizer=optimizer, key=jax.random.key(0))
     )
-    state = lastax.TrainState.initialize(model_of(case, kind), optimizer)
+    state = lastax.training.TrainState.initialize(model_of(case, kind), optimizer)
     snapshots = {"final": len(case["loss"])}
     for name in case:
         if name.startswith("params_after_"):
@@ -155,7 +155,7 @@ def assert_parameters(model: lastax.Classifier, stored: Case, kind: Kind) -> Non
 
 def test_running_statistics_are_not_trained(kind):
     case = kind.listed(DECLARATION)[0]
-    trainable, rest = lastax.split_trainable(model_of(case, kind))
+    trainable, rest = lastax.nn.split_trainable(model_of(case, kind))
     assert all(value is None for value in flax_statistics(trainable).values())
     stored = [name for name in case if name.startswith("init_batch_stats/")]
     assert len([leaf for leaf in jax.tree.leaves(rest) if eqx.is_array(leaf)]) == len(stored)

@@ -43,7 +43,7 @@ def parameters(kind: Kind) -> dict[str, dict]:
     }
 
 
-def model_of(case: Case) -> lastax.Classifier | lastax.Retrieval:
+def model_of(case: Case) -> lastax.Classifier | lastax.nn.Retrieval:
     return network(case.below("params"), case.below("batch_stats"), case.options)
 
 

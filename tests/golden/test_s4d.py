@@ -164,22 +164,22 @@ def test_norms_of_states(layer):
     system = truth(layer)
     close(lastax.hinf_norms(system), layer["hinf_state_closed"])
     close(lastax.hinf_norms(system), layer["hinf_state_sweep"])
-    close(lastax.swept_hinf_norms(system, pairs=False), layer["hinf_state_sweep"])
-    close(lastax.swept_hinf_norms(system, pairs=True), layer["hinf_state_pair_exact"])
-    close(lastax.impulse_energies(system), layer["aire_raw64"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=False), layer["hinf_state_sweep"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=True), layer["hinf_state_pair_exact"])
+    close(lastax.analysis.impulse_energies(system), layer["aire_raw64"])
 
 
 def test_norm_of_channels(layer):
     wanted = layer["hinf_channel_exact"]
-    for part, norm in zip(lastax.channel_systems(truth(layer)), wanted, strict=True):
-        close(lastax.hinf_norm(part), norm)
-    close(lastax.hinf_norm(truth(layer)), wanted.max())
+    for part, norm in zip(lastax.ssm.channel_systems(truth(layer)), wanted, strict=True):
+        close(lastax.analysis.hinf_norm(part), norm)
+    close(lastax.analysis.hinf_norm(truth(layer)), wanted.max())
 
 
 def test_both_normalizations_of_last(layer):
     system = truth(layer)
     close(lastax.last_scores(system), layer["LAST64_whole_layer"])
-    close(lastax.last_per_channel_scores(system), layer["LAST64_per_channel"])
+    close(lastax.pruning.last_per_channel_scores(system), layer["LAST64_per_channel"])
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -202,21 +202,21 @@ def test_certificates(trained, ratio):
     mask, system = trained[f"mask_{ratio}"].ravel(), truth(trained)
     hinf, bound, h2 = (trained[f"channel_err_{name}_{ratio}"] for name in ("hinf", "bound", "h2"))
     N = len(mask) // len(system.counts)
-    for h, part in enumerate(lastax.channel_systems(system)):
+    for h, part in enumerate(lastax.ssm.channel_systems(system)):
         keep = mask[h * N : (h + 1) * N]
-        np.testing.assert_allclose(lastax.error_hinf(part, keep), hinf[h], rtol=1e-9)
+        np.testing.assert_allclose(lastax.analysis.error_hinf(part, keep), hinf[h], rtol=1e-9)
         np.testing.assert_allclose(lastax.error_bound(part, keep), bound[h], rtol=1e-9)
-        np.testing.assert_allclose(lastax.error_h2(part, keep), h2[h], rtol=1e-9)
+        np.testing.assert_allclose(lastax.analysis.error_h2(part, keep), h2[h], rtol=1e-9)
         assert hinf[h] <= bound[h] * (1 + 1e-12)
     # The channels of a layer work side by side.
-    close(lastax.error_hinf(system, mask), hinf.max())
+    close(lastax.analysis.error_hinf(system, mask), hinf.max())
     close(lastax.error_bound(system, mask), bound.max())
-    close(lastax.error_h2(system, mask), np.linalg.norm(h2))
+    close(lastax.analysis.error_h2(system, mask), np.linalg.norm(h2))
 
 
 def test_starting_values(start):
     case, name, size = start
-    Lambda, B = lastax.S4D_STARTS[name](size // 2)
+    Lambda, B = lastax.nn.S4D_EIGENVALUES[name](size // 2)
     near(Lambda, case["A"], 1e-6)
     near(Lambda, case["A64"], 1e-12)
     # Eigenvectors are free in phase, and imaginary parts are cut: what is cut has no invariant.

@@ -54,7 +54,7 @@ def case_id(case: Case) -> str:
     return f"{case.name}-{o['kind']}-{o['activation']}-{norm}norm-{ways}"
 
 
-def model_of(case: Case) -> lastax.Classifier | lastax.Retrieval:
+def model_of(case: Case) -> lastax.Classifier | lastax.nn.Retrieval:
     return network(case.below("params"), case.below("batch_stats"), case.options)
 
 

@@ -152,15 +152,15 @@ def test_system_in_single_precision(case):
 def test_published_score_in_single_precision(case):
     system = public_layer(case, case.options["bidirectional"]).system()
     rtol = single_precision(case)
-    close(lastax.published_squared_hinf_norms(system), case["ref_hinf_raw"], rtol)
-    close(lastax.published_last_scores(system), case["ref_LAST"], rtol)
+    close(lastax.analysis.published_squared_hinf_norms(system), case["ref_hinf_raw"], rtol)
+    close(lastax.pruning.published_last_scores(system), case["ref_LAST"], rtol)
 
 
 def test_lamp(case):
     system = system_of(case)
-    close(lastax.magnitudes(system), case["magnitude64"])
+    close(lastax.analysis.magnitudes(system), case["magnitude64"])
     rtol = single_precision(case)
-    close(lastax.lamp_scores(system), case["lamp_ref_magnitude"], rtol)
+    close(lastax.pruning.lamp_scores(system), case["lamp_ref_magnitude"], rtol)
 
 
 def test_closed_norm(uni):
@@ -171,8 +171,8 @@ def test_closed_norm(uni):
 
 def test_swept_norm(uni):
     system = system_of(uni)
-    close(lastax.swept_hinf_norms(system, pairs=False), uni["hinf_sweep"])
-    close(lastax.swept_hinf_norms(system, pairs=True), uni["hinf_pair_exact"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=False), uni["hinf_sweep"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=True), uni["hinf_pair_exact"])
 
 
 @pytest.mark.parametrize("tool", ["slycot", "scipy"])
@@ -189,13 +189,13 @@ def test_pair_norm_by_python_control(uni):
     witness = uni["hinf_pair_control_slycot"]
     finite = np.isfinite(witness)
     assert finite.any()
-    close(lastax.swept_hinf_norms(system_of(uni), pairs=True)[finite], witness[finite])
+    close(lastax.analysis.swept_hinf_norms(system_of(uni), pairs=True)[finite], witness[finite])
 
 
 def test_last_of_one_direction(uni):
     system = system_of(uni)
     close(lastax.last_scores(system), uni["LAST64"])
-    close(lastax.layer_adaptive(lastax.hinf_norms(system) ** 2), uni["LAST64"])
+    close(lastax.pruning.layer_adaptive(lastax.hinf_norms(system) ** 2), uni["LAST64"])
 
 
 def test_lamp_normalization_of_norms_is_last(uni):
@@ -204,8 +204,8 @@ def test_lamp_normalization_of_norms_is_last(uni):
 
 def test_published_formula_of_one_direction(uni):
     system = system_of(uni)
-    close(lastax.published_squared_hinf_norms(system), uni["hinf_eps_raw64"])
-    close(lastax.published_last_scores(system), uni["LAST64_with_eps"])
+    close(lastax.analysis.published_squared_hinf_norms(system), uni["hinf_eps_raw64"])
+    close(lastax.pruning.published_last_scores(system), uni["LAST64_with_eps"])
 
 
 def test_norms_of_both_directions(bi):
@@ -223,8 +223,8 @@ def test_norms_of_both_directions(bi):
 
 def test_exact_norms_of_both_directions(bi):
     system = system_of(bi)
-    close(lastax.swept_hinf_norms(system, pairs=False), bi["hinf_bidir_exact"])
-    close(lastax.swept_hinf_norms(system, pairs=True), bi["hinf_bidir_pair_exact"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=False), bi["hinf_bidir_exact"])
+    close(lastax.analysis.swept_hinf_norms(system, pairs=True), bi["hinf_bidir_pair_exact"])
 
 
 def test_exact_norm_of_separate_outputs(bi):
@@ -236,7 +236,7 @@ def test_exact_norm_of_separate_outputs(bi):
         np.concatenate([system.C, blank]),
         np.concatenate([blank, system.C_reverse]),
     )
-    close(lastax.swept_hinf_norms(separate, pairs=False), bi["hinf_stack_exact"])
+    close(lastax.analysis.swept_hinf_norms(separate, pairs=False), bi["hinf_stack_exact"])
 
 
 def test_last_of_both_directions(bi):
@@ -245,19 +245,19 @@ def test_last_of_both_directions(bi):
     # The square of the mean is a quarter of the square of the sum: the same score.
     close(lastax.last_scores(system), bi["LAST64_square_of_mean"])
     close(lastax.last_scores(stacked(system)), bi["LAST64_mean_of_squares"])
-    exact = lastax.swept_hinf_norms(system, pairs=False)
-    close(lastax.layer_adaptive(exact**2), bi["LAST64_bidir_exact"])
+    exact = lastax.analysis.swept_hinf_norms(system, pairs=False)
+    close(lastax.pruning.layer_adaptive(exact**2), bi["LAST64_bidir_exact"])
     close(lastax.last_scores(system), bi["lamp_ref_hinf"], single_precision(bi))
 
 
 def test_published_formula_of_both_directions(bi):
     system = system_of(bi)
-    published = lastax.published_squared_hinf_norms(system)
+    published = lastax.analysis.published_squared_hinf_norms(system)
     close(published, bi["ref_formula_raw64"])
-    close(lastax.published_last_scores(system), bi["LAST64_ref_formula"])
+    close(lastax.pruning.published_last_scores(system), bi["LAST64_ref_formula"])
     # What was published, (a + b) / 4, and what was meant, ((a + b) / 2)^2.
     close(published * (bi["norm_C1"] + bi["norm_C2"]), bi["raw64_square_of_mean"])
-    close(lastax.published_squared_hinf_norms(stacked(system)) / 2, bi["raw64_mean_of_squares"])
+    close(lastax.analysis.published_squared_hinf_norms(stacked(system)) / 2, bi["raw64_mean_of_squares"])
 
 
 def test_unstable_state_has_no_finite_norm(unstable):
@@ -268,15 +268,15 @@ def test_unstable_state_has_no_finite_norm(unstable):
     close(system.lam, lam)
     for norms in (
         lastax.hinf_norms(system),
-        lastax.swept_hinf_norms(system, pairs=False),
-        lastax.swept_hinf_norms(system, pairs=True),
+        lastax.analysis.swept_hinf_norms(system, pairs=False),
+        lastax.analysis.swept_hinf_norms(system, pairs=True),
         lastax.last_scores(system),
     ):
         np.testing.assert_array_equal(np.isinf(norms), outside)
     single = public_layer(unstable, bidirectional=False).system()
-    published = lastax.published_squared_hinf_norms(single)
+    published = lastax.analysis.published_squared_hinf_norms(single)
     close(published, unstable["ref_hinf_raw"], 1e-3)
-    close(lastax.published_last_scores(single), unstable["ref_LAST"], 1e-3)
+    close(lastax.pruning.published_last_scores(single), unstable["ref_LAST"], 1e-3)
     assert np.isfinite(published).all()
     close(single.lam, unstable["Lambda_bar"], 1e-6)
     close(single.B, unstable["B_bar"], 1e-5)
@@ -285,27 +285,27 @@ def test_unstable_state_has_no_finite_norm(unstable):
 
 def test_impulse_energies_of_one_direction(uni):
     system = system_of(uni)
-    close(lastax.impulse_energies(system), uni["aire_raw64"])
-    close(lastax.aire_scores(system), uni["AIRE64"])
+    close(lastax.analysis.impulse_energies(system), uni["aire_raw64"])
+    close(lastax.pruning.aire_scores(system), uni["AIRE64"])
     rtol = single_precision(uni)
-    close(lastax.impulse_energies(system), uni["ref_aire_raw"], rtol)
-    close(lastax.aire_scores(system), uni["ref_AIRE"], rtol)
+    close(lastax.analysis.impulse_energies(system), uni["ref_aire_raw"], rtol)
+    close(lastax.pruning.aire_scores(system), uni["ref_AIRE"], rtol)
 
 
 def test_impulse_energies_of_both_directions(bi):
     system = system_of(bi)
     # The mean of both directions is half their sum: the same score.
-    close(lastax.impulse_energies(system) / 2, bi["aire_raw64_mean_of_squares"])
-    close(lastax.aire_scores(system), bi["AIRE64_mean_of_squares"])
+    close(lastax.analysis.impulse_energies(system) / 2, bi["aire_raw64_mean_of_squares"])
+    close(lastax.pruning.aire_scores(system), bi["AIRE64_mean_of_squares"])
     a, b, B = bi["norm_C1"], bi["norm_C2"], bi["norm_B"]
     lost = 1 - np.abs(system.lam) ** 2
     meant = ((a + b) / 2) ** 2 * B**2 / lost
     close(meant, bi["aire_raw64_square_of_mean"])
-    close(lastax.layer_adaptive(meant), bi["AIRE64_square_of_mean"])
+    close(lastax.pruning.layer_adaptive(meant), bi["AIRE64_square_of_mean"])
     # What was published.
     rtol = single_precision(bi)
     close((a + b) / 4 * B**2 / lost, bi["ref_aire_raw"], rtol)
-    close(lastax.layer_adaptive((a + b) / 4 * B**2 / lost), bi["ref_AIRE"], rtol)
+    close(lastax.pruning.layer_adaptive((a + b) / 4 * B**2 / lost), bi["ref_AIRE"], rtol)
 
 
 def test_hankel_singular_values(case):
@@ -346,18 +346,18 @@ def close_to_largest(got: np.ndarray, wanted: np.ndarray) -> None:
 SCORES = {
     "hinf_closed": lastax.hinf_norms,
     "hinf_sum_bound": lastax.hinf_norms,
-    "hinf_bidir_exact": lambda system: lastax.swept_hinf_norms(system, pairs=False),
+    "hinf_bidir_exact": lambda system: lastax.analysis.swept_hinf_norms(system, pairs=False),
     "LAST64": lastax.last_scores,
     "LAST64_sum_bound": lastax.last_scores,
     "LAST64_square_of_mean": lastax.last_scores,
     "LAST64_mean_of_squares": lambda system: lastax.last_scores(stacked(system)),
-    "LAST64_bidir_exact": lambda system: lastax.layer_adaptive(
-        lastax.swept_hinf_norms(system, pairs=False) ** 2
+    "LAST64_bidir_exact": lambda system: lastax.pruning.layer_adaptive(
+        lastax.analysis.swept_hinf_norms(system, pairs=False) ** 2
     ),
-    "magnitude64": lastax.magnitudes,
-    "lamp_magnitude": lastax.lamp_scores,
-    "AIRE64": lastax.aire_scores,
-    "AIRE64_mean_of_squares": lastax.aire_scores,
+    "magnitude64": lastax.analysis.magnitudes,
+    "lamp_magnitude": lastax.pruning.lamp_scores,
+    "AIRE64": lastax.pruning.aire_scores,
+    "AIRE64_mean_of_squares": lastax.pruning.aire_scores,
 }
 
 
@@ -377,7 +377,7 @@ def stored_score(part: Case, score: str) -> np.ndarray:
 def published_energies(system: lastax.System) -> np.ndarray:
     """In two directions AIRE-Prune has (a + b) / 4 in place of a square, as LAST has."""
     if system.C_reverse is None:
-        return lastax.impulse_energies(system)
+        return lastax.analysis.impulse_energies(system)
     squared_C = sum(system.output_norms) / 4
     return squared_C * system.input_norms**2 / (1 - abs(system.lam) ** 2)
 
@@ -402,7 +402,7 @@ def test_scores_of_layers(stack):
         for score, compute in SCORES.items():
             if score in part:
                 close(compute(system), part[score])
-        close(lastax.lamp_scores(system), part["lamp_ref_magnitude"], 1e-3)
+        close(lastax.pruning.lamp_scores(system), part["lamp_ref_magnitude"], 1e-3)
         close(lastax.last_scores(system), part["lamp_ref_hinf"], 1e-3)
 
 
@@ -410,13 +410,13 @@ def test_published_scores_of_layers(stack):
     everywhere = []
     for part in layers_of(stack):
         system = public_layer(part, stack.options["bidirectional"]).system()
-        close(lastax.published_squared_hinf_norms(system), part["ref_hinf_raw"], 1e-3)
-        close(lastax.published_last_scores(system), part["ref_LAST"], 1e-3)
+        close(lastax.analysis.published_squared_hinf_norms(system), part["ref_hinf_raw"], 1e-3)
+        close(lastax.pruning.published_last_scores(system), part["ref_LAST"], 1e-3)
         energies = published_energies(system)
         close(energies, part["ref_aire_raw"], 1e-3)
-        close(lastax.layer_adaptive(energies), part["ref_AIRE"], 1e-3)
+        close(lastax.pruning.layer_adaptive(energies), part["ref_AIRE"], 1e-3)
         close(system.lam, part["Lambda_bar"], 1e-6)
-        everywhere.append(jax.device_get(lastax.published_last_scores(system)))
+        everywhere.append(jax.device_get(lastax.pruning.published_last_scores(system)))
         np.testing.assert_allclose(system.B, part["B_bar"], rtol=0, atol=1e-5)
         both = [system.C] if system.C_reverse is None else [system.C, system.C_reverse]
         close(np.concatenate(both, axis=1), part["C_tilde"], 1e-6)
@@ -469,7 +469,7 @@ def test_highest_scores_of_each_layer(share):
     ):
         for row, percent, _ in kept_counts(stack):
             ratio = Fraction(percent, 100)
-            selected = [lastax.select_top(s, lastax.keep_count(len(s), ratio)) for s in scores]
+            selected = [lastax.pruning.select_top(s, lastax.keep_count(len(s), ratio)) for s in scores]
             np.testing.assert_array_equal(
                 np.concatenate(selected), stack[f"uniform_mask/{score}"][row]
             )

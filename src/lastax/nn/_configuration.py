@@ -1,0 +1,168 @@
+"""TODO nn._configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import jax
+
+from lastax._settings import check_settings, setting
+from lastax._typing import PRNGKeyArray
+from lastax.nn._blocks import Activation, Block, Gate, Linear
+from lastax.nn._initialization import complex_normal_C, lecun_normal_C, truncated_standard_normal_C
+from lastax.nn._layer import Layer
+from lastax.nn._lru import LRU
+from lastax.nn._networks import Classifier, Encoder, Network, Pooling, Retrieval
+from lastax.nn._normalization import BatchNorm, LayerNorm
+from lastax.nn._s4d import S4D
+from lastax.nn._s4d_eigenvalues import S4D_EIGENVALUES
+from lastax.nn._s5 import S5
+from lastax.ssm._discretization import discretize_bilinear, discretize_zoh
+from lastax.ssm._scan_methods import ScanMethod
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What a network is made of."""
+
+    layer: Literal["s5", "s4d", "lru"] = setting("s5", "Kind of state-space layer.")
+    layers: int = setting(4, "Number of blocks.")
+    channels: int = setting(64, "Width H of every block.")
+    states: int = setting(
+        32, "Stored states of each layer, in s4d of each channel; a conjugate pair counts once."
+    )
+    bidirectional: bool = setting(True, "Run each layer both ways.")
+    hippo_blocks: int = setting(1, "HiPPO matrices that the eigenvalues start from (s5).")
+    conj_sym: bool = setting(True, "Store one state of each conjugate pair (s5).")
+    discretization: Literal["zoh", "bilinear"] = setting("zoh", "Discretization rule (s5, s4d).")
+    c_initialization: Literal["lecun_normal", "truncated_standard_normal", "complex_normal"] = (
+        setting("lecun_normal", "Starting values of C (s5).")
+    )
+    clip_eigenvalues: bool = setting(False, "Keep the real parts of eigenvalues negative (s5).")
+    eigenvalues: Literal["legs", "lin", "inv", "inv2", "quad", "real"] = setting(
+        "legs", "What the eigenvalues of each channel start from (s4d)."
+    )
+    train_b: bool = setting(True, "Train B; else it stays as it is at the start (s4d).")
+    radius_minimum: float = setting(0.9, "Smallest modulus of an eigenvalue at the start (lru).")
+    radius_maximum: float = setting(0.999, "Largest modulus of an eigenvalue at the start (lru).")
+    phase_maximum: float = setting(6.28, "Largest angle of an eigenvalue at the start (lru).")
+    scan_method: Literal["auto", "associative", "chunked", "sequential"] = setting(
+        "auto", "How the recurrence is computed; auto: by device and length."
+    )
+    step_minimum: float = setting(0.001, "Smallest step size at the start (s5, s4d).")
+    step_maximum: float = setting(0.1, "Largest step size at the start (s5, s4d).")
+    activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
+    norm: Literal["batch", "layer"] = setting("batch", "Normalization.")
+    norm_momentum: float = setting(0.95, "Share of running statistics kept at a step.")
+    prenorm: bool = setting(True, "Normalize before the layer instead of after the sum.")
+    dropout: float = setting(0.0, "Dropout rate, shared along time.")
+    pooling: Pooling = setting("mean", "One vector from all steps.")
+    mask_padding: bool = setting(True, "Keep padding out of statistics and recurrences.")
+    # Decided by what the task's records are: one sequence or two.
+    head: Literal["classifier", "retrieval"] = setting("classifier", None)
+
+
+DISCRETIZATIONS = MappingProxyType({"zoh": discretize_zoh, "bilinear": discretize_bilinear})
+
+C_INITIALIZATIONS = MappingProxyType(
+    {
+        "lecun_normal": lecun_normal_C,
+        "truncated_standard_normal": truncated_standard_normal_C,
+        "complex_normal": complex_normal_C,
+    }
+)
+
+
+def _s5(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return S5.initialize(
+        config.channels,
+        config.states,
+        blocks=config.hippo_blocks,
+        bidirectional=config.bidirectional,
+        conj_sym=config.conj_sym,
+        discretize=DISCRETIZATIONS[config.discretization],
+        initialize_C=C_INITIALIZATIONS[config.c_initialization],
+        clip_eigenvalues=config.clip_eigenvalues,
+        step_range=(config.step_minimum, config.step_maximum),
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _s4d(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return S4D.initialize(
+        config.channels,
+        config.states,
+        eigenvalues=S4D_EIGENVALUES[config.eigenvalues],
+        train_B=config.train_b,
+        bidirectional=config.bidirectional,
+        discretize=DISCRETIZATIONS[config.discretization],
+        step_range=(config.step_minimum, config.step_maximum),
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _lru(config: ModelConfig, key: PRNGKeyArray) -> Layer:
+    return LRU.initialize(
+        config.channels,
+        config.states,
+        radius_range=(config.radius_minimum, config.radius_maximum),
+        phase_maximum=config.phase_maximum,
+        bidirectional=config.bidirectional,
+        scan_method=_scan_method(config),
+        key=key,
+    )
+
+
+def _scan_method(config: ModelConfig) -> ScanMethod | None:
+    return None if config.scan_method == "auto" else config.scan_method
+
+
+# Each takes of the settings those of its kind.
+LAYERS: Mapping[str, Callable[[ModelConfig, PRNGKeyArray], Layer]] = MappingProxyType(
+    {"s5": _s5, "s4d": _s4d, "lru": _lru}
+)
+
+
+def build_network(
+    config: ModelConfig, *, input_size: int, classes: int, key: PRNGKeyArray
+) -> Network:
+    """Draw the network that a configuration describes.
+
+    Raises:
+        ValueError: naming the setting, if one has a value that it cannot have.
+    """
+    check_settings(config)
+    embed_key, head_key, hidden_key, blocks_key = jax.random.split(key, 4)
+    encoder = Encoder(
+        embed=Linear.initialize(input_size, config.channels, key=embed_key),
+        blocks=tuple(
+            _build_block(config, key=block_key)
+            for block_key in jax.random.split(blocks_key, config.layers)
+        ),
+        pooling=config.pooling,
+        mask_padding=config.mask_padding,
+    )
+    if config.head == "classifier":
+        return Classifier(encoder, Linear.initialize(config.channels, classes, key=head_key))
+    return Retrieval(
+        encoder,
+        Linear.initialize(4 * config.channels, config.channels, key=hidden_key),
+        Linear.initialize(config.channels, classes, key=head_key),
+    )
+
+
+def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
+    layer_key, gate_key = jax.random.split(key)
+    norm: BatchNorm | LayerNorm
+    if config.norm == "batch":
+        norm = BatchNorm.initialize(config.channels, momentum=config.norm_momentum)
+    else:
+        norm = LayerNorm.initialize(config.channels)
+    layer = LAYERS[config.layer](config, layer_key)
+    gate = Gate.initialize(config.channels, config.activation, key=gate_key)
+    return Block(norm, layer, gate, prenorm=config.prenorm, dropout=config.dropout)

@@ -1,0 +1,154 @@
+"""The LRU layer: a diagonal recurrence, discrete from the start. Orvieto et al., ICML 2023."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._initialization import as_complex, as_pair
+from lastax.ssm._scan_methods import ScanMethod
+from lastax.ssm._system import System, check_replacement, kept_index, unchanged, write
+
+
+class LRU(eqx.Module):
+    """`lam = exp(-exp(nu_log) + i exp(theta_log))`, which keeps `|lam| < 1`.
+
+    `P` complex states, none of which stands for a conjugate; `B` is scaled by `exp(gamma_log)`,
+    which starts as `sqrt(1 - |lam|^2)`. Complex parameters are real pairs on the last axis.
+    """
+
+    nu_log: Float[Array, " P"]
+    theta_log: Float[Array, " P"]
+    gamma_log: Float[Array, " P"]
+    B: Float[Array, "P H 2"]
+    C: Float[Array, "H P 2"]
+    C_reverse: Float[Array, "H P 2"] | None
+    D: Float[Array, " H"] | Float[Array, "H H"]
+    scan_method: ScanMethod | None = eqx.field(static=True, default=None)
+
+    @classmethod
+    def initialize(
+        cls,
+        channels: int,
+        states: int,
+        *,
+        key: PRNGKeyArray,
+        radius_range: tuple[float, float] = (0.9, 0.999),
+        phase_maximum: float = 6.28,
+        bidirectional: bool = False,
+        scan_method: ScanMethod | None = None,
+    ) -> LRU:
+        """Draw a layer whose eigenvalues are uniform in a ring, up to an angle.
+
+        `|lam|^2` is uniform between the squares of `radius_range`, the angle in
+        `(0, phase_maximum)`. Real and imaginary parts of `B` have deviation `1/sqrt(2 channels)`,
+        those of `C` `1/sqrt(states)`; `D` is standard normal.
+
+        Raises:
+            ValueError: unless `0 < radii < 1` ascend and the angle is positive.
+        """
+        low, high = radius_range
+        if not (0 < low < high < 1 and phase_maximum > 0):
+            raise ValueError(
+                f"LRU: radii must ascend inside (0, 1) and the angle be positive; got {low}, "
+                f"{high} and {phase_maximum}"
+            )
+        radius_key, phase_key, B_key, C_key, C_reverse_key, D_key = jax.random.split(key, 6)
+        tiny = np.finfo(np.float32).tiny
+        squared = jax.random.uniform(radius_key, (states,), minval=low**2, maxval=high**2)
+        phase = phase_maximum * jax.random.uniform(phase_key, (states,), minval=tiny)
+
+        def draw_C(key: PRNGKeyArray) -> Array:
+            return jax.random.normal(key, (channels, states, 2)) * states**-0.5
+
+        return cls(
+            nu_log=jnp.log(-0.5 * jnp.log(squared)),
+            theta_log=jnp.log(phase),
+            gamma_log=0.5 * jnp.log1p(-squared),
+            B=jax.random.normal(B_key, (states, channels, 2)) * (2 * channels) ** -0.5,
+            C=draw_C(C_key),
+            C_reverse=draw_C(C_reverse_key) if bidirectional else None,
+            D=jax.random.normal(D_key, (channels,)),
+            scan_method=scan_method,
+        )
+
+    def system(self, step_rescale: Scalar = 1.0) -> System:
+        """The system, resampled to steps `step_rescale` times as long.
+
+        The recurrence is taken for the zero-order hold of a continuous one: `lam` to that power,
+        `B` times `(lam^r - 1) / (lam - 1)`.
+        """
+        z = jax.lax.complex(-jnp.exp(self.nu_log), jnp.exp(self.theta_log))
+        held = jnp.expm1(step_rescale * z) / jnp.expm1(z)
+        B = (held * jnp.exp(self.gamma_log))[:, None] * as_complex(self.B)
+        return System(
+            lam=jnp.exp(step_rescale * z),
+            B=B,
+            C=as_complex(self.C),
+            C_reverse=None if self.C_reverse is None else as_complex(self.C_reverse),
+            D=self.D,
+            conj_sym=False,
+            scan_method=self.scan_method,
+        )
+
+    def __call__(
+        self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
+    ) -> Float[Array, "L H"]:
+        """Apply the layer to one sequence, from rest."""
+        return self.system(step_rescale)(u)
+
+    def keep(self, mask: Bool[np.ndarray, " P"]) -> LRU:
+        """A smaller layer: only the states where `mask` holds are left, in every array."""
+        index = kept_index(mask, self.nu_log.shape[0])
+        return dataclasses.replace(
+            self,
+            nu_log=self.nu_log[index],
+            theta_log=self.theta_log[index],
+            gamma_log=self.gamma_log[index],
+            B=self.B[index],
+            C=self.C[:, index],
+            C_reverse=None if self.C_reverse is None else self.C_reverse[:, index],
+        )
+
+    def with_system(self, system: System) -> LRU:
+        """The layer whose system is the given one, of as many states.
+
+        What the given one leaves as it is keeps its parameters to the bit.
+
+        Raises:
+            ValueError: if the system has other states, channels or directions, or a state has
+                `|lam| >= 1`.
+        """
+        own = self.system()
+        check_replacement("LRU.with_system", own, system)
+        lam = np.asarray(system.lam, complex)
+        if np.any(np.abs(lam) >= 1):
+            raise ValueError("LRU.with_system: a state with |lam| >= 1 cannot be written")
+        same_lam, same_B = unchanged(own, system)
+        modulus = np.abs(lam)
+        # An angle must be positive to have a logarithm.
+        angle = np.angle(lam) % (2 * np.pi)
+        angle = np.where(angle == 0, 2 * np.pi, angle)
+        gamma = np.sqrt((1 - modulus) * (1 + modulus))
+        gamma = np.where(same_B, np.exp(np.asarray(self.gamma_log, float)), gamma)
+
+        def pair(z: np.ndarray) -> Array:
+            return as_pair(jnp.asarray(z, jnp.result_type(self.B, 1j)))
+
+        reverse = system.C_reverse
+        return dataclasses.replace(
+            self,
+            nu_log=write(same_lam, self.nu_log, np.log(-np.log(modulus))),
+            theta_log=write(same_lam, self.theta_log, np.log(angle)),
+            gamma_log=write(same_B, self.gamma_log, np.log(gamma)),
+            B=jnp.where(same_B[:, None, None], self.B, pair(np.asarray(system.B) / gamma[:, None])),
+            C=pair(np.asarray(system.C)),
+            C_reverse=None if reverse is None else pair(np.asarray(reverse)),
+            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
+        )

@@ -1,0 +1,50 @@
+"""TODO serialization._arrays."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """The arrays of a PyTree, or their shapes, under names like `encoder.blocks.0.layer.B`."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
+    """`tree`, which may hold shapes alone, with the array of the same name in each place.
+
+    Each keeps the precision that it comes in.
+
+    Raises:
+        ValueError: if a name is missing or too many, or a shape or kind of number differs.
+    """
+    expected = named_arrays(tree)
+    if expected.keys() != arrays.keys():
+        missing, extra = expected.keys() - arrays.keys(), arrays.keys() - expected.keys()
+        raise ValueError(f"arrays missing: {_few(missing)}; not expected: {_few(extra)}")
+    for name, old in expected.items():
+        new = arrays[name]
+        if (old.shape, old.dtype.kind) != (new.shape, new.dtype.kind):
+            raise ValueError(
+                f"{name} should be {old.dtype}{list(old.shape)}, is {new.dtype}{list(new.shape)}"
+            )
+    replaced, static = eqx.partition(tree, _is_array)
+    treedef = jax.tree.structure(replaced)
+    # Through the host: what was read for one device may be needed on several.
+    values = [jax.numpy.asarray(np.asarray(arrays[name])) for name in expected]
+    return eqx.combine(jax.tree.unflatten(treedef, values), static)
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return (
+        ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "-"
+    )

@@ -1,0 +1,47 @@
+"""How many states remain when a share of them is removed: exact integer arithmetic."""
+
+from fractions import Fraction
+
+Ratio = float | int | Fraction
+
+
+def keep_count(total: int, ratio: Ratio, *, at_least: int = 1) -> int:
+    """Number of states that remain of `total` when the share `ratio` is removed.
+
+    This is `floor((1 - ratio) total)`, computed exactly from the decimal that `ratio` prints as:
+    0.9 of 30 states leaves 3, where binary floating point gives 2. Never fewer than `at_least`.
+
+    Raises:
+        ValueError: unless `0 <= ratio < 1`.
+    """
+    return _keep_count("keep_count", total, ratio, at_least)
+
+
+def requested_count(
+    function: str, total: int, layers: int, ratio: Ratio | None, states: int | None
+) -> int:
+    """Number of states to keep, from the arguments `ratio=` or `states=` of `function`.
+
+    Every layer keeps at least one state.
+
+    Raises:
+        ValueError: naming `function`, unless exactly one of the two is given and possible.
+    """
+    if (ratio is None) == (states is None):
+        raise ValueError(f"{function}: pass exactly one of ratio= and states=")
+    if states is None:
+        assert ratio is not None
+        return _keep_count(function, total, ratio, layers)
+    if not layers <= states <= total:
+        raise ValueError(
+            f"{function}: states must be between {layers} (one per layer) and {total} (all), "
+            f"got {states}"
+        )
+    return states
+
+
+def _keep_count(function: str, total: int, ratio: Ratio, at_least: int) -> int:
+    if not 0 <= ratio < 1:
+        raise ValueError(f"{function}: ratio must be in [0, 1), got {ratio}")
+    exact = ratio if isinstance(ratio, Fraction) else Fraction(str(ratio))
+    return max(int((1 - exact) * total), at_least)

@@ -1,0 +1,104 @@
+"""Checkpoints of a training that goes on, through Orbax: arrays, and progress as JSON."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as orbax
+
+from lastax._errors import RunError
+from lastax.serialization._arrays import named_arrays, with_named_arrays
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait until the block ends.
+
+    Orbax writes with threads and an event loop: broken off in their midst they leave halves behind,
+    and tell of it on the terminal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals only ever interrupt the main thread.
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for number in held[:1]:
+            signal.raise_signal(number)
+
+
+class Checkpoints:
+    """The newest two checkpoints of a run. A checkpoint is there as a whole or not at all.
+
+    A context manager: leaving it waits for what is being written. SIGINT waits for it as well.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the checkpoints in `folder`, which need not be there yet."""
+        self.folder = folder
+        options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        with _interrupts_held():
+            self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        """Nothing to do: it is open."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the manager's files."""
+        with _interrupts_held():
+            self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any, progress: dict[str, Any]) -> None:
+        """Write the arrays of `tree` and what else is to be known, in one."""
+        with _interrupts_held():
+            self._manager.save(
+                step,
+                args=orbax.args.Composite(
+                    arrays=orbax.args.StandardSave(named_arrays(tree)),
+                    progress=orbax.args.JsonSave(progress),
+                ),
+            )
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The newest checkpoint's arrays in a tree like `like`, and its progress.
+
+        Raises:
+            RunError: if there is none, or it cannot be read or belongs to another model.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise RunError(f"no checkpoint in {self.folder}: start the run anew")
+        try:
+            with _interrupts_held():
+                restored = self._manager.restore(
+                    step,
+                    args=orbax.args.Composite(
+                        arrays=orbax.args.StandardRestore(named_arrays(like)),
+                        progress=orbax.args.JsonRestore(),
+                    ),
+                )
+            return with_named_arrays(like, restored["arrays"]), restored["progress"]
+        # Orbax and what it stands on raise errors of a dozen kinds on damaged files.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(
+                f"checkpoint {self.folder / str(step)} cannot be read ({reason}): "
+                "remove that folder to go on from the one before it"
+            ) from error

@@ -1,0 +1,74 @@
+"""What training and evaluation need of a data set. `lastax.data.Data` is one."""
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from lastax._typing import Batch
+from lastax.nn._networks import Network
+from lastax.training._evaluation import Evaluation, Fidelity, compare, evaluate
+from lastax.training._loop import Batches
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """A data set with the splits "train", "validation" and "test"."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, ..."""
+
+    @property
+    def input_size(self) -> int:
+        """Number of values per step; for tokens, size of the vocabulary."""
+
+    @property
+    def length(self) -> int:
+        """Number of steps per record, padding included."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Names of the tokens by id; empty if records are not tokens."""
+
+    def records(self, split: str) -> int:
+        """Number of records of a split."""
+
+    def training_batches(
+        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0
+    ) -> Batches:
+        """Endless batches of the training split, in an order that depends on `seed` alone."""
+
+    def evaluation_batches(self, split: str, *, batch_size: int | None = None) -> Iterable[Batch]:
+        """One pass over a split; batches may be filled up with rows of weight 0."""
+
+
+def evaluate_split(
+    model: Network,
+    data: TrainingData,
+    split: str,
+    *,
+    batch_size: int | None = None,
+    step_rescale: float = 1.0,
+) -> Evaluation:
+    """Accuracy and loss of a model on all records of a split.
+
+    Args:
+        model: the network.
+        data: the data set.
+        split: "train", "validation" or "test".
+        batch_size: sequences per batch; by default as many as fit in memory.
+        step_rescale: 2 at half the sampling rate that the model was trained at.
+    """
+    batches = data.evaluation_batches(split, batch_size=batch_size)
+    return evaluate(model, batches, step_rescale=step_rescale)
+
+
+def compare_split(original: Network, other: Network, data: TrainingData, split: str) -> Fidelity:
+    """How close the outputs of `other` are to those of `original` on all records of a split."""
+    return compare(original, other, data.evaluation_batches(split))
+
+
+def calibration_batch(data: TrainingData, sequences: int, *, seed: int = 0) -> Batch:
+    """Unlabeled records of the training split, drawn at random and not augmented."""
+    size = min(sequences, data.records("train"))
+    batch = next(data.training_batches(batch_size=size, seed=seed))
+    return {name: value for name, value in batch.items() if name != "label"}

@@ -1,0 +1,120 @@
+"""TODO training._evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from lastax._typing import Array, Batch, Scalar
+from lastax.nn._networks import Network
+from lastax.nn._prediction import predict
+from lastax.training._losses import cross_entropy, kl_divergence
+
+
+class Fidelity(NamedTuple):
+    """How close one network's answers are to another's, over examples.
+
+    `divergence` is the mean of `KL(original || other)` in nats, `agreement` the share of examples,
+    from 0 to 1, to which both give the same class. No label is looked at.
+    """
+
+    divergence: float
+    agreement: float
+    examples: int
+
+
+class Evaluation(NamedTuple):
+    """Means over examples, not over batches. Accuracy from 0 to 1."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+
+class _Sums(NamedTuple):
+    correct: Array
+    loss: Array
+    examples: Array
+
+
+@eqx.filter_jit
+def _logits(model: Network, batch: Batch, step_rescale: Scalar) -> Float[Array, "batch classes"]:
+    # By itself, so that whatever is asked of a network's answers takes one compilation of it.
+    return predict(model, batch, step_rescale=step_rescale)
+
+
+@jax.jit
+def _evaluation_sums(
+    logits: Float[Array, "batch classes"], label: Int[Array, " batch"], weight: Array
+) -> _Sums:
+    correct = jnp.argmax(logits, axis=1) == label
+    return _Sums(weight @ correct, weight @ cross_entropy(logits, label), weight.sum())
+
+
+def _inputs(batch: Batch) -> Batch:
+    """What a network reads of a batch: whether there are labels compiles nothing anew."""
+    return {name: batch[name] for name in ("x", "length") if name in batch}
+
+
+def _weight(batch: Batch) -> Array:
+    return jnp.asarray(batch.get("weight", np.ones(len(batch["x"]), np.float32)))
+
+
+def evaluate(
+    model: Network,
+    batches: Iterable[Batch],
+    *,
+    step_rescale: float = 1.0,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Accuracy and mean cross-entropy over all examples of `batches`.
+
+    Args:
+        model: the network.
+        batches: one pass over a split.
+        step_rescale: 2 at half the sampling rate that the model was trained at.
+        on_batch: called after each batch, for progress displays.
+
+    Raises:
+        ValueError: if there is no example.
+    """
+    total = np.zeros(3)
+    for batch in batches:
+        logits = _logits(model, _inputs(batch), step_rescale)
+        sums = _evaluation_sums(logits, jnp.asarray(batch["label"]), _weight(batch))
+        total += [float(value) for value in sums]
+        on_batch()
+    correct, loss, examples = total
+    if examples == 0:
+        raise ValueError("evaluate: no examples to evaluate on")
+    return Evaluation(float(correct / examples), float(loss / examples), int(examples))
+
+
+@jax.jit
+def _fidelity_sums(
+    original: Float[Array, "batch classes"], other: Float[Array, "batch classes"], weight: Array
+) -> _Sums:
+    same = jnp.argmax(original, axis=1) == jnp.argmax(other, axis=1)
+    return _Sums(weight @ same, weight @ kl_divergence(original, other), weight.sum())
+
+
+def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fidelity:
+    """How close the answers of `other` are to those of `original` on all examples of `batches`.
+
+    Raises:
+        ValueError: if there is no example.
+    """
+    total = np.zeros(3)
+    for batch in batches:
+        answers = (_logits(model, _inputs(batch), 1.0) for model in (original, other))
+        total += [float(value) for value in _fidelity_sums(*answers, _weight(batch))]
+    same, moved, examples = total
+    if examples == 0:
+        raise ValueError("compare: no examples to compare on")
+    return Fidelity(max(float(moved / examples), 0.0), float(same / examples), int(examples))

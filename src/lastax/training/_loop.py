@@ -1,0 +1,195 @@
+"""The training loop. It owns time, the log and the checkpoints; the steps are pure."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from lastax._errors import RunError, TrainingDivergedError
+from lastax._typing import Batch
+from lastax.nn._networks import Network
+from lastax.serialization._arrays import named_arrays
+from lastax.serialization._save import save
+from lastax.training._checkpoints import Checkpoints
+from lastax.training._evaluation import Evaluation
+from lastax.training._runs import METRICS_FILE
+from lastax.training._step import StepMetrics, TrainState
+
+CHECKPOINT_FOLDER = "checkpoints"
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Endless training batches whose position can be stored, like a Grain iterator."""
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, fit for JSON."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go back to a position."""
+
+
+@dataclasses.dataclass
+class LoopState:
+    """What a checkpoint holds beside arrays."""
+
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    metrics_bytes: int = 0
+    batches: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """The best model by validation, where it was found and what it reached there."""
+
+    model: Network
+    epoch: int
+    validation_accuracy: float
+    validation_loss: float
+
+
+def fit(
+    state: TrainState,
+    step: Step,
+    batches: Batches,
+    *,
+    validate: Callable[[Network], Evaluation],
+    folder: Path,
+    epochs: int,
+    steps_per_epoch: int,
+    checkpoint_steps: int = 500,
+    resume: bool = False,
+    on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> FitResult:
+    """Train to the end, and leave the model of the best validation accuracy in `folder`.
+
+    A checkpoint is written after each epoch, and every `checkpoint_steps` steps inside longer
+    ones. Stopped at any moment and resumed, the run ends in bit-identical weights: everything
+    that the steps depend on is in the checkpoint.
+
+    Args:
+        state: the state before the first step.
+        step: one update on a batch.
+        batches: the training batches.
+        validate: accuracy and loss of a model on the validation split.
+        folder: the run's folder; gets `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
+        epochs: passes over the training set.
+        steps_per_epoch: batches in one pass.
+        checkpoint_steps: steps between checkpoints inside an epoch.
+        resume: go on from the newest checkpoint, if there is one.
+        on_step: called after each step with its number and metrics.
+        on_epoch: called after each epoch with the line that goes into `metrics.jsonl`.
+
+    Raises:
+        TrainingDivergedError: if the loss or a parameter is not finite; the last checkpoint stays.
+        RunError: if the checkpoint to resume from cannot be read, or there is one and the run is
+            not to be resumed.
+    """
+    progress, best, log = LoopState(), state.model, folder / METRICS_FILE
+    with Checkpoints(folder / CHECKPOINT_FOLDER) as checkpoints:
+        last = checkpoints.latest_step()
+        if last is not None and not resume:
+            raise RunError(
+                f"{folder} holds the checkpoints of a run: resume it, or start elsewhere"
+            )
+        if last is not None:
+            (state, best), stored = checkpoints.restore((state, best))
+            progress = LoopState(**stored)
+            batches.set_state(progress.batches)
+        _truncate(log, progress.metrics_bytes)
+        started = time.monotonic()
+        for number in range(int(state.step) + 1, epochs * steps_per_epoch + 1):
+            state, metrics = step(state, next(batches))
+            _require_finite_loss(metrics, number, checkpoints)
+            progress.loss_sum += float(metrics.loss)
+            progress.accuracy_sum += float(metrics.accuracy)
+            on_step(number, metrics)
+            epoch, inside = divmod(number, steps_per_epoch)
+            if inside == 0:
+                evaluation = validate(state.model)
+                if _better(evaluation, progress):
+                    best = state.model
+                    progress.best_accuracy, progress.best_loss = evaluation[:2]
+                    progress.best_epoch = epoch
+                record = _epoch_record(epoch, number, steps_per_epoch, progress, evaluation)
+                record["seconds"] = round(time.monotonic() - started, 3)
+                progress.metrics_bytes = _append(log, record)
+                progress.loss_sum = progress.accuracy_sum = 0.0
+                started = time.monotonic()
+                on_epoch(record)
+            if inside == 0 or inside % checkpoint_steps == 0:
+                _require_finite_parameters(state.model, number, checkpoints)
+                progress.batches = batches.get_state()
+                checkpoints.save(number, (state, best), dataclasses.asdict(progress))
+    save(folder, best)
+    return FitResult(best, progress.best_epoch, progress.best_accuracy, progress.best_loss)
+
+
+def _better(evaluation: Evaluation, progress: LoopState) -> bool:
+    """Higher accuracy, or as high with a lower loss: small splits have many equal accuracies."""
+    if evaluation.accuracy != progress.best_accuracy:
+        return evaluation.accuracy > progress.best_accuracy
+    return evaluation.loss < progress.best_loss
+
+
+def _epoch_record(
+    epoch: int, number: int, steps: int, progress: LoopState, evaluation: Evaluation
+) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "step": number,
+        "train_loss": progress.loss_sum / steps,
+        "train_accuracy": progress.accuracy_sum / steps,
+        "validation_loss": evaluation.loss,
+        "validation_accuracy": evaluation.accuracy,
+        "best_epoch": progress.best_epoch,
+    }
+
+
+def _append(log: Path, record: dict[str, Any]) -> int:
+    with log.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _truncate(log: Path, size: int) -> None:
+    """Forget lines written after the checkpoint: the steps that they speak of are run again."""
+    with log.open("ab") as file:
+        file.truncate(min(size, file.tell()))
+
+
+def _require_finite_loss(metrics: StepMetrics, number: int, checkpoints: Checkpoints) -> None:
+    if not np.isfinite(float(metrics.loss)):
+        raise TrainingDivergedError(
+            _diverged(f"the loss is {float(metrics.loss)}", number, checkpoints)
+        )
+
+
+def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpoints) -> None:
+    for name, value in named_arrays(model).items():
+        if not jax.numpy.all(jax.numpy.isfinite(value)):
+            raise TrainingDivergedError(_diverged(f"{name} is not finite", number, checkpoints))
+
+
+def _diverged(what: str, number: int, checkpoints: Checkpoints) -> str:
+    last = checkpoints.latest_step()
+    kept = "no checkpoint was written yet" if last is None else f"the one of step {last} is kept"
+    return f"training diverged at step {number}: {what}; {kept}. Try lower learning rates"

@@ -1,0 +1,196 @@
+"""TODO training._run_config."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from lastax._errors import RunError
+from lastax._settings import check_settings, is_a
+from lastax._typing import PRNGKeyArray
+from lastax.nn._configuration import ModelConfig, build_network
+from lastax.nn._networks import Network
+from lastax.serialization._files import write_atomically
+from lastax.surgery._layers import state_counts
+from lastax.surgery._states import keep_states, with_dense_feedthrough
+from lastax.training._configuration import DataConfig, TrainingConfig
+
+CONFIG_FILE = "config.json"
+
+_RECORDED_PACKAGES = ("lastax", "jax", "jaxlib", "equinox", "optax", "grain", "numpy")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    return {name: metadata.version(name) for name in _RECORDED_PACKAGES}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run was made with.
+
+    `data`, `labels` and `vocabulary` say what the network's inputs and outputs mean, so that it
+    can be used on the same data again: names of the classes by label, and of tokens by id. `size`
+    names the preset that the settings began from. `states` counts the states of each layer;
+    `kept` says which of the untrained network's they are (`packed_masks`), None: all, or the first.
+    `dense_feedthrough` is whether each layer's `D` is a whole matrix: a refit may make it one.
+    `devices` shared each batch: another number rounds differently. `parent`, a path from the run's
+    own folder, and `pruning` tell where a pruned run comes from and what was done to it.
+    """
+
+    task: str
+    seed: int
+    data: DataConfig
+    input_size: int
+    classes: int
+    length: int
+    model: ModelConfig
+    training: TrainingConfig
+    states: tuple[int, ...]
+    kept: tuple[str, ...] | None = None
+    dense_feedthrough: bool = False
+    labels: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    size: str | None = None
+    devices: int = 1
+    parent: str | None = None
+    pruning: Mapping[str, Any] | None = None
+    git_revision: str | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
+
+
+def build_from_config(config: RunConfig) -> Network:
+    """A network of the recorded shape, with the values that training started from."""
+    network = build_network(
+        config.model,
+        input_size=config.input_size,
+        classes=config.classes,
+        key=jax.random.key(config.seed),
+    )
+    network = keep_states(network, kept_masks(config, state_counts(network)))
+    return with_dense_feedthrough(network) if config.dense_feedthrough else network
+
+
+@functools.cache
+def untrained_counts(model: ModelConfig) -> tuple[int, ...]:
+    """How many states each layer has before anything is removed."""
+    counts: list[int] = []
+
+    def draw(key: PRNGKeyArray) -> None:
+        counts.extend(state_counts(build_network(model, input_size=1, classes=1, key=key)))
+
+    # Shapes are enough.
+    jax.eval_shape(draw, jax.random.key(0))
+    return tuple(counts)
+
+
+def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray, " _"]]:
+    """Which states of an untrained network, of `counts` states a layer, a run still has.
+
+    Raises:
+        ValueError: if what is recorded does not fit.
+    """
+    if config.kept is None:
+        pairs = zip(config.states, counts, strict=True)
+        return [np.arange(count) < states for states, count in pairs]
+    masks = []
+    for layer, states, count in zip(config.kept, config.states, counts, strict=True):
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(layer), np.uint8))
+        mask = bits[:count].astype(bool)
+        if len(mask) != count or bits.sum() != mask.sum() or mask.sum() != states:
+            raise ValueError("kept is not of the states that are counted")
+        masks.append(mask)
+    return masks
+
+
+def packed_masks(masks: Sequence[Bool[np.ndarray, " _"]]) -> tuple[str, ...]:
+    """Masks as hexadecimal numbers, the first state in the highest bit."""
+    return tuple(np.packbits(mask).tobytes().hex() for mask in masks)
+
+
+def keep_in_config(config: RunConfig, keep: Sequence[Bool[np.ndarray, " _"]]) -> RunConfig:
+    """The configuration of a run of whose states those stay for which `keep` holds."""
+    masks = kept_masks(config, untrained_counts(config.model))
+    for mask, kept in zip(masks, keep, strict=True):
+        mask[mask] = kept
+    states = tuple(int(mask.sum()) for mask in masks)
+    return dataclasses.replace(config, states=states, kept=packed_masks(masks))
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write `config.json`."""
+    text = json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / CONFIG_FILE, text.encode())
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Read `config.json`.
+
+    Raises:
+        RunError: if there is no run, or its configuration cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise RunError(f"no run at {folder}: there is no {CONFIG_FILE}; train one or name another")
+    try:
+        fields = _migrated(json.loads(path.read_text()))
+        fields["data"] = DataConfig(**fields["data"])
+        fields["model"] = ModelConfig(**fields["model"])
+        fields["training"] = TrainingConfig(**fields["training"])
+        for name in ("states", "labels", "vocabulary", "kept"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        config = RunConfig(**fields)
+        _check_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+    return config
+
+
+def _migrated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Settings of earlier versions under their present names."""
+    if "full_D" in fields:
+        fields["dense_feedthrough"] = fields.pop("full_D")
+    for part, name, old, new in (
+        ("model", "scan_method", "fitting", "auto"),
+        ("training", "schedule", "textbook", "warmup-cosine"),
+    ):
+        if fields[part].get(name) == old:
+            fields[part][name] = new
+    return fields
+
+
+def _check_config(config: RunConfig) -> None:
+    for part in (config.data, config.model, config.training):
+        check_settings(part)
+    if not isinstance(config.task, str) or not isinstance(config.versions, dict):
+        raise ValueError("task must be a name and versions a table")
+    for name in ("seed", "input_size", "classes", "length", "devices"):
+        value = getattr(config, name)
+        if not is_a(value, int) or value < (0 if name == "seed" else 1):
+            raise ValueError(f"{name} is {value!r}")
+    names = (config.labels, config.vocabulary)
+    if not all(isinstance(name, str) for listed in names for name in listed):
+        raise ValueError("labels and vocabulary must be lists of names")
+    if len(config.labels) not in (0, config.classes):
+        raise ValueError(f"{len(config.labels)} labels, for {config.classes} classes")
+    if len(config.vocabulary) not in (0, config.input_size):
+        raise ValueError(f"{len(config.vocabulary)} tokens, for an input of {config.input_size}")
+    if not all(is_a(count, int) for count in config.states):
+        raise ValueError(f"states are {list(config.states)}")
+    largest = untrained_counts(config.model)
+    fits = len(config.states) == len(largest) and all(
+        1 <= count <= most for count, most in zip(config.states, largest, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"states are {list(config.states)}, for layers of up to {list(largest)}")
+    kept_masks(config, largest)
+    if not is_a(config.dense_feedthrough, bool):
+        raise ValueError(f"dense_feedthrough is {config.dense_feedthrough!r}")

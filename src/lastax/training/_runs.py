@@ -1,0 +1,104 @@
+"""A run on disk: what it was made with, its best weights, and how it came about.
+
+`config.json` has everything that is needed to build the model, the states of each layer included;
+`model.safetensors` has the best weights under their names in the model. A pruned run is a run like
+any other.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import safetensors
+
+from lastax._errors import RunError
+from lastax.nn._networks import Network
+from lastax.serialization._arrays import with_named_arrays
+from lastax.serialization._files import write_atomically
+from lastax.serialization._save import MODEL_FILE, load_arrays
+from lastax.surgery._layers import find_layers
+from lastax.training._run_config import CONFIG_FILE, RunConfig, build_from_config, load_config
+
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+
+
+def load_run(folder: Path) -> tuple[RunConfig, Network]:
+    """A run's configuration and its best model.
+
+    Raises:
+        RunError: if the run is missing, unfinished or damaged.
+    """
+    config = load_config(folder)
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        reason = failure_reason(folder)
+        if reason is not None:
+            raise RunError(f"run {folder} has no model: {reason}")
+        raise RunError(
+            f"run {folder} has no {MODEL_FILE}: it has not finished; resume its training "
+            f"(lastax train --task {config.task} --out {folder} --resume)"
+        )
+    try:
+        # Shapes are enough: what would be drawn is replaced.
+        network = eqx.filter_eval_shape(build_from_config, config)
+        return config, with_named_arrays(network, load_arrays(path))
+    except (ValueError, OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+
+
+def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
+    """Trained runs below `root`, the newest last; without those that pruning wrote.
+
+    With `finished=False` those that can be resumed: neither finished nor diverged. Runs that
+    cannot be read are passed over.
+    """
+    found = []
+    for path in root.rglob(CONFIG_FILE):
+        folder = path.parent
+        hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+        ended = [(folder / name).is_file() for name in (MODEL_FILE, RESULTS_FILE)]
+        if hidden or (not ended[0] if finished else any(ended)):
+            continue
+        with contextlib.suppress(RunError):
+            if load_config(folder).parent is None:
+                found.append((path.stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found)]
+
+
+def layer_sizes(model: Network) -> list[tuple[int, int]]:
+    """Number of parameters and of bytes that each layer holds."""
+    sizes = []
+    for layer in find_layers(model):
+        arrays = jax.tree.leaves(eqx.filter(layer, eqx.is_array))
+        sizes.append((sum(a.size for a in arrays), sum(a.nbytes for a in arrays)))
+    return sizes
+
+
+def load_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / RESULTS_FILE).read_text())
+    except (ValueError, OSError) as error:
+        raise RunError(f"{folder / RESULTS_FILE} is missing or damaged: {error}") from error
+
+
+def save_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write `results.json`: what the run reached, or under "diverged" why it ended early."""
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / RESULTS_FILE, text.encode())
+
+
+def failure_reason(folder: Path) -> str | None:
+    """Why the training of a run ended early, None if it did not."""
+    if not (folder / RESULTS_FILE).is_file():
+        return None
+    return load_results(folder).get("diverged")

@@ -1,0 +1,84 @@
+"""One step of training, one of evaluation: pure functions of a model and a batch.
+
+A batch is a mapping of arrays with a leading batch axis: `x`, `label`, and, where they apply,
+`length` (steps that are not padding) and `weight` (0 for rows that only fill the batch up).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float, Int
+
+from lastax._typing import Array, Batch, PRNGKeyArray
+from lastax.nn._networks import Network
+from lastax.nn._normalization import split_trainable
+from lastax.nn._prediction import predict
+from lastax.training._losses import cross_entropy, kl_divergence
+
+
+class TrainState(eqx.Module):
+    """Everything that a training step changes."""
+
+    model: Network
+    optimizer_state: optax.OptState
+    step: Int[Array, ""]
+
+    @classmethod
+    def initialize(cls, model: Network, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state before the first step."""
+        parameters, _ = split_trainable(model)
+        return cls(model, optimizer.init(parameters), jnp.zeros((), jnp.int32))
+
+
+class StepMetrics(NamedTuple):
+    """What a training step says of itself: mean loss, and share of the batch answered right."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    label_smoothing: float = 0.0,
+    remat: bool = False,
+    teacher: Network | None = None,
+) -> tuple[TrainState, StepMetrics]:
+    """One update on one batch.
+
+    `key` is the run's: the step's own is folded from it. `remat` computes again on the way back
+    what lies inside a block, instead of keeping it. With a `teacher` the loss is the divergence
+    from its answers, in place of the labels' (distillation; Hinton et al., 2015).
+    """
+    parameters, rest = split_trainable(state.model)
+    label = jnp.asarray(batch["label"])
+    keys = jax.random.split(jax.random.fold_in(key, state.step), label.shape[0])
+
+    def loss_of(parameters: Network) -> tuple[Array, tuple[Array, Network]]:
+        model = eqx.combine(parameters, rest)
+        logits, moved = eqx.filter_vmap(
+            lambda x, length, key: model.forward(x, length, key=key, axis="batch", remat=remat),
+            in_axes=(0, eqx.if_array(0), 0),
+            out_axes=(0, None),
+            axis_name="batch",
+        )(batch["x"], batch.get("length"), keys)
+        if teacher is None:
+            loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
+        else:
+            loss = jnp.mean(kl_divergence(predict(teacher, batch), logits))
+        return loss, (logits, split_trainable(moved)[1])
+
+    (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)
+    parameters = optax.apply_updates(parameters, updates)
+    accuracy = jnp.mean(jnp.argmax(logits, axis=1) == label)
+    moved_state = TrainState(eqx.combine(parameters, rest), optimizer_state, state.step + 1)
+    return moved_state, StepMetrics(loss, accuracy)

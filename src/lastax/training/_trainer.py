@@ -1,0 +1,321 @@
+"""Training from a configuration and a data set: what `lastax train` runs."""
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lastax._errors import RunError, TrainingDivergedError
+from lastax._typing import Batch
+from lastax.nn._networks import Network
+from lastax.serialization._files import folder_written_at_once
+from lastax.surgery._layers import state_counts
+from lastax.training._configuration import DataConfig, Preset, TrainingConfig
+from lastax.training._data import TrainingData, evaluate_split
+from lastax.training._evaluation import Evaluation
+from lastax.training._loop import FitResult, fit
+from lastax.training._optimizer import make_optimizer
+from lastax.training._presets import TASKS
+from lastax.training._run_config import RunConfig, build_from_config, save_config, untrained_counts
+from lastax.training._runs import save_results
+from lastax.training._schedules import SCHEDULES
+from lastax.training._step import StepMetrics, TrainState, train_step
+
+OnStep = Callable[[int, StepMetrics], None]
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+class TrainedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        model: the weights of the best epoch by validation accuracy.
+        best_epoch: that epoch.
+        validation: what the model reaches on the validation split.
+        test: what it reaches on the test split.
+    """
+
+    folder: Path
+    model: Network
+    best_epoch: int
+    validation: Evaluation
+    test: Evaluation
+
+    def summary(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return {
+            "run": str(self.folder),
+            "best_epoch": self.best_epoch,
+            "validation": self.validation._asdict(),
+            "test": self.test._asdict(),
+        }
+
+
+def make_run_config(
+    task: str,
+    data: TrainingData,
+    preset: Preset,
+    *,
+    size: str | None = None,
+    data_config: DataConfig | None = None,
+    seed: int = 0,
+    devices: int = 1,
+    git_revision: str | None = None,
+) -> RunConfig:
+    """The configuration of a run of `task` on opened data.
+
+    Args:
+        task: a name in `TASKS`.
+        data: the opened data set.
+        preset: network and training; change fields with `dataclasses.replace`.
+        size: name of the preset, for the record.
+        data_config: how `data` were opened; the preset's way if omitted.
+        seed: seed of everything random.
+        devices: number of devices that share each batch.
+        git_revision: revision of the code, for the record.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"make_run_config: no task {task!r}; choose one of {', '.join(TASKS)}")
+    return RunConfig(
+        task=task,
+        size=size,
+        seed=seed,
+        data=data_config or TASKS[task].data_for(preset),
+        input_size=data.input_size,
+        classes=len(data.classes),
+        length=data.length,
+        labels=data.classes,
+        vocabulary=data.vocabulary,
+        model=preset.model,
+        training=preset.training,
+        states=untrained_counts(preset.model),
+        devices=devices,
+        git_revision=git_revision,
+    )
+
+
+def steps_per_epoch(training: TrainingConfig, data: TrainingData) -> int:
+    """Number of training steps per epoch.
+
+    Raises:
+        ValueError: if a batch is larger than the training split.
+    """
+    steps = training.epoch_batches or data.records("train") // training.batch_size
+    if steps == 0:
+        raise ValueError(
+            f"batch_size {training.batch_size} is larger than the training split of "
+            f"{data.records('train')} records"
+        )
+    return steps
+
+
+def train(
+    config: RunConfig,
+    data: TrainingData,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    on_start: Callable[[int], None] = lambda steps: None,
+    on_step: OnStep = lambda number, metrics: None,
+    on_epoch: OnEpoch = lambda record: None,
+) -> TrainedRun:
+    """Train a network and write a run: configuration, checkpoints, metrics, best weights, results.
+
+    A run that was interrupted continues with `resume=True` and ends with the same weights, bit
+    for bit.
+
+    Args:
+        config: network, training and data (`make_run_config`, `load_config`).
+        data: the opened data set.
+        folder: where the run is written.
+        resume: continue from the newest checkpoint in `folder`.
+        workers: number of processes that prepare batches.
+        on_start: called with the total number of steps when training begins.
+        on_step: called after each step, with its number and metrics.
+        on_epoch: called after each epoch, with the record that `metrics.jsonl` gets.
+
+    Raises:
+        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed.
+        TrainingDivergedError: if the loss or a parameter is not finite. `results.json` then says
+            so, and the run cannot be resumed.
+    """
+    folder = Path(folder)
+    if folder.exists() and not resume:
+        raise RunError(
+            f"{folder} already exists: resume the run, remove it, or choose another folder"
+        )
+    network = build_from_config(config)
+
+    def begin(steps: int) -> None:
+        # The folder appears last, so that a failure before this leaves nothing behind.
+        if not resume:
+            with folder_written_at_once(folder) as fresh:
+                save_config(fresh, config)
+        on_start(steps)
+
+    try:
+        result = fit_network(
+            network,
+            config,
+            data,
+            folder,
+            resume=resume,
+            workers=workers,
+            on_start=begin,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    except TrainingDivergedError as error:
+        save_results(folder, {"run": str(folder), "diverged": str(error)})
+        raise
+    # The loop has measured the validation split already; large splits take minutes.
+    validation = Evaluation(
+        result.validation_accuracy, result.validation_loss, data.records("validation")
+    )
+    test = evaluate_split(result.model, data, "test")
+    run = TrainedRun(folder, result.model, result.epoch, validation, test)
+    save_results(folder, run.summary())
+    return run
+
+
+def fit_network(
+    network: Network,
+    config: RunConfig,
+    data: TrainingData,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int = 0,
+    teacher: Network | None = None,
+    on_start: Callable[[int], None] = lambda steps: None,
+    on_step: OnStep = lambda number, metrics: None,
+    on_epoch: OnEpoch = lambda record: None,
+) -> FitResult:
+    """Train an existing network as `config` says; `train` without the files of a run.
+
+    `folder` gets checkpoints, metrics and the best weights. With a `teacher` the loss is the KL
+    divergence from its outputs, and labels are not used (distillation). `on_start` is called when
+    everything is built, before anything is written.
+    """
+    training = config.training
+    shard = _sharding(jax.devices()[: config.devices])
+    steps = steps_per_epoch(training, data)
+    optimizer = optimizer_for(training, steps)
+    pure_step = eqx.filter_jit(
+        functools.partial(
+            train_step,
+            optimizer=optimizer,
+            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            label_smoothing=training.label_smoothing,
+            remat=training.remat,
+        )
+    )
+    batches = data.training_batches(
+        batch_size=training.batch_size,
+        seed=config.seed,
+        augment=training.augment,
+        workers=workers,
+    )
+    with contextlib.ExitStack() as stack:
+        if hasattr(batches, "close"):
+            stack.callback(batches.close)
+        state = TrainState.initialize(network, optimizer)
+        on_start(steps * training.epochs)
+        return fit(
+            state,
+            lambda state, batch: pure_step(state, shard(batch), teacher=teacher),
+            batches,
+            validate=lambda model: evaluate_split(model, data, "validation"),
+            folder=folder,
+            epochs=training.epochs,
+            steps_per_epoch=steps,
+            resume=resume,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+
+
+def fine_tune(
+    network: Network,
+    config: RunConfig,
+    data: TrainingData,
+    *,
+    epochs: int,
+    rate: float = 0.1,
+    teacher: Network | None = None,
+    on_start: Callable[[int], None] = lambda steps: None,
+    on_step: OnStep = lambda number, metrics: None,
+    on_epoch: OnEpoch = lambda record: None,
+) -> FitResult:
+    """Train a pruned network for a few more epochs, with a new optimizer and without warm-up.
+
+    Args:
+        network: the pruned network.
+        config: configuration of the run that it was pruned from.
+        data: the opened data set.
+        epochs: number of epochs; the best one by validation accuracy is returned.
+        rate: initial learning rates, as a share of those in `config`.
+        teacher: the unpruned network, to distill from its outputs instead of using labels.
+        on_start: as for `train`.
+        on_step: as for `train`.
+        on_epoch: as for `train`.
+    """
+    training = dataclasses.replace(
+        config.training,
+        epochs=epochs,
+        warmup_epochs=0,
+        learning_rate=rate * config.training.learning_rate,
+        ssm_learning_rate=rate * config.training.ssm_learning_rate,
+    )
+    tuning = dataclasses.replace(config, training=training, states=tuple(state_counts(network)))
+    with tempfile.TemporaryDirectory() as folder:
+        return fit_network(
+            network,
+            tuning,
+            data,
+            Path(folder),
+            teacher=teacher,
+            on_start=on_start,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+
+
+def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer of a training configuration, at `steps` steps per epoch."""
+    schedule = functools.partial(
+        SCHEDULES[training.schedule],
+        steps_per_epoch=steps,
+        epochs=training.epochs,
+        warmup_epochs=training.warmup_epochs,
+        minimum=training.minimum_learning_rate,
+        anneal=training.anneal,
+    )
+    return make_optimizer(
+        schedule(training.learning_rate),
+        schedule(training.ssm_learning_rate),
+        weight_decay=training.weight_decay,
+        grouping=training.grouping,
+        step_size_global=training.step_size_global,
+    )
+
+
+def _sharding(devices: list[jax.Device]) -> Callable[[Batch], Batch]:
+    """Distribute the rows of each batch over the devices; the model is on all of them."""
+    # With automatic axes the compiler inserts the communication between devices.
+    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    return lambda batch: {name: jax.device_put(rows, sharding) for name, rows in batch.items()}
