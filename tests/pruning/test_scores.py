@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from .systems import few, random_system, seeds
+from ..systems import few, random_system, seeds
 
 SCORES = {
     "last": lastax.last_scores,

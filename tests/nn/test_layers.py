@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from .systems import few, loop, seeds
+from ..systems import few, loop, seeds
 
 LENGTH, CHANNELS, STATES = 13, 3, 4
 RAGGED = (3, 0, 5, 1)
@@ -215,7 +215,7 @@ def test_a_system_written_back_is_the_system(kind, bidirectional):
 @pytest.mark.parametrize("discretize", [lastax.discretize_zoh, lastax.discretize_bilinear])
 @pytest.mark.parametrize("train_B", [True, False])
 def test_s4d_options(start, discretize, train_B):
-    layer = draw(lastax.S4D, start=lastax.nn.S4D_EIGENVALUES[start], discretize=discretize, train_B=train_B)
+    layer = draw(lastax.S4D, eigenvalues=lastax.nn.S4D_EIGENVALUES[start], discretize=discretize, train_B=train_B)
     assert (layer.B is None) != train_B
     (system,) = lastax.systems(layer)
     assert np.all(np.abs(system.lam) < 1)
@@ -327,7 +327,7 @@ def mixed_network():
 
 
 @pytest.mark.parametrize(
-    "method", sorted(name for name, method in lastax.METHODS.items() if not method.measured)
+    "method", sorted(name for name, method in lastax.METHODS.items() if not method.uses_moments)
 )
 def test_mixed_networks_prune_by_every_method(method):
     model = mixed_network()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from .systems import few
+from ..systems import few
 
 LAYERS = st.lists(
     st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4
