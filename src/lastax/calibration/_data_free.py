@@ -13,7 +13,7 @@ from lastax.calibration._features import (
     with_output_weights,
 )
 from lastax.calibration._moments import Moments
-from lastax.ssm._system import System, kept_index
+from lastax.ssm._system import System, kept_indices
 
 
 def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> System:
@@ -26,7 +26,7 @@ def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> Syste
     Raises:
         ValueError: if a removed state has `|lam| >= 1`: it has no gain at frequency zero.
     """
-    removed = system.keep(~np.isin(np.arange(system.states), kept_index(keep, system.states)))
+    removed = system.keep(~np.isin(np.arange(system.states), kept_indices(keep, system.states)))
     lam, B = np.asarray(removed.lam, complex), np.asarray(removed.B, complex)
     if np.any(np.abs(lam) >= 1):
         raise ValueError("singular_perturbation: a state with |lam| >= 1 would be removed")
@@ -45,7 +45,7 @@ def white_refit(system: System, keep: Bool[np.ndarray, " P"]) -> System:
 
     In trials no better than plain truncation: real inputs are far from white. `refit` measures.
     """
-    index = kept_index(keep, system.states)
+    index = kept_indices(keep, system.states)
     kept = np.isin(np.arange(system.states), index)[None]
     weights, direct = refit_outputs(
         white_moments(system), kept, output_weights(system), feedthrough_weights(system)

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._initialization import as_complex, as_pair
+from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, check_replacement, kept_index, unchanged, write
+from lastax.ssm._system import System, kept_indices
 
 
 class LRU(eqx.Module):
@@ -105,7 +106,7 @@ class LRU(eqx.Module):
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> LRU:
         """A smaller layer: only the states where `mask` holds are left, in every array."""
-        index = kept_index(mask, self.nu_log.shape[0])
+        index = kept_indices(mask, self.nu_log.shape[0])
         return dataclasses.replace(
             self,
             nu_log=self.nu_log[index],
@@ -130,7 +131,7 @@ class LRU(eqx.Module):
         lam = np.asarray(system.lam, complex)
         if np.any(np.abs(lam) >= 1):
             raise ValueError("LRU.with_system: a state with |lam| >= 1 cannot be written")
-        same_lam, same_B = unchanged(own, system)
+        same_lam, same_B = unchanged_states(own, system)
         modulus = np.abs(lam)
         # An angle must be positive to have a logarithm.
         angle = np.angle(lam) % (2 * np.pi)
@@ -144,9 +145,9 @@ class LRU(eqx.Module):
         reverse = system.C_reverse
         return dataclasses.replace(
             self,
-            nu_log=write(same_lam, self.nu_log, np.log(-np.log(modulus))),
-            theta_log=write(same_lam, self.theta_log, np.log(angle)),
-            gamma_log=write(same_B, self.gamma_log, np.log(gamma)),
+            nu_log=update_changed(same_lam, self.nu_log, np.log(-np.log(modulus))),
+            theta_log=update_changed(same_lam, self.theta_log, np.log(angle)),
+            gamma_log=update_changed(same_B, self.gamma_log, np.log(gamma)),
             B=jnp.where(same_B[:, None, None], self.B, pair(np.asarray(system.B) / gamma[:, None])),
             C=pair(np.asarray(system.C)),
             C_reverse=None if reverse is None else pair(np.asarray(reverse)),

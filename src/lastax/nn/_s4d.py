@@ -20,8 +20,9 @@ from lastax.nn._initialization import as_complex, as_pair, initialize_log_step
 from lastax.nn._s4d_eigenvalues import Eigenvalues, s4d_legs
 from lastax.ssm._discretization import discretize_zoh, inverse_of
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
+from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import check_replacement, kept_index, unchanged, write
+from lastax.ssm._system import kept_indices
 
 
 class S4D(eqx.Module):
@@ -107,7 +108,7 @@ class S4D(eqx.Module):
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> S4D:
         """A smaller layer: only the states where `mask` holds are left, in every array."""
-        index = kept_index(mask, self.log_decay.shape[0])
+        index = kept_indices(mask, self.log_decay.shape[0])
         return dataclasses.replace(
             self,
             log_decay=self.log_decay[index],
@@ -134,7 +135,7 @@ class S4D(eqx.Module):
         lam = np.asarray(system.lam, complex)
         if np.any(np.abs(lam) >= 1):
             raise ValueError("S4D.with_system: a state with |lam| >= 1 has no real part below 0")
-        same_lam, same_B = unchanged(own, system)
+        same_lam, same_B = unchanged_states(own, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         with jax.enable_x64(True):
             column = np.asarray(system.B, complex)[:, None]
@@ -148,8 +149,8 @@ class S4D(eqx.Module):
         reverse = system.C_reverse
         return dataclasses.replace(
             self,
-            log_decay=write(same_lam, self.log_decay, np.log(-Lambda.real)),
-            Lambda_im=write(same_lam, self.Lambda_im, Lambda.imag),
+            log_decay=update_changed(same_lam, self.log_decay, np.log(-Lambda.real)),
+            Lambda_im=update_changed(same_lam, self.Lambda_im, Lambda.imag),
             B=None if self.B is None else jnp.where(same_B[:, None], self.B, pair(B)),
             C=pair(factor * np.asarray(system.C)),
             C_reverse=None if reverse is None else pair(factor * np.asarray(reverse)),

@@ -23,8 +23,9 @@ from lastax.nn._initialization import (
     lecun_normal_C,
 )
 from lastax.ssm._discretization import discretize_zoh, inverse_of
+from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, check_replacement, kept_index, unchanged, write
+from lastax.ssm._system import System, kept_indices
 
 # Real parts are kept below this when eigenvalues are clipped, so that the layer stays stable.
 LARGEST_REAL_PART = -1e-4
@@ -117,7 +118,7 @@ class S5(eqx.Module):
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> S5:
         """A smaller layer: only the states where `mask` holds are left, in every array."""
-        index = kept_index(mask, self.log_step.shape[0])
+        index = kept_indices(mask, self.log_step.shape[0])
         return dataclasses.replace(
             self,
             Lambda_re=self.Lambda_re[index],
@@ -141,7 +142,7 @@ class S5(eqx.Module):
         """
         own = self.system()
         check_replacement("S5.with_system", own, system)
-        same_lam, same_B = unchanged(own, system)
+        same_lam, same_B = unchanged_states(own, system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
         Lambda, continuous_B = self._continuous(lam, B, step)
@@ -158,13 +159,13 @@ class S5(eqx.Module):
 
         return dataclasses.replace(
             self,
-            Lambda_re=write(same_lam, self.Lambda_re, Lambda.real),
-            Lambda_im=write(same_lam, self.Lambda_im, Lambda.imag),
+            Lambda_re=update_changed(same_lam, self.Lambda_re, Lambda.real),
+            Lambda_im=update_changed(same_lam, self.Lambda_im, Lambda.imag),
             B=jnp.where(same_B[:, None, None], self.B, pair(continuous_B)),
             C=pair(system.C),
             C_reverse=None if system.C_reverse is None else pair(system.C_reverse),
             D=jnp.asarray(np.asarray(system.D), self.D.dtype),
-            log_step=write(same_lam, self.log_step, np.log(step)),
+            log_step=update_changed(same_lam, self.log_step, np.log(step)),
         )
 
     def _continuous(
