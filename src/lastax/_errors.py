@@ -1,9 +1,9 @@
-"""Failures that a user can mend: one line that names the thing and the remedy."""
+"""Errors that the user can fix. Each message is one line with the cause and the remedy."""
 
 
 class RunError(Exception):
-    """A run, a checkpoint or a file of one is missing, damaged or in the way."""
+    """A run, a checkpoint or one of their files is missing, damaged, or already exists."""
 
 
 class TrainingDivergedError(Exception):
-    """The loss or a parameter is no longer a finite number."""
+    """The loss or a parameter is not finite."""

@@ -1,62 +1,75 @@
-"""Settings: fields of a frozen dataclass of which users are told, and what each may be."""
+"""Settings: documented fields of frozen configuration dataclasses, and their allowed values."""
 
 import dataclasses
 from collections.abc import Mapping
 from types import NoneType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+
+Value = TypeVar("Value")
 
 
-def setting(default: Any, text: str | None, *, least: int = 1) -> Any:
-    """A field of a configuration, with what a user reads of it; None if it is not theirs to set.
+def setting(default: Value, text: str | None, *, least: int = 1) -> Value:
+    """A field of a configuration dataclass.
 
-    `least` is the smallest value of a whole number.
+    Args:
+        default: default value.
+        text: description for users, or None if users do not set this field.
+        least: smallest allowed value of an integer setting.
     """
     return dataclasses.field(default=default, metadata={"help": text, "least": least})
 
 
-def is_a(value: Any, kind: type) -> bool:
-    """Whether a value is of a simple type. Every int is a float, no bool is an int."""
+def has_type(value: object, expected: type) -> bool:
+    """Whether `value` has a simple type. An int also counts as a float; a bool only as a bool."""
     if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
 
 
-class Allowed(NamedTuple):
-    """What a setting may be: one of `choices` if there are any, else of `kind`; or None."""
+class AllowedValues(NamedTuple):
+    """Allowed values of a setting.
+
+    Attributes:
+        choices: the allowed strings; empty if every value of type `kind` is allowed.
+        kind: type of the value.
+        optional: whether None is allowed.
+    """
 
     choices: tuple[str, ...]
     kind: type
     optional: bool
 
 
-def allowed_values(config: Any) -> Mapping[str, Allowed]:
-    """What each setting of a configuration, or of a class of them, may be."""
+def allowed_values(config: object) -> Mapping[str, AllowedValues]:
+    """The allowed values of each setting of a configuration dataclass or instance."""
     config = config if isinstance(config, type) else type(config)
-    found = {}
+    allowed = {}
     for name, hint in get_type_hints(config).items():
         parts = get_args(hint)
         optional = NoneType in parts
         if optional:
             (hint,) = (part for part in parts if part is not NoneType)
         choices = get_args(hint)
-        found[name] = Allowed(choices, str if choices else hint, optional)
-    return found
+        allowed[name] = AllowedValues(choices, str if choices else hint, optional)
+    return allowed
 
 
 def check_settings(config: Any) -> None:
-    """Compare the choices, signs and ranges of a configuration.
+    """Check the types, choices and ranges of all settings of a configuration.
 
     Raises:
-        ValueError: naming the setting, the value, and what it may be.
+        ValueError: if a setting is not allowed. The message has its name, its value and the
+            allowed values.
     """
+    all_allowed = allowed_values(config)
     for field in dataclasses.fields(config):
-        value, allowed = getattr(config, field.name), allowed_values(config)[field.name]
+        value, allowed = getattr(config, field.name), all_allowed[field.name]
         if value is None and allowed.optional:
             continue
         if allowed.choices and value not in allowed.choices:
             choices = ", ".join(allowed.choices)
             raise ValueError(f"{field.name} must be one of {choices}; got {value!r}")
-        if not is_a(value, allowed.kind):
+        if not has_type(value, allowed.kind):
             raise ValueError(f"{field.name} must be {allowed.kind.__name__}; got {value!r}")
         if allowed.kind is int and value < field.metadata["least"]:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Checking every annotation while the program runs, for those who ask: LASTAX_TYPECHECK=1.
+"""Runtime checks of all annotations, enabled by the environment variable LASTAX_TYPECHECK=1.
 
-Imported before all others: the hook sees what is imported after it.
+This module is imported first, because the hook applies only to modules that are imported after it.
 """
 
 import os

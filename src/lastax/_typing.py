@@ -1,4 +1,4 @@
-"""Types that signatures of several packages share."""
+"""Types shared by the signatures of several packages."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-# Systems and the closed forms on them follow the array library of their input: numpy float64 on
-# the host, where `1 - |lam|` needs the digits, and JAX under `jit` and `grad`. Static checkers
-# cannot express "the same library as the input", so they see JAX alone.
+# Systems and their closed forms keep the array library of their input: NumPy float64 on the host,
+# where `1 - |lam|` needs the precision, and JAX under `jit` and `grad`. Static checkers cannot
+# express "the same library as the input", so they see only JAX arrays.
 if TYPE_CHECKING:
     Array = jax.Array
 else:
@@ -17,10 +17,10 @@ else:
 
 Scalar = float | int | Float[Array, ""]
 
-# Any PyTree; a function returns one of the same type.
+# Any PyTree. A function that takes a `Model` and returns a `Model` returns the same type.
 Model = TypeVar("Model")
 
-# Arrays with a leading batch axis: `x`, and where they apply `label`, `length`, `weight`.
+# Arrays with a leading batch axis: `x` and, where they apply, `label`, `length` and `weight`.
 Batch = Mapping[str, jax.Array | np.ndarray]
 
 # Called with a short description of what a long computation is doing.

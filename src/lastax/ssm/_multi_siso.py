@@ -1,9 +1,10 @@
-"""The system of a layer of scalar channels: many small systems that share no state."""
+"""A system of scalar channels, each with states of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,18 +16,29 @@ from lastax._typing import Array
 from lastax.ssm._convolution import channel_kernels, convolve
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_index
+from lastax.ssm._system import System, kept_indices
 
 
 class MultiSISO(eqx.Module):
-    """`H` single-input single-output diagonal systems, in one direction of time or in both.
+    """`H` single-input single-output diagonal systems, unidirectional or bidirectional.
 
-    State `i` belongs to one channel `h`: `x_k = lam_i x_{k-1} + B_i u_{h,k}`, and `y_{h,k}` is
-    `s Re(sum_i C_i x_i) + D_h u_{h,k}` over the states of the channel, with `s` and `C_reverse` as
-    in `System`. The arrays are flat, the states of channel 0 first; `counts` tells how many each
-    channel has, which may be none, so that removing states leaves nothing behind.
+    State `i` belongs to one channel `h`: `x_k = lam_i x_{k-1} + B_i u_{h,k}`. The output `y_{h,k}`
+    is `s Re(sum_i C_i x_i) + D_h u_{h,k}`, summed over the states of channel `h`, with `s` and
+    `C_reverse` as in `System`. Channels may have different numbers of states, including none, so
+    that a removed state leaves no padding behind.
 
-    Arrays are JAX's or numpy's, as in `System`.
+    Arrays are JAX or NumPy arrays, as in `System`. The states are ordered by channel.
+
+    Attributes:
+        lam: eigenvalues, shape `(S,)`.
+        B: input weights, shape `(S,)`.
+        C: output weights, shape `(S,)`.
+        C_reverse: output weights of the backward states, shape `(S,)`, or None if the system is
+            unidirectional.
+        D: feedthrough of each channel, shape `(H,)`.
+        counts: number of states of each of the `H` channels.
+        conj_sym: whether each stored state stands for a conjugate pair.
+        scan_method: method of the recurrence of `run`, as in `diagonal_scan`.
     """
 
     lam: Complex[Array, " S"]
@@ -39,36 +51,40 @@ class MultiSISO(eqx.Module):
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        """Compare numbers of channels and states."""
+        """Check the numbers of channels and states."""
         if len(self.counts) != self.D.shape[0] or sum(self.counts) != self.lam.shape[0]:
             raise ValueError(
-                f"MultiSISO: {self.lam.shape[0]} states and {self.D.shape[0]} channels, but "
-                f"counts are {sum(self.counts)} states in {len(self.counts)} channels"
+                f"MultiSISO: counts has {sum(self.counts)} states in {len(self.counts)} channels, "
+                f"but the arrays have {self.lam.shape[0]} states and {self.D.shape[0]} channels"
             )
 
     @property
     def states(self) -> int:
-        """Number of stored states `S` of all channels: what is counted, scored and removed."""
+        """Number of stored states `S` of all channels. A conjugate pair counts as one."""
         return self.lam.shape[0]
 
     @property
     def channel(self) -> Int[np.ndarray, " S"]:
-        """The channel of each state, ascending."""
+        """The channel of each state, shape `(S,)`, ascending."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @property
     def input_norms(self) -> Float[Array, " S"]:
-        """`|B_i|` of every state."""
+        """`|B_i|` of each state, shape `(S,)`."""
         return abs(self.B)
 
     @property
     def output_norms(self) -> tuple[Float[Array, " S"], ...]:
-        """`|C_i|` of every state, for each direction."""
+        """`|C_i|` of each state, shape `(S,)`, for each direction."""
         return tuple(abs(C) for C in (self.C, self.C_reverse) if C is not None)
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> MultiSISO:
-        """The system with the states where `mask` holds; a channel may lose all of its own."""
-        index = kept_index(mask, self.states)
+        """The system of the states where `mask` is true. A channel may lose all of its states.
+
+        Raises:
+            ValueError: unless `mask` is a boolean array of shape `(S,)`.
+        """
+        index = kept_indices(mask, self.states)
         return dataclasses.replace(
             self,
             lam=self.lam[index],
@@ -79,20 +95,20 @@ class MultiSISO(eqx.Module):
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
-        """The response to `u` from rest, by convolution with the kernels of all channels."""
-        alive = np.flatnonzero(self.counts)
+        """The output `(L, H)` for the input `u` from the zero state, computed by convolution."""
+        active = np.flatnonzero(self.counts)
         y = self.D[None, :] * u
-        if len(alive) == 0:
+        if len(active) == 0:
             return y
         kernels = self.kernels(u.shape[0])
-        if len(alive) == len(self.counts):
+        if len(active) == len(self.counts):
             return y + convolve(u, *kernels)
-        return y.at[:, alive].add(convolve(u[:, alive], *(kernel[alive] for kernel in kernels)))
+        return y.at[:, active].add(convolve(u[:, active], *(kernel[active] for kernel in kernels)))
 
     def kernels(self, length: int) -> tuple[Float[Array, "H L"], ...]:
-        """What each channel answers to a unit impulse, without `D`, for each direction.
+        """Impulse responses of all channels without `D`, shape `(H, length)`, for each direction.
 
-        The one that runs backward in time is given from the impulse backward.
+        The kernel of the backward direction is ordered from the impulse backward in time.
         """
         s = 2 if self.conj_sym else 1
         lam, B = jnp.asarray(self.lam), jnp.asarray(self.B)
@@ -105,9 +121,17 @@ class MultiSISO(eqx.Module):
     def run(
         self, u: Float[Array, "L H"], initial: Complex[Array, " S"] | None = None
     ) -> tuple[Float[Array, "L H"], Complex[Array, " S"]]:
-        """The forward response to `u` from the state `initial`, and the state it ends in.
+        """The output of the forward recurrence from a given state.
 
-        Computed as a recurrence; from rest and in one direction it is what a call computes.
+        For a unidirectional system and a zero state it equals the result of a call. The backward
+        part of a bidirectional system is not included.
+
+        Args:
+            u: input, shape `(L, H)`.
+            initial: state before the first step, shape `(S,)`; zero by default.
+
+        Returns:
+            The output, shape `(L, H)`, and the last state, shape `(S,)`.
         """
         driven = self._drive(u)
         states, last = diagonal_scan(
@@ -118,13 +142,22 @@ class MultiSISO(eqx.Module):
     def step(
         self, state: Complex[Array, " S"], u: Float[Array, " H"]
     ) -> tuple[Complex[Array, " S"], Float[Array, " H"]]:
-        """One step of a stream: the next state and output, equal to those of `run`.
+        """One step of `run`.
+
+        Args:
+            state: state before the step, shape `(S,)`.
+            u: input of the step, shape `(H,)`.
+
+        Returns:
+            The next state, shape `(S,)`, and the output, shape `(H,)`.
 
         Raises:
-            ValueError: if the system also runs backward: it needs the future.
+            ValueError: if the system is bidirectional, since its output depends on later inputs.
         """
         if self.C_reverse is not None:
-            raise ValueError("MultiSISO.step: a bidirectional system needs the whole sequence")
+            raise ValueError(
+                "MultiSISO.step: a bidirectional system needs the full sequence; call the system"
+            )
         state = diagonal_step(jnp.asarray(self.lam), state, self._drive(u[None, :])[0])
         return state, self._observe(state[None, :])[0] + self.D * u
 
@@ -134,25 +167,25 @@ class MultiSISO(eqx.Module):
     def _observe(self, states: Array) -> Array:
         s = 2 if self.conj_sym else 1
         parts = s * (states * jnp.asarray(self.C)[None, :]).real
-        silent = jnp.zeros((states.shape[0], len(self.counts)), parts.dtype)
-        return silent.at[:, self.channel].add(parts, indices_are_sorted=True)
+        zeros = jnp.zeros((states.shape[0], len(self.counts)), parts.dtype)
+        return zeros.at[:, self.channel].add(parts, indices_are_sorted=True)
 
 
 AnySystem = System | MultiSISO
 
 
 def kept_counts(counts: tuple[int, ...], mask: Bool[np.ndarray, " S"]) -> tuple[int, ...]:
-    """How many states each channel has left where `mask` holds."""
+    """The number of states of each channel that `mask` keeps."""
     channel = np.repeat(np.arange(len(counts)), counts)
-    left = np.bincount(channel[np.asarray(mask)], minlength=len(counts))
-    return tuple(int(count) for count in left)
+    kept = np.bincount(channel[np.asarray(mask)], minlength=len(counts))
+    return tuple(int(count) for count in kept)
 
 
 def subsystems(system: AnySystem) -> System:
-    """A system whose one-state subsystems are those of `system`.
+    """A `System` with the same one-state subsystems as `system`.
 
-    The states of a `MultiSISO` share neither input nor output; taken by themselves they are those
-    of a system of one channel.
+    The states of a `MultiSISO` share neither inputs nor outputs. As one-state subsystems, they are
+    the same as the states of a single-channel `System`.
     """
     if isinstance(system, System):
         return system
@@ -169,7 +202,7 @@ def subsystems(system: AnySystem) -> System:
 
 
 def channel_systems(system: MultiSISO) -> list[System]:
-    """Each channel as a system of its own, one input and one output."""
+    """Each channel of `system` as a separate `System` with one input and one output."""
     edges = np.cumsum((0, *system.counts))
     parts = []
     for channel, (start, end) in enumerate(itertools.pairwise(edges)):
@@ -188,12 +221,10 @@ def channel_systems(system: MultiSISO) -> list[System]:
     return parts
 
 
-def joined_channels(system: MultiSISO, parts: list[System]) -> MultiSISO:
-    """The system whose channels are the given ones, in place of those of `system`.
-
-    Arrays are numpy's.
-    """
+def joined_channels(system: MultiSISO, parts: Sequence[System]) -> MultiSISO:
+    """The system whose channels are `parts`, with the settings of `system` and NumPy arrays."""
     reverse = [np.asarray(part.C_reverse)[0] for part in parts if part.C_reverse is not None]
+    # The annotations of the fields name JAX arrays for static checkers, see `_typing`.
     arrays: dict[str, Any] = {
         "lam": np.concatenate([part.lam for part in parts]),
         "B": np.concatenate([np.asarray(part.B)[:, 0] for part in parts]),

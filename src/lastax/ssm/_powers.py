@@ -1,4 +1,8 @@
-"""TODO ssm._powers."""
+"""Powers of complex numbers in double-word arithmetic.
+
+Repeated squaring doubles the relative error in every step. The functions in this module therefore
+carry the rounding error of each product along.
+"""
 
 from functools import partial
 
@@ -11,64 +15,22 @@ from lastax._typing import Array
 # Real and imaginary parts of complex numbers.
 SplitComplex = tuple[Array, Array]
 
-
-def multiply(a: SplitComplex, b: SplitComplex) -> SplitComplex:
-    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
-
-
-def add(a: SplitComplex, b: SplitComplex) -> SplitComplex:
-    return a[0] + b[0], a[1] + b[1]
-
-
-def multiply_double_word(
-    a: tuple[SplitComplex, SplitComplex], b: tuple[SplitComplex, SplitComplex]
-) -> tuple[SplitComplex, SplitComplex]:
-    """The product of complex numbers that come with what rounding has taken from them.
-
-    Twice the precision of the arrays, from sums and products that are exact. Dekker, 1971.
-    """
-    (a_re, a_im), (b_re, b_im) = a[0], b[0]
-    re, re_lost = _sum_of_products(a_re, b_re, -a_im, b_im)
-    im, im_lost = _sum_of_products(a_re, b_im, a_im, b_re)
-    smaller = add(multiply(a[0], b[1]), multiply(a[1], b[0]))
-    lost = add((re_lost, im_lost), smaller)
-    product = add((re, im), lost)
-    return product, (lost[0] - (product[0] - re), lost[1] - (product[1] - im))
-
-
-def _sum_of_products(a: Array, b: Array, c: Array, d: Array) -> SplitComplex:
-    """`a b + c d`, and what rounding took from it."""
-    (p, p_lost), (q, q_lost) = _exact_product(a, b), _exact_product(c, d)
-    total = p + q
-    q_taken = total - p
-    return total, (p - (total - q_taken)) + (q - q_taken) + (p_lost + q_lost)
-
-
-def _exact_product(a: Array, b: Array) -> SplitComplex:
-    """`a b`, and what rounding took from it."""
-    kind = jnp.finfo(a.dtype)
-
-    def half(x: Array) -> Array:
-        return jax.lax.reduce_precision(x, kind.nexp, (kind.nmant - 1) // 2)
-
-    product, a_high, b_high = a * b, half(a), half(b)
-    a_low, b_low = a - a_high, b - b_high
-    lost = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    return product, lost
+# Complex numbers, and their rounding errors: the exact value is about the sum of both.
+DoubleWord = tuple[SplitComplex, SplitComplex]
 
 
 def power(a: Array, exponent: int) -> Array:
-    """`a` to an integer power, by repeated squaring."""
-    nothing = jnp.zeros_like(a.real)
+    """`a` to an integer power, by repeated squaring in double-word arithmetic."""
+    zero = jnp.zeros_like(a.real)
     bits = jnp.array([exponent >> place & 1 for place in range(exponent.bit_length())], bool)
 
-    def advance(carry: tuple, bit: Array) -> tuple:
+    def advance(carry: tuple[DoubleWord, DoubleWord], bit: Array) -> tuple:
         square, product = carry
-        more = multiply_double_word(product, square)
-        product = jax.tree.map(lambda one, other: jnp.where(bit, one, other), more, product)
+        multiplied = multiply_double_word(product, square)
+        product = jax.tree.map(lambda new, old: jnp.where(bit, new, old), multiplied, product)
         return (multiply_double_word(square, square), product), None
 
-    start = ((a.real, a.imag), (nothing, nothing)), ((nothing + 1, nothing), (nothing, nothing))
+    start = ((a.real, a.imag), (zero, zero)), ((zero + 1, zero), (zero, zero))
     (_, product), _ = jax.lax.scan(advance, start, bits)
     return jax.lax.complex(*product[0])
 
@@ -77,9 +39,16 @@ def power(a: Array, exponent: int) -> Array:
 def power_tables(
     lam: Complex[Array, " S"], steps: int, chunks: int
 ) -> tuple[Complex[Array, "S T"], Complex[Array, "S n"]]:
-    """Powers `lam^0 .. lam^(steps - 1)`, and `lam^0, lam^steps .. lam^((chunks - 1) steps)`.
+    """Powers within a chunk and powers over chunks.
 
-    `steps` must be a power of two.
+    Args:
+        lam: eigenvalues, shape `(S,)`.
+        steps: steps per chunk, a power of two.
+        chunks: number of chunks.
+
+    Returns:
+        `lam^t` for `t < steps`, shape `(S, steps)`, and `lam^(c steps)` for `c < chunks`, shape
+        `(S, chunks)`.
     """
     inner_bits, outer_bits = (steps - 1).bit_length(), (chunks - 1).bit_length()
     squares = _squares(lam, inner_bits + outer_bits)
@@ -88,10 +57,12 @@ def power_tables(
 
 
 @power_tables.defjvp
-def _power_tables_jvp(steps: int, chunks: int, primals: tuple, tangents: tuple) -> tuple:
+def _power_tables_jvp(
+    steps: int, chunks: int, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     (lam,), (lam_dot,) = primals, tangents
     inner, outer = power_tables(lam, steps, chunks)
-    # The derivative of a power is its exponent times the power before.
+    # The derivative of lam^n is n lam^(n - 1).
     inner_before = jnp.pad(inner[:, :-1], ((0, 0), (1, 0))) * jnp.arange(steps)[None]
     outer_before = jnp.pad(outer[:, :-1], ((0, 0), (1, 0))) * inner[:, -1:]
     outer_before = outer_before * (steps * jnp.arange(chunks))[None]
@@ -100,21 +71,22 @@ def _power_tables_jvp(steps: int, chunks: int, primals: tuple, tangents: tuple) 
 
 
 def _squares(lam: Complex[Array, " S"], count: int) -> Complex[Array, "j S"]:
-    """`lam^(2^j)` for `j` from 0 on: squaring doubles the error, so that it must begin small."""
-    nothing = jnp.zeros_like(lam.real)
+    """`lam^(2^j)` for `j < count`."""
+    zero = jnp.zeros_like(lam.real)
 
-    def advance(square: tuple[SplitComplex, SplitComplex], _: None) -> tuple:
+    def advance(square: DoubleWord, _: None) -> tuple[DoubleWord, SplitComplex]:
         return multiply_double_word(square, square), square[0]
 
-    start = (lam.real, lam.imag), (nothing, nothing)
+    start = (lam.real, lam.imag), (zero, zero)
     squares: SplitComplex = jax.lax.scan(advance, start, None, length=count)[1]
     return jax.lax.complex(*squares)
 
 
 def _products_of_bits(squares: Complex[Array, "j S"], count: int) -> Complex[Array, "S n"]:
-    """Powers 0 to `count - 1`, each the product of the squares that its bits name.
+    """Powers 0 to `count - 1`, each the product of the squares selected by its binary digits.
 
-    In two halves, so that a power costs a product and not one a bit.
+    The digits are split into two halves, so that each power costs one product instead of one per
+    digit.
     """
     bits, states = squares.shape
     low = bits // 2
@@ -128,3 +100,48 @@ def _products_of_bits(squares: Complex[Array, "j S"], count: int) -> Complex[Arr
 
     halves = jax.lax.optimization_barrier((table(low, bits), table(0, low)))
     return (halves[0][:, :, None] * halves[1][:, None, :]).reshape(states, -1)[:, :count]
+
+
+def add(a: SplitComplex, b: SplitComplex) -> SplitComplex:
+    """The sum of split complex numbers."""
+    return a[0] + b[0], a[1] + b[1]
+
+
+def multiply(a: SplitComplex, b: SplitComplex) -> SplitComplex:
+    """The product of split complex numbers."""
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
+def multiply_double_word(a: DoubleWord, b: DoubleWord) -> DoubleWord:
+    """The product of double-word complex numbers, in twice the precision of the arrays.
+
+    Uses error-free sums and products. Dekker, Numerische Mathematik 18, 1971.
+    """
+    (a_re, a_im), (b_re, b_im) = a[0], b[0]
+    re, re_error = _sum_of_products(a_re, b_re, -a_im, b_im)
+    im, im_error = _sum_of_products(a_re, b_im, a_im, b_re)
+    cross_terms = add(multiply(a[0], b[1]), multiply(a[1], b[0]))
+    error = add((re_error, im_error), cross_terms)
+    product = add((re, im), error)
+    return product, (error[0] - (product[0] - re), error[1] - (product[1] - im))
+
+
+def _sum_of_products(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
+    """`a b + c d` and its rounding error."""
+    (p, p_error), (q, q_error) = _exact_product(a, b), _exact_product(c, d)
+    total = p + q
+    q_added = total - p
+    return total, (p - (total - q_added)) + (q - q_added) + (p_error + q_error)
+
+
+def _exact_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a b` and its rounding error."""
+    info = jnp.finfo(a.dtype)
+
+    def upper_half(x: Array) -> Array:
+        return jax.lax.reduce_precision(x, info.nexp, (info.nmant - 1) // 2)
+
+    product, a_high, b_high = a * b, upper_half(a), upper_half(b)
+    a_low, b_low = a - a_high, b - b_high
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, error

@@ -1,8 +1,8 @@
-"""Matrix products over time, and sums over it, whose derivatives stay plain matrix products.
+"""Products and sums over time whose derivatives are plain matrix products.
 
-XLA would otherwise fuse such sums with all the elementwise operations that led to them, or copy
-whole arrays transposed to contract batch and time at once. On a CPU that takes most of the time of
-a training step.
+Without these rules, XLA fuses the sums over time in the derivatives with the elementwise operations
+before them, or transposes and copies full arrays to contract batch and time together. On a CPU this
+takes most of the time of a training step.
 """
 
 import jax
@@ -14,7 +14,7 @@ from lastax._typing import Array
 
 @jax.custom_vjp
 def product(x: Float[Array, "L n"], W: Float[Array, "n m"]) -> Float[Array, "L m"]:
-    """`x W` for one sequence. The derivative of `W` is one product a sequence, then summed."""
+    """`x W` for one sequence. The gradient of `W` is one product per sequence, then a sum."""
     return x @ W
 
 
@@ -32,7 +32,7 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def total(x: Float[Array, "L n"]) -> Float[Array, " n"]:
-    """The sum over time."""
+    """The sum of `x` over time."""
     return _sum(x)
 
 
@@ -49,7 +49,7 @@ total.defvjp(_total_forward, _total_backward)
 
 @jax.custom_vjp
 def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
-    """`row` added to every step."""
+    """Add `row` to every step of `x`."""
     return x + row[None]
 
 
@@ -66,7 +66,7 @@ add_row.defvjp(_add_row_forward, _add_row_backward)
 
 @jax.custom_vjp
 def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
-    """Every step times `row`, element by element."""
+    """Multiply every step of `x` by `row`, elementwise."""
     return x * row[None]
 
 
@@ -84,6 +84,7 @@ multiply_row.defvjp(_multiply_row_forward, _multiply_row_backward)
 
 @jax.custom_batching.custom_vmap
 def _sum(x: Array) -> Array:
+    """The sum over time as a matrix product."""
     ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
     return (ones @ x)[..., 0, :]
 
@@ -96,9 +97,9 @@ def _sum_batch(size: int, batched: list, x: Array) -> tuple[Array, bool]:
 @jax.custom_batching.custom_vmap
 def _contract(x: Array, y: Array) -> Array:
     """`x^T y`."""
-    x_first, y_first = x.mT, y.mT
-    # The wider one comes second: products with few columns are slow.
-    return x_first @ y if y.shape[-1] >= x.shape[-1] else (y_first @ x).mT
+    x_transposed, y_transposed = x.mT, y.mT
+    # Products with few columns are slow, so the wider factor is on the right.
+    return x_transposed @ y if y.shape[-1] >= x.shape[-1] else (y_transposed @ x).mT
 
 
 @_contract.def_vmap

@@ -1,4 +1,9 @@
-"""TODO ssm._scan_methods."""
+"""Three methods for the recurrence `x_k = lam * x_{k-1} + b_k`.
+
+Each method runs one or several recurrences with the same eigenvalues `(P,)`. `directions` tells for
+each of them whether it runs in reverse. Inputs and states have split real and imaginary parts,
+`(..., L, 2 P)` for each recurrence.
+"""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,58 +17,86 @@ from lastax.ssm._powers import SplitComplex, add, multiply, power
 
 ScanMethod = Literal["associative", "chunked", "sequential"]
 
-# Steps of a chunk: on a CPU 32 to 128 are about as fast, and fewer than that waste a pass.
+# Bounds of the steps per chunk. On a CPU, 32 to 128 are about equally fast. Shorter chunks make the
+# recurrence over the chunks expensive.
 SHORTEST_CHUNK, LONGEST_CHUNK = 32, 128
 
 
-def _rows(lam: Array, like: Array) -> SplitComplex:
-    """The planes of `lam (P,)`, of as many axes as `like`."""
-    shape = (1,) * (like.ndim - 1) + lam.shape
-    return lam.real.reshape(shape), lam.imag.reshape(shape)
-
-
-# Every method below takes `lam (P,)` and what enters, `(..., L, 2 P)` for each direction, and gives
-# the states in the same shape.
-Run = Callable[[tuple[bool, ...], Array, tuple[Array, ...]], tuple[Array, ...]]
-
-
 def _sequential(
-    directions: tuple[bool, ...], lam: Array, entering: tuple[Array, ...]
+    directions: tuple[bool, ...], lam: Array, inputs: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Step after step: a single chunk."""
-    chunks = tuple(x[..., None, :, :] for x in entering)
-    rest = tuple(split_halves(jnp.zeros_like(x[..., 0, :])) for x in chunks)
-    return tuple(x[..., 0, :, :] for x in _advance(directions, lam, chunks, rest))
+    """A loop over all steps, which are one chunk."""
+    chunks = tuple(x[..., None, :, :] for x in inputs)
+    zeros = tuple(split_halves(jnp.zeros_like(x[..., 0, :])) for x in chunks)
+    return tuple(x[..., 0, :, :] for x in _all_states(directions, lam, chunks, zeros))
 
 
 def _chunked(
-    directions: tuple[bool, ...], lam: Array, entering: tuple[Array, ...]
+    directions: tuple[bool, ...], lam: Array, inputs: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Step after step in all chunks at once.
+    """A loop over the steps of a chunk, for all chunks in parallel.
 
-    A first pass from rest keeps nothing but the state that each chunk ends in. What a chunk starts
-    from follows from those by a recurrence over chunks, with `lam^T`.
+    The first pass starts every chunk from zero and keeps only its last state. A recurrence over the
+    chunks, with `lam^T`, turns these into the true initial states for the second pass.
     """
-    length = entering[0].shape[-2]
+    length = inputs[0].shape[-2]
     steps = _chunk_length(length)
-    chunks = tuple(_cut(x, steps) for x in entering)
-    ends = _sequential(directions, power(lam, steps), _ends(directions, lam, chunks))
+    chunks = tuple(_cut(x, steps) for x in inputs)
+    ends = _sequential(directions, power(lam, steps), _last_states(directions, lam, chunks))
     starts = tuple(
         split_halves(_shifted(end, reverse)) for end, reverse in zip(ends, directions, strict=True)
     )
-    states = _advance(directions, lam, chunks, starts)
+    states = _all_states(directions, lam, chunks, starts)
     return tuple(_rejoin(x, length) for x in states)
 
 
+def _associative(
+    directions: tuple[bool, ...], lam: Array, inputs: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """A parallel scan in each chunk, then a parallel scan over the chunks.
+
+    A single scan over all steps would be less precise: the error of a product of factors doubles
+    with the number of factors. Only short products are therefore computed by the scan.
+    """
+    length = inputs[0].shape[-2]
+    steps = _chunk_length(length)
+    factor_per_chunk = power(lam, steps)
+    outputs = []
+    for x, reverse in zip(inputs, directions, strict=True):
+        chunks = jax.lax.complex(*split_halves(_cut(x, steps)))
+        powers, states = _associative_scan(lam, chunks, reverse)
+        if chunks.shape[-3] > 1:
+            ends = states[..., 0 if reverse else -1, :]
+            starts = _shifted(_associative_scan(factor_per_chunk, ends, reverse)[1], reverse)
+            states = states + powers * starts[..., None, :]
+        outputs.append(_rejoin(_join_halves((states.real, states.imag)), length))
+    return tuple(outputs)
+
+
+SCAN_METHODS: Mapping[
+    str, Callable[[tuple[bool, ...], Array, tuple[Array, ...]], tuple[Array, ...]]
+] = MappingProxyType({"associative": _associative, "chunked": _chunked, "sequential": _sequential})
+
+
+def split_halves(x: Array) -> SplitComplex:
+    """Real and imaginary parts `(..., P)` of an array `(..., 2 P)`."""
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def _join_halves(parts: SplitComplex) -> Array:
+    return jnp.concatenate(parts, axis=-1)
+
+
 def _chunk_length(length: int) -> int:
-    """At most 128; if there is one of at least 32, a divisor of `length`."""
-    fitting = range(SHORTEST_CHUNK, LONGEST_CHUNK + 1)
-    whole = max((steps for steps in fitting if length % steps == 0), default=LONGEST_CHUNK)
-    return min(length, whole)
+    """Steps per chunk: the largest divisor of `length` within the bounds, or the upper bound."""
+    within_bounds = range(SHORTEST_CHUNK, LONGEST_CHUNK + 1)
+    divisors = (steps for steps in within_bounds if length % steps == 0)
+    return min(length, max(divisors, default=LONGEST_CHUNK))
 
 
 def _cut(x: Array, steps: int) -> Array:
-    """`(..., L, F)` as `(..., n, T, F)`. Zeros fill the last chunk: they move no state."""
+    """`(..., L, F)` as `(..., n, T, F)`. Zeros fill the last chunk and do not change any state."""
     missing = -x.shape[-2] % steps
     if missing:
         x = jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, missing), (0, 0)))
@@ -75,27 +108,12 @@ def _rejoin(x: Array, length: int) -> Array:
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])[..., :length, :]
 
 
-def split_halves(x: Array) -> SplitComplex:
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]
-
-
-def _join(planes: SplitComplex) -> Array:
-    return jnp.concatenate(planes, axis=-1)
-
-
-def _read(x: Array, position: Array) -> SplitComplex:
-    return split_halves(jax.lax.dynamic_index_in_dim(x, position, axis=-2, keepdims=False))
-
-
-def _positions(directions: tuple[bool, ...], step: Array, steps: int) -> tuple[Array, ...]:
-    return tuple(steps - 1 - step if reverse else step for reverse in directions)
-
-
-def _ends(directions: tuple[bool, ...], lam: Array, chunks: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The state in which each chunk `(..., n, T, 2 P)` ends, if it starts from rest."""
+def _last_states(
+    directions: tuple[bool, ...], lam: Array, chunks: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """The last state of each chunk `(..., n, T, 2 P)`, starting from zero: `(..., n, 2 P)`."""
     steps = chunks[0].shape[-2]
-    factor = _rows(lam, chunks[0][..., 0, :])
+    factor = _broadcastable(lam, chunks[0][..., 0, :])
 
     def advance(step: Array, states: tuple[SplitComplex, ...]) -> tuple[SplitComplex, ...]:
         positions = _positions(directions, step, steps)
@@ -104,79 +122,65 @@ def _ends(directions: tuple[bool, ...], lam: Array, chunks: tuple[Array, ...]) -
             for state, x, position in zip(states, chunks, positions, strict=True)
         )
 
-    rest = tuple(split_halves(jnp.zeros_like(x[..., 0, :])) for x in chunks)
-    return tuple(map(_join, jax.lax.fori_loop(0, steps, advance, rest)))
+    zeros = tuple(split_halves(jnp.zeros_like(x[..., 0, :])) for x in chunks)
+    return tuple(map(_join_halves, jax.lax.fori_loop(0, steps, advance, zeros)))
 
 
-def _advance(
+def _all_states(
     directions: tuple[bool, ...],
     lam: Array,
     chunks: tuple[Array, ...],
     starts: tuple[SplitComplex, ...],
 ) -> tuple[Array, ...]:
-    """All states of chunks `(..., n, T, 2 P)` that start from `starts`, `(..., n, P)` planes.
+    """All states of chunks `(..., n, T, 2 P)`, starting from split states `(..., n, P)`.
 
-    States take the place of what entered: nothing else is as fast, or as small.
+    The states overwrite the inputs, which is the fastest layout and needs the least memory.
     """
     steps = chunks[0].shape[-2]
-    factor = _rows(lam, chunks[0][..., 0, :])
+    factor = _broadcastable(lam, chunks[0][..., 0, :])
 
     def advance(step: Array, carry: tuple) -> tuple:
-        moved, written = [], []
+        new_states, new_chunks = [], []
         positions = _positions(directions, step, steps)
         for state, x, position in zip(*carry, positions, strict=True):
             state = add(multiply(factor, state), _read(x, position))
-            row = _join(state)
-            moved.append(state)
-            written.append(jax.lax.dynamic_update_index_in_dim(x, row, position, axis=-2))
-        return tuple(moved), tuple(written)
+            row = _join_halves(state)
+            new_states.append(state)
+            new_chunks.append(jax.lax.dynamic_update_index_in_dim(x, row, position, axis=-2))
+        return tuple(new_states), tuple(new_chunks)
 
     return jax.lax.fori_loop(0, steps, advance, (starts, chunks))[1]
 
 
+def _broadcastable(lam: Array, like: Array) -> SplitComplex:
+    """The parts of `lam (P,)` with as many axes as `like`."""
+    shape = (1,) * (like.ndim - 1) + lam.shape
+    return lam.real.reshape(shape), lam.imag.reshape(shape)
+
+
+def _positions(directions: tuple[bool, ...], step: Array, steps: int) -> tuple[Array, ...]:
+    return tuple(steps - 1 - step if reverse else step for reverse in directions)
+
+
+def _read(x: Array, position: Array) -> SplitComplex:
+    return split_halves(jax.lax.dynamic_index_in_dim(x, position, axis=-2, keepdims=False))
+
+
 def _shifted(states: Array, reverse: bool) -> Array:
-    """The state before each of `states`."""
-    edge = jnp.zeros_like(states[..., :1, :])
-    parts = [states[..., 1:, :], edge] if reverse else [edge, states[..., :-1, :]]
+    """The state before each of `states`, in the direction of the recurrence."""
+    zero = jnp.zeros_like(states[..., :1, :])
+    parts = [states[..., 1:, :], zero] if reverse else [zero, states[..., :-1, :]]
     return jnp.concatenate(parts, axis=-2)
 
 
-def _associative(
-    directions: tuple[bool, ...], lam: Array, entering: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """All steps at once, in each chunk and then over the chunks.
-
-    One tree over all steps would be as good but for rounding: the error of a product of factors
-    doubles with its span. So only short products are left to the tree.
-    """
-    length = entering[0].shape[-2]
-    steps = _chunk_length(length)
-    factor, factor_of_chunk = lam, power(lam, steps)
-    found = []
-    for x, reverse in zip(entering, directions, strict=True):
-        chunks = jax.lax.complex(*split_halves(_cut(x, steps)))
-        powers, states = _associative_scan(factor, chunks, reverse)
-        if chunks.shape[-3] > 1:
-            ends = states[..., 0 if reverse else -1, :]
-            starts = _shifted(_associative_scan(factor_of_chunk, ends, reverse)[1], reverse)
-            states = states + powers * starts[..., None, :]
-        found.append(_rejoin(_join((states.real, states.imag)), length))
-    return tuple(found)
-
-
 def _associative_scan(lam: Array, b: Array, reverse: bool) -> tuple[Array, Array]:
-    """Powers of `lam`, and the states of `b (..., L, P)`."""
+    """Powers of `lam`, and the states for the input `b (..., L, P)`."""
 
     def combine(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
         factor, state = earlier
         next_factor, next_state = later
         return next_factor * factor, next_factor * state + next_state
 
-    # Factors do not depend on the batch.
+    # The factors do not depend on the batch, so they get axes of size 1 there.
     factors = jnp.broadcast_to(lam, (1,) * (b.ndim - 2) + b.shape[-2:])
     return jax.lax.associative_scan(combine, (factors, b), reverse=reverse, axis=b.ndim - 2)
-
-
-SCAN_METHODS: Mapping[str, Run] = MappingProxyType(
-    {"associative": _associative, "chunked": _chunked, "sequential": _sequential}
-)

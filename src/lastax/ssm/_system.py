@@ -1,4 +1,4 @@
-"""The discretized system that one layer applies. Norms, scores and certificates all take one."""
+"""The discrete-time system that a layer applies, its responses and its frequency response."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ from lastax.ssm._scan_methods import ScanMethod
 
 
 class System(eqx.Module):
-    """A multi-input multi-output diagonal system, in one direction of time or in both.
+    """A multi-input multi-output diagonal system, unidirectional or bidirectional.
 
-    `x_k = diag(lam) x_{k-1} + B u_k`, `y_k = s Re(C x_k) + D u_k`, where `s` is 2 if each stored
-    state stands for a conjugate pair and 1 if not. With `C_reverse` the states also run backward,
-    `x'_k = diag(lam) x'_{k+1} + B u_k`, and `s Re(C_reverse x'_k)` is added to `y_k`.
+    `x_k = diag(lam) x_{k-1} + B u_k` and `y_k = s Re(C x_k) + D u_k`, where `s` is 2 if `conj_sym`
+    and 1 otherwise. A bidirectional system also has states that run backward in time,
+    `x'_k = diag(lam) x'_{k+1} + B u_k`, and adds `s Re(C_reverse x'_k)` to `y_k`.
 
-    `D` is the diagonal of a matrix, or the whole matrix, whose rows are outputs.
+    Arrays are JAX or NumPy arrays. Norms, scores and frequency responses keep their library and
+    dtype. Responses in time are computed by JAX.
 
-    `scan_method` is the way the recurrence is computed, as `diagonal_scan` names it.
-
-    Arrays are JAX's or numpy's. Norms, scores and frequency responses stay in their library and
-    precision; responses in time are computed by JAX.
+    Attributes:
+        lam: eigenvalues, shape `(P,)`.
+        B: input matrix, shape `(P, H)`.
+        C: output matrix, shape `(H, P)`.
+        C_reverse: output matrix of the backward states, shape `(H, P)`, or None if the system is
+            unidirectional.
+        D: feedthrough, either a diagonal of shape `(H,)` or a dense matrix of shape `(H, H)` whose
+            rows are outputs.
+        conj_sym: whether each stored state stands for a conjugate pair.
+        scan_method: method of the recurrence, as in `diagonal_scan`.
     """
 
     lam: Complex[Array, " P"]
@@ -41,153 +48,137 @@ class System(eqx.Module):
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        """Compare shapes, for those who run without type checks."""
+        """Check the shapes, also when the type checks are off."""
         for name, C in (("C", self.C), ("C_reverse", self.C_reverse)):
             if C is not None and C.shape != self.B.shape[::-1]:
                 raise ValueError(
-                    f"System: B is {self.B.shape}, so {name} must be {self.B.shape[::-1]}, "
-                    f"got {C.shape}"
+                    f"System: B has shape {self.B.shape}, so {name} must have shape "
+                    f"{self.B.shape[::-1]}, got {C.shape}"
                 )
 
     @property
     def states(self) -> int:
-        """Number of stored states `P`: what is counted, scored and removed."""
+        """Number of stored states `P`. A conjugate pair counts as one."""
         return self.lam.shape[0]
 
     @property
     def feedthrough_matrix(self) -> Float[Array, "H H"]:
-        """`D` as a matrix, from the input (columns) to the output (rows) at once."""
+        """`D` as a dense matrix, shape `(H, H)`. Rows are outputs, columns are inputs."""
         if self.D.ndim == 2:
             return self.D
         return self.D.__array_namespace__().eye(self.D.shape[0], dtype=self.D.dtype) * self.D[None]
 
     @property
     def input_norms(self) -> Float[Array, " P"]:
-        """`||B_i||` of every state."""
+        """Norm `||B_i||` of the input row of each state, shape `(P,)`."""
         return (abs(self.B) ** 2).sum(axis=1) ** 0.5
 
     @property
     def output_norms(self) -> tuple[Float[Array, " P"], ...]:
-        """`||C_i||` of every state, for each direction."""
+        """Norm `||C_i||` of the output column of each state, shape `(P,)`, for each direction."""
         maps = (C for C in (self.C, self.C_reverse) if C is not None)
         return tuple((abs(C) ** 2).sum(axis=0) ** 0.5 for C in maps)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> System:
-        """The system with the states where `mask` holds, in the same order; no others are left."""
-        index = kept_index(mask, self.states)
+        """The system of the states where `mask` is true, in the same order.
+
+        Raises:
+            ValueError: unless `mask` is a boolean array of shape `(P,)`.
+        """
+        index = kept_indices(mask, self.states)
         reverse = None if self.C_reverse is None else self.C_reverse[:, index]
         return dataclasses.replace(
             self, lam=self.lam[index], B=self.B[index], C=self.C[:, index], C_reverse=reverse
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
-        """The response to `u` from rest."""
+        """The output `(L, H)` for the input `u`, starting from the zero state."""
         maps = [self.C] if self.C_reverse is None else [self.C, self.C_reverse]
         directions = (False, True)[: len(maps)]
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         states = scan_split(self.lam, driven, directions, method=self.scan_method)
-        y = self._pass(u)
+        y = self._feedthrough(u)
         s = 2 if self.conj_sym else 1
         for C, x in zip(maps, states, strict=True):
-            # Re(C x) as a real product: half the arithmetic of a complex one.
+            # Re(C x) as a real product, which costs half as much as a complex product.
             y = y + product(x, s * jnp.concatenate([C.real, -C.imag], axis=1).T)
         return y
 
     def run(
         self, u: Float[Array, "L H"], initial: Complex[Array, " P"] | None = None
     ) -> tuple[Float[Array, "L H"], Complex[Array, " P"]]:
-        """The forward response to `u` from the state `initial`, and the state it ends in.
+        """The output of the forward recurrence from a given state.
 
-        Feeding a sequence in pieces, each from the state the last one ended in, gives the same
-        numbers as feeding it whole. What runs backward in time is left out.
+        Use it to process a long sequence in pieces: pass the last state of each piece as `initial`
+        to the next one. The backward part of a bidirectional system is not included.
+
+        Args:
+            u: input, shape `(L, H)`.
+            initial: state before the first step, shape `(P,)`; zero by default.
+
+        Returns:
+            The output, shape `(L, H)`, and the last state, shape `(P,)`.
         """
         driven = _drive(self.B, u)
         states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
-        return self._observe(self.C, states) + self._pass(u), last
+        return self._observe(self.C, states) + self._feedthrough(u), last
 
     def step(
         self, state: Complex[Array, " P"], u: Float[Array, " H"]
     ) -> tuple[Complex[Array, " P"], Float[Array, " H"]]:
-        """One step of a stream: the next state and output, equal to those of `run`.
+        """One step of `run`.
+
+        Args:
+            state: state before the step, shape `(P,)`.
+            u: input of the step, shape `(H,)`.
+
+        Returns:
+            The next state, shape `(P,)`, and the output, shape `(H,)`.
 
         Raises:
-            ValueError: if the system also runs backward: it needs the future.
+            ValueError: if the system is bidirectional, since its output depends on later inputs.
         """
         if self.C_reverse is not None:
-            raise ValueError("System.step: a bidirectional system needs the whole sequence")
+            raise ValueError(
+                "System.step: a bidirectional system needs the full sequence; call the system"
+            )
         state = diagonal_step(self.lam, state, _drive(self.B, u[None, :])[0])
-        return state, self._observe(self.C, state[None, :])[0] + self._pass(u[None, :])[0]
+        return state, self._observe(self.C, state[None, :])[0] + self._feedthrough(u[None, :])[0]
 
-    def _pass(self, u: Array) -> Array:
+    def _feedthrough(self, u: Array) -> Array:
         return product(u, self.D.T) if self.D.ndim == 2 else self.D[None, :] * u
 
     def _observe(self, C: Array, states: Array) -> Array:
-        # Re(C x) as real products: half the arithmetic of a complex one.
+        # Re(C x) as real products, which cost half as much as a complex product.
         s = 2 if self.conj_sym else 1
         return s * (states.real @ C.real.T - states.imag @ C.imag.T)
 
 
-def kept_index(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K"]:
-    """Positions at which a mask holds.
-
-    Raises:
-        ValueError: unless the mask has one truth value for each of `states` states.
-    """
-    mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != (states,):
-        raise ValueError(
-            f"a mask must be {states} truth values, one a state; got {mask.dtype}{list(mask.shape)}"
-        )
-    return np.flatnonzero(mask)
-
-
-def check_replacement(name: str, own: Any, system: Any) -> None:
-    """Compare a system with the one that it is to replace; one `D` may be a matrix, one not.
-
-    Raises:
-        ValueError: if it has other states, channels or directions, or states stand for pairs in
-            one of them alone.
-    """
-    shapes = [
-        [np.shape(array) for array in (s.lam, s.B, s.C, s.C_reverse)] + [len(s.D)]
-        for s in (own, system)
-    ]
-    if shapes[0] != shapes[1] or own.conj_sym != system.conj_sym:
-        raise ValueError(
-            f"{name}: the layer has {own.states} states and B {list(own.B.shape)}, the system "
-            f"{system.states} and {list(system.B.shape)}; directions and conjugate pairs must be "
-            "equal too"
-        )
-
-
-def unchanged(own: Any, system: Any) -> tuple[Bool[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
-    """Which eigenvalues, and which rows of `B` with their eigenvalue, are the same to the bit."""
-    same_lam = np.asarray(own.lam) == np.asarray(system.lam)
-    same_B = (np.asarray(own.B) == np.asarray(system.B)).reshape(len(same_lam), -1).all(axis=1)
-    return same_lam, same_lam & same_B
-
-
-def write(same: Bool[np.ndarray, " P"], old: Array, new: np.ndarray) -> Array:
-    """A parameter of each state: the old one where nothing changed."""
-    return jnp.where(same, old, jnp.asarray(new, old.dtype))
-
-
-def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:
-    return jax.lax.complex(u @ B.real.T, u @ B.imag.T)
-
-
 def frequency_response(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
-    """`G(e^{j omega})` of the real-signal operator that the layer applies.
+    """Frequency response `G(e^{j omega})` of the operator on real signals, with `D`.
 
-    Axes are frequency (radians a step), output, input. `D` included.
+    Args:
+        system: the system.
+        omega: frequencies in radians per step, shape `(W,)`.
+
+    Returns:
+        The response, shape `(W, H, H)`. Axes are frequency, output and input.
     """
     return transfer_function(real_system(system), omega) + system.feedthrough_matrix[None]
 
 
 def transfer_function(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
-    """`sum_i C_i B_i / (1 - lam_i e^{-j omega})`, plus the backward half at `-omega`.
+    """Transfer function of the complex map from `u` to `C x`, without `D`.
 
-    The literal complex map from `u` to `C x`: no real part, no conjugates, no `D`.
+    `sum_i C_i B_i / (1 - lam_i e^{-j omega})`, plus the backward part at `-omega`. It takes no real
+    part and adds no conjugate states.
+
+    Args:
+        system: the system.
+        omega: frequencies in radians per step, shape `(W,)`.
+
+    Returns:
+        The response, shape `(W, H, H)`. Axes are frequency, output and input.
     """
     xp = system.lam.__array_namespace__()
     z = xp.exp(1j * omega)[:, None]
@@ -199,9 +190,10 @@ def transfer_function(system: System, omega: Float[Array, " W"]) -> Complex[Arra
 
 
 def real_system(system: System) -> System:
-    """The same operator with every conjugate written out: `2P` states, `y = C x + D u` is real.
+    """The same operator as a system of `2 P` states, with each conjugate state written out.
 
-    Norms of the whole system are norms of this one.
+    Its output `C x + D u` is real without taking the real part. The norms of a system as an
+    operator on real signals are the norms of its real system.
     """
     xp = system.lam.__array_namespace__()
     share = 1.0 if system.conj_sym else 0.5
@@ -221,11 +213,43 @@ def real_system(system: System) -> System:
 
 
 def impulse_response(system: System, length: int, *, position: int = 0) -> Float[Array, "L H H"]:
-    """Outputs over `length` steps to a unit impulse in each input at step `position`.
+    """Outputs for a unit impulse in each input.
 
-    Axes are step, output, input. A bidirectional system also answers before `position`.
+    Args:
+        system: the system.
+        length: number of steps `L`.
+        position: step of the impulse. The output of a bidirectional system starts before it.
+
+    Returns:
+        The outputs, shape `(L, H, H)`. Axes are step, output and input.
     """
     inputs = system.B.shape[1]
     impulses = jnp.zeros((inputs, length, inputs), system.D.dtype)
     impulses = impulses.at[jnp.arange(inputs), position, jnp.arange(inputs)].set(1)
     return jnp.moveaxis(jax.vmap(system)(impulses), 0, -1)
+
+
+def replace_arrays(system: System, **arrays: np.ndarray | None) -> System:
+    """A copy of a system with some of its arrays replaced by NumPy arrays."""
+    # The annotations of the fields name JAX arrays for static checkers, see `_typing`.
+    changes: dict[str, Any] = dict(arrays)
+    return dataclasses.replace(system, **changes)
+
+
+def kept_indices(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K"]:
+    """Positions of the states that `mask` keeps, for methods and functions that take `keep`.
+
+    Raises:
+        ValueError: unless `mask` is a boolean array of shape `(states,)`.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != (states,):
+        raise ValueError(
+            f"keep: mask must be a boolean array of shape ({states},), one value per state; got "
+            f"{mask.dtype} of shape {mask.shape}"
+        )
+    return np.flatnonzero(mask)
+
+
+def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:
+    return jax.lax.complex(u @ B.real.T, u @ B.imag.T)

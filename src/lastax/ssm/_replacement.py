@@ -1,0 +1,49 @@
+"""Helpers of the layers for writing another system into their parameters."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from lastax._typing import Array
+from lastax.ssm._multi_siso import AnySystem
+
+
+def check_replacement(function: str, own: AnySystem, system: AnySystem) -> None:
+    """Check that `system` can replace `own`, the system of a layer.
+
+    Only the shape of `D` may differ: it may be a diagonal in one and a matrix in the other.
+
+    Args:
+        function: name of the function that the caller called, for the error message.
+        own: the present system of the layer.
+        system: its replacement.
+
+    Raises:
+        ValueError: if the states, the channels, the directions or `conj_sym` differ.
+    """
+    if _signature(own) != _signature(system):
+        raise ValueError(
+            f"{function}: the layer has {own.states} states and B of shape {own.B.shape}, the "
+            f"system {system.states} states and B of shape {system.B.shape}; states, channels, "
+            "directions and conj_sym must agree"
+        )
+
+
+def unchanged_states(
+    own: AnySystem, system: AnySystem
+) -> tuple[Bool[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
+    """Masks of the states with bitwise equal `lam`, and with bitwise equal `lam` and `B`."""
+    same_lam = np.asarray(own.lam) == np.asarray(system.lam)
+    same_B = (np.asarray(own.B) == np.asarray(system.B)).reshape(len(same_lam), -1).all(axis=1)
+    return same_lam, same_lam & same_B
+
+
+def update_changed(same: Bool[np.ndarray, " P"], old: Array, new: np.ndarray) -> Array:
+    """A parameter of each state: the old value where `same` is true, else the new one."""
+    return jnp.where(same, old, jnp.asarray(new, old.dtype))
+
+
+def _signature(system: AnySystem) -> tuple[object, ...]:
+    arrays = (system.lam, system.B, system.C, system.C_reverse)
+    shapes = tuple(None if array is None else array.shape for array in arrays)
+    return *shapes, len(system.D), system.conj_sym
