@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 from jaxtyping import Float32
+
 from lastax.data._errors import DataError
 
 WINDOW = 256  # samples a frame sees, at 8 kHz

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Int64
+
 from lastax.data._pipeline import Source
 from lastax.data._views import Steps
 

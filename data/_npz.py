@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 from jaxtyping import Shaped
+
 from lastax.data._errors import DataError
 from lastax.data._folders import unreadable
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt64
+
 from lastax.data._pathfinder_paddles import FULL, Paddles, dilate, make_paddles
 from lastax.data._pathfinder_settings import Settings
 

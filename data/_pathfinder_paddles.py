@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+
 from lastax.data._pathfinder_settings import Settings
 
 ANTIALIAS = 2  # all is drawn that much larger, then made smaller

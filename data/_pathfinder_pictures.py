@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int, Int32, UInt8
+
 from lastax.data._pathfinder_canvas import Canvas
 from lastax.data._pathfinder_paddles import ANTIALIAS, FULL, shrink
 from lastax.data._pathfinder_settings import Settings

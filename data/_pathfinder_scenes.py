@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt64
+
 from lastax.data._pathfinder_canvas import Canvas
 from lastax.data._pathfinder_paddles import FULL, OCCUPIED
 from lastax.data._pathfinder_settings import Level

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt64
+
 from lastax.data._pathfinder_conflicts import Conflicts, make_conflicts
 from lastax.data._pathfinder_paddles import FULL, WEIGHT_ONE, Paddles, make_paddles
 from lastax.data._pathfinder_settings import Settings

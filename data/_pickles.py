@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+
 from lastax.data._errors import DataError
 
 

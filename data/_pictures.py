@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
+
 from lastax.data._errors import DataError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

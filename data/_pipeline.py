@@ -15,6 +15,7 @@ import absl.flags
 import grain
 import numpy as np
 from jaxtyping import Int, Shaped
+
 from lastax.data._processes import stay_with_parent
 
 Example = dict[str, Shaped[np.ndarray | np.generic, "..."]]

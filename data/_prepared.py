@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
+
 from lastax.data._atomic import alone, sync
 from lastax.data._cache import cache_folder
 from lastax.data._errors import DataError

@@ -6,6 +6,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64
+
 from lastax.data._data_set import Data
 from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray, load_about

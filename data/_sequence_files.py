@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, Shaped
+
 from lastax.data._data_set import Data
 from lastax.data._errors import DataError
 from lastax.data._prepared import StoredArray, load_about, save_about, write_array

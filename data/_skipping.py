@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
+
 from lastax.data._errors import DataError
 
 CURE = "restore it, or leave bad items out by --skip-bad"

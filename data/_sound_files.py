@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float32, Int16
+
 from lastax.data._errors import DataError
 
 _CHUNK = struct.Struct("<4sI")  # kind, bytes of content

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32, Int16
+
 from lastax.data._audio import BANDS, COEFFICIENTS, log_mel, mfcc
 
 FRAMES_A_SECOND = 100

@@ -10,6 +10,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Shaped
+
 from lastax.data._errors import DataError
 from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt32
+
 from lastax.data._errors import DataError
 from lastax.data._prepared import ArrayWriter, StoredArray
 from lastax.data._sources import Rows, TokenPairs, TokenSequences

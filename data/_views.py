@@ -5,6 +5,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
+
 from lastax.data._data_set import Data
 from lastax.data._pipeline import Example, Source
 

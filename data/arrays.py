@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64, Shaped
+
 from lastax.data._data_set import Data, DataSet
 from lastax.data._npz import Npz
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int16, Int32
+
 from lastax.data._clip_splits import LISTS, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError

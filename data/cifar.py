@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
 from lastax.data._folders import find, need, read_file

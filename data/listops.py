@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
+
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import find, need

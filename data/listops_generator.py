@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
+
 from lastax.data._atomic import exists, finish, making
 from lastax.data._errors import DataError
 from lastax.data._processes import in_order

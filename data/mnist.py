@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
 from lastax.data._folders import need, read_file

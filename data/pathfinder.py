@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import find, list_folder, need, read_file

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8, UInt64
+
 from lastax.data._atomic import alone, finish, unwritable
 from lastax.data._errors import DataError
 from lastax.data._pathfinder_pictures import draw

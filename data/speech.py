@@ -12,6 +12,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float32, Int32
+
 from lastax.data._archive import Archive, open_archive
 from lastax.data._audio import BANDS, COEFFICIENTS, FLOOR, WINDOW, decode_clip, log_mel, mfcc
 from lastax.data._cache import Arrays, cached

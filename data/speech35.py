@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32, Int16, Int64
+
 from lastax.data._clip_splits import LISTS, read_lists
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError

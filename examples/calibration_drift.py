@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from lastax.data import DATASETS, data_folder, evaluation_batches
 
 import lastax
+from lastax.data import DATASETS, data_folder, evaluation_batches
 
 RATIOS = (0.7, 0.9)
 

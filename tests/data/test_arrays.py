@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DataError, Source
 from lastax.data import arrays as module
 from lastax.data._npz import Npz

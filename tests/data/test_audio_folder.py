@@ -14,6 +14,7 @@ import scipy.fft
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DataError, Source
 from lastax.data._clip_splits import hold_out, speaker
 from lastax.data._sound_files import decode_sound

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from lastax.data import DataError, Source
 from lastax.data._pickles import read_pickle
 from lastax.data._pictures import gray
 from lastax.data._skipping import CURE
 from lastax.data._splits import torch_permutation
 from lastax.data.cifar import IMAGE, SCIFAR
-from PIL import Image
 
 from . import image_fixtures as fixtures
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+
 from lastax.data import DataError, Remote
 from lastax.data._fetch import Patience, fetch
 from lastax.data._unpack import Limits

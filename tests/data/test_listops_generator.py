@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DataError, data_folder
 from lastax.data._folders import find
 from lastax.data.listops_generator import (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DataError
 from lastax.data._skipping import CURE
 from lastax.data._splits import torch_permutation

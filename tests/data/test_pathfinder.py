@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from lastax.data import DataError
 from lastax.data._pictures import decode_png
 from lastax.data._splits import torch_permutation
 from lastax.data.pathfinder import PATHFINDER, PATHX
-from PIL import Image
 
 from . import image_fixtures as fixtures
 

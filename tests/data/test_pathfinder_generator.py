@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
 from lastax.data import DataError, _pathfinder_scenes, pathfinder_generator
 from lastax.data._pathfinder_settings import SETTINGS
 from lastax.data._pathfinder_snakes import make_kit
 from lastax.data._random_tree import below, children, root_key, uniform
 from lastax.data.pathfinder import open_pathfinder
 from lastax.data.pathfinder_generator import draw_images, generate, sample_sheet
-from PIL import Image
-from scipy import ndimage
 
 from .plain_pathfinder import LENGTHS, SIZES, Plain, Snake, back, dilated, disk, move, step
 

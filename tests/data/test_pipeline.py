@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import batches_per_epoch, evaluation_batches, training_batches
 
 

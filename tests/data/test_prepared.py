@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from lastax.data import DataError
 from lastax.data._prepared import (
     ArrayWriter,

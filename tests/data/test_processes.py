@@ -7,6 +7,7 @@ import operator
 import os
 
 import pytest
+
 from lastax.data import DataError
 from lastax.data._processes import in_order
 

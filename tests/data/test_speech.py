@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DATASETS, DataError, data_folder, make_speech_sample, speech
 from lastax.data._archive import open_archive
 

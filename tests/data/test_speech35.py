@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lastax.data import DataError
 from lastax.data.speech35 import DATA_SET, WORDS
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data._splits import random_split, torch_permutation
 
 FIRST = {

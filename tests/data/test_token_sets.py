@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lastax.data import DATASETS, DataError, Source, training_batches
 
 from . import token_fixtures

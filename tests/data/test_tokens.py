@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lastax.data import DataError, listops
 from lastax.data._folders import data_folder, find, list_folder, need, read_file
 from lastax.data._prepared import StoredArray

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lastax.data import Data, training_batches
 from lastax.data._labels import all_labels
 from lastax.data._views import every_step, first_steps

@@ -1,6 +1,7 @@
 """What the benchmark compares with, against the public layer that it stands for."""
 
 import jax.numpy as jnp
+
 from lastax.cmd._public import PublicS5
 
 from .adapters import assert_within, compiled, layer
