@@ -27,3 +27,27 @@ from lastax.data._registry import DATASETS as DATASETS
 from lastax.data._views import every_step as every_step
 from lastax.data._views import first_steps as first_steps
 from lastax.data._views import some_records as some_records
+
+__all__ = [
+    "DATASETS",
+    "Augment",
+    "Batch",
+    "Data",
+    "DataError",
+    "DataSet",
+    "Example",
+    "Remote",
+    "Source",
+    "TrainingBatches",
+    "batches_per_epoch",
+    "cache_folder",
+    "data_folder",
+    "data_settings",
+    "evaluation_batches",
+    "every_step",
+    "first_steps",
+    "open_data",
+    "reopen_data",
+    "some_records",
+    "training_batches",
+]
