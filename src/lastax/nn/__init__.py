@@ -1,4 +1,4 @@
-"""Layers (S5, S4D, LRU), blocks and networks as Equinox modules."""
+"""State-space layers (S5, S4D, LRU), residual blocks and networks, as Equinox modules."""
 
 from lastax.nn._blocks import Block as Block
 from lastax.nn._blocks import Gate as Gate
@@ -37,8 +37,10 @@ from lastax.nn._prediction import predict as predict
 from lastax.nn._s4d import S4D as S4D
 from lastax.nn._s4d_eigenvalues import S4D_EIGENVALUES as S4D_EIGENVALUES
 from lastax.nn._s4d_eigenvalues import s4d_inv as s4d_inv
+from lastax.nn._s4d_eigenvalues import s4d_inv2 as s4d_inv2
 from lastax.nn._s4d_eigenvalues import s4d_legs as s4d_legs
 from lastax.nn._s4d_eigenvalues import s4d_lin as s4d_lin
+from lastax.nn._s4d_eigenvalues import s4d_quad as s4d_quad
 from lastax.nn._s4d_eigenvalues import s4d_real as s4d_real
 from lastax.nn._s5 import S5 as S5
 
@@ -79,8 +81,10 @@ __all__ = [
     "lecun_normal_C",
     "predict",
     "s4d_inv",
+    "s4d_inv2",
     "s4d_legs",
     "s4d_lin",
+    "s4d_quad",
     "s4d_real",
     "split_trainable",
     "truncated_standard_normal_C",

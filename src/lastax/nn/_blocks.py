@@ -1,4 +1,4 @@
-"""One residual block of a deep state-space model: norm, layer, gate, skip."""
+"""The residual block of a deep state-space model: normalization, layer, gate, skip connection."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ Activation = Literal["full_glu", "half_glu1", "half_glu2", "gelu"]
 
 
 class Linear(eqx.Module):
-    """`x W + b` on the last axis of any array, `W (in, out)`."""
+    """The map `x W + b` on the last axis of an array.
+
+    Attributes:
+        weight: `W`, shape `(n, m)` for `n` inputs and `m` outputs.
+        bias: `b`, shape `(m,)`.
+    """
 
     weight: Float[Array, "n m"]
     bias: Float[Array, " m"]
 
     @classmethod
     def initialize(cls, inputs: int, outputs: int, *, key: PRNGKeyArray) -> Linear:
-        """Truncated normal of deviation `1/sqrt(inputs)` (LeCun), bias 0."""
+        """Draw `W` from a truncated normal of standard deviation `1/sqrt(inputs)`; `b` is 0."""
         weight = jax.nn.initializers.lecun_normal()(key, (inputs, outputs))
         return cls(weight, jnp.zeros(outputs))
 
@@ -39,23 +44,36 @@ class Linear(eqx.Module):
         return add_row(product(x, self.weight), self.bias)
 
     def replaced(self, weight: Float[np.ndarray, "n m"], bias: Float[np.ndarray, " m"]) -> Linear:
-        """Another map, its numbers of the same kind."""
-        kinds = self.weight.dtype, self.bias.dtype
-        return Linear(jnp.asarray(weight, kinds[0]), jnp.asarray(bias, kinds[1]))
+        """A map with other values, converted to the dtypes of this one."""
+        return Linear(jnp.asarray(weight, self.weight.dtype), jnp.asarray(bias, self.bias.dtype))
 
     def rows(self, index: Int[Array, "*shape"]) -> Float[Array, "*shape m"]:
-        """The map of the one-hot vectors of `index`, without making them."""
+        """Apply the map to one-hot vectors, given by the positions of their ones.
+
+        A position outside `[0, n)` stands for the zero vector, as in `jax.nn.one_hot`.
+        """
         weight = jnp.asarray(self.weight)
-        # A number that has no place in the vectors leaves them zero; it is no other row's.
+        # By default JAX clamps large indices and wraps negative ones, which gives other rows.
         y = weight.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         return y + jnp.broadcast_to(self.bias, y.shape)
 
 
 class Gate(eqx.Module):
-    """The pointwise nonlinearity after a layer, as S5 names its four kinds.
+    """The nonlinearity after a layer, in the four forms of S5.
 
-    With `g = dropout(gelu(y))`: `full_glu` is `(g W1) sigmoid(g W2)`, `half_glu1` is
-    `g sigmoid(g W2)`, `half_glu2` is `y sigmoid(g W2)`, `gelu` is `g`. GELU in its tanh form.
+    With `g = dropout(gelu(y))` and linear maps `V` (`value`) and `W` (`gate`):
+
+    - `full_glu`: `V(g) sigmoid(W(g))`
+    - `half_glu1`: `g sigmoid(W(g))`
+    - `half_glu2`: `y sigmoid(W(g))`
+    - `gelu`: `g`
+
+    GELU is its tanh approximation.
+
+    Attributes:
+        value: map `(H, H)` of `full_glu`, else None.
+        gate: map `(H, H)`, None for `gelu`.
+        activation: form of the nonlinearity.
     """
 
     value: Linear | None
@@ -64,7 +82,7 @@ class Gate(eqx.Module):
 
     @classmethod
     def initialize(cls, channels: int, activation: Activation, *, key: PRNGKeyArray) -> Gate:
-        """Draw the linear maps that `activation` needs."""
+        """Draw the linear maps that `activation` uses."""
         value_key, gate_key = jax.random.split(key)
 
         def linear(key: PRNGKeyArray) -> Linear:
@@ -79,7 +97,16 @@ class Gate(eqx.Module):
     def __call__(
         self, y: Float[Array, "L H"], *, dropout: float, key: PRNGKeyArray | None
     ) -> Float[Array, "L H"]:
-        """Apply to one sequence; `dropout` acts if there is a key, one draw for all steps."""
+        """Apply to one sequence.
+
+        Args:
+            y: output of the layer, shape `(L, H)`.
+            dropout: dropout rate.
+            key: random key of dropout; None disables dropout.
+
+        Returns:
+            Gated sequence, shape `(L, H)`.
+        """
         g = drop_channels(jax.nn.gelu(y, approximate=True), dropout, key)
         if self.gate is None:
             return g
@@ -90,11 +117,14 @@ class Gate(eqx.Module):
 
 
 class Block(eqx.Module):
-    """`x + drop(gate(layer(norm(x))))`, or the norm after the sum (`prenorm=False`).
+    """`x + dropout(gate(layer(norm(x))))`, or `norm(x + dropout(gate(layer(x))))` for postnorm.
 
-    The layer may be of any kind that has the methods of `Layer`. Where a mask is given, its steps
-    enter the statistics and the recurrence alone: padding is zero to the layer, so that a
-    recurrence from the end starts at the true end.
+    Attributes:
+        norm: normalization over `H` channels.
+        layer: state-space layer, any class with the methods of `Layer`.
+        gate: nonlinearity after the layer.
+        prenorm: normalize the input of the layer, instead of the sum.
+        dropout: dropout rate.
     """
 
     norm: BatchNorm | LayerNorm
@@ -112,14 +142,19 @@ class Block(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
     ) -> tuple[Float[Array, "L H"], Block]:
-        """Apply to one sequence; also return the block with its running statistics moved.
+        """Apply to one sequence.
 
         Args:
-            x: the sequence.
-            mask: true where the sequence is, false where it is padded.
+            x: sequence, shape `(L, H)`.
+            mask: true for each valid step, false for padding. Masked steps are left out of batch
+                statistics, and their input to the layer is zero. A backward recurrence therefore
+                starts at the last valid step.
             step_rescale: factor on all step sizes of the layer.
-            key: switches dropout on.
-            axis: name of the batch's `vmap` axis: switches batch statistics on.
+            key: random key of dropout; None disables dropout.
+            axis: name of the `vmap` axis of the batch; enables batch statistics.
+
+        Returns:
+            The output, shape `(L, H)`, and the block with updated running statistics.
         """
         gate_key, out_key = (None, None) if key is None else jax.random.split(key)
         norm, y = self.norm, x
@@ -138,7 +173,16 @@ class Block(eqx.Module):
 def drop_channels(
     x: Float[Array, "L H"], rate: float, key: PRNGKeyArray | None
 ) -> Float[Array, "L H"]:
-    """Dropout whose mask all steps share: a channel is dropped for the whole sequence."""
+    """Apply dropout with one mask for all steps: a dropped channel is zero in every step.
+
+    Args:
+        x: sequence, shape `(L, H)`.
+        rate: probability of dropping a channel. Remaining channels are divided by `1 - rate`.
+        key: random key; None returns `x`.
+
+    Returns:
+        Sequence, shape `(L, H)`.
+    """
     if key is None or rate == 0:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, (x.shape[-1],))

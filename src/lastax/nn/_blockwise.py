@@ -1,12 +1,13 @@
-"""A network's forward pass, opened before and after each layer.
+"""The forward pass of a network, block by block.
 
-Calibration has to see what goes into a layer and to put something else in place of what comes out.
-`BlockwiseForward` is what it asks of a model; `NetworkForward` answers for `Classifier` and `Retrieval`.
+Calibration reads the input of each layer and replaces its output. `BlockwiseForward` is the
+interface that a model of any class can implement for this; `NetworkForward` implements it for
+`Classifier` and `Retrieval`.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,17 @@ from lastax.nn._blocks import Block, Linear
 from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._normalization import BatchNorm, LayerNorm
 
+ModelT = TypeVar("ModelT", contravariant=True)
+BlockT = TypeVar("BlockT")
+
 
 class HiddenStates(NamedTuple):
-    """What is between two blocks, for `n` sequences at once.
+    """Hidden states between two blocks, for `n` sequences.
 
-    `valid` holds where a sequence is, not its padding. `mask` is the same where the network itself
-    leaves padding out, None where it does not.
+    Attributes:
+        hidden: output of a block, shape `(n, L, H)`.
+        valid: true for each step that is not padding, shape `(n, L)`.
+        mask: `valid` if the network itself excludes padding from its layers, else None.
     """
 
     hidden: Float[Array, "n L H"]
@@ -31,51 +37,80 @@ class HiddenStates(NamedTuple):
 
 
 @runtime_checkable
-class BlockwiseForward(Protocol):
-    """A forward pass in evaluation mode, in stages.
+class BlockwiseForward(Protocol[ModelT, BlockT]):
+    """The forward pass of a model in evaluation mode, divided at its layers.
 
-    First `enter`, then for each block `before`, the block's layer, `after`; in the end `features`
-    and the `head`. All take a batch. They are compiled, so they must be pure, and an object of this
-    kind hashable.
-    The last three have answers that suit any model: nothing beside the layers is refitted then.
+    The output of a model is computed as follows, with the layer found in each block:
+
+        states = forward.enter(model, x, length)
+        for block in forward.blocks(model):
+            u = forward.before(block, states)
+            states = forward.after(block, states, jax.vmap(layer)(u))
+        output = forward.head(model)(forward.features(model, states))
+
+    All methods take a batch. They are compiled with the object as a static argument, so they must
+    be pure and the object must be hashable, for example a frozen dataclass. The last three methods
+    have defaults; with them only layers are refitted.
     """
 
-    def enter(self, model: Any, x: Array, length: Array | None) -> HiddenStates:
-        """What goes into the first block. A record may be several sequences in a row of `n`."""
+    def enter(self, model: ModelT, x: Array, length: Array | None) -> HiddenStates:
+        """Compute the hidden states before the first block.
+
+        Args:
+            model: the model.
+            x: records of a batch. One record may hold several sequences; they are adjacent on the
+                first axis of the result.
+            length: number of valid steps of each sequence; None if there is no padding.
+
+        Returns:
+            Hidden states of `n` sequences.
+        """
         ...
 
-    def blocks(self, model: Any) -> Sequence[Any]:
-        """Nodes of the model, each holding one layer, in the order in which data pass."""
+    def blocks(self, model: ModelT) -> Sequence[BlockT]:
+        """The nodes of the model that hold one layer each, in the order of the forward pass."""
         ...
 
-    def before(self, block: Any, stream: HiddenStates) -> Float[Array, "n L H"]:
-        """What the block's layer gets."""
+    def before(self, block: BlockT, states: HiddenStates) -> Float[Array, "n L H"]:
+        """Compute the input of the block's layer."""
         ...
 
-    def after(self, block: Any, stream: HiddenStates, y: Float[Array, "n L H"]) -> HiddenStates:
-        """What goes into the next block, if the layer answers `y`."""
+    def after(self, block: BlockT, states: HiddenStates, y: Float[Array, "n L H"]) -> HiddenStates:
+        """Compute the hidden states after the block.
+
+        Args:
+            block: the block.
+            states: hidden states before the block.
+            y: output of the block's layer, shape `(n, L, H)`.
+
+        Returns:
+            Hidden states of the same `n` sequences.
+        """
         ...
 
-    def features(self, model: Any, stream: HiddenStates) -> Float[Array, "records F"]:
-        """What the head gets, or the model's output if it has none."""
+    def features(self, model: ModelT, states: HiddenStates) -> Float[Array, "records F"]:
+        """Compute the input of the head; without a head, the output of the model."""
         ...
 
-    def head(self, model: Any) -> Linear | None:
-        """The linear map, a node of the model, that makes outputs of features."""
+    def head(self, model: ModelT) -> Linear | None:
+        """The node of the model that maps features to outputs."""
         return None
 
-    def linears(self, block: Any) -> Sequence[Linear]:
-        """Linear maps, nodes of the block, that act on one function of the layer's output."""
+    def linears(self, block: BlockT) -> Sequence[Linear]:
+        """Nodes of the block that are linear maps of one function of the layer's output."""
         return ()
 
-    def linears_input(self, block: Any, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
-        """What these maps get."""
+    def linears_input(self, block: BlockT, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
+        """Compute the input of these linear maps from the layer's output."""
         return y
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkForward(BlockwiseForward):
-    """The stages of `Classifier` and `Retrieval`, whose two documents are two sequences."""
+class NetworkForward(BlockwiseForward[Network, Block]):
+    """Block-wise forward pass of `Classifier` and `Retrieval`.
+
+    The two documents of a `Retrieval` record are two adjacent sequences.
+    """
 
     def enter(
         self,
@@ -83,7 +118,7 @@ class NetworkForward(BlockwiseForward):
         x: Float[Array, "records ..."] | Int[Array, "records ..."],
         length: Int[Array, "records ..."] | None,
     ) -> HiddenStates:
-        """Embedded sequences, all first documents beside their second ones."""
+        """Embed the sequences."""
         if isinstance(model, Retrieval):
             x = x.reshape(-1, *x.shape[2:])
             length = None if length is None else length.reshape(-1)
@@ -96,30 +131,30 @@ class NetworkForward(BlockwiseForward):
         return HiddenStates(hidden, valid, valid if model.encoder.mask_padding else None)
 
     def blocks(self, model: Network) -> tuple[Block, ...]:
-        """Those of the encoder."""
+        """The blocks of the encoder."""
         return model.encoder.blocks
 
-    def before(self, block: Block, stream: HiddenStates) -> Float[Array, "n L H"]:
-        """Normalized if the norm comes first; padding is zero where it is masked."""
-        y = normalized(block.norm, stream.hidden) if block.prenorm else stream.hidden
-        return y if stream.mask is None else jnp.where(stream.mask[..., None], y, 0)
+    def before(self, block: Block, states: HiddenStates) -> Float[Array, "n L H"]:
+        """Normalize, for prenorm, and set masked padding to zero."""
+        y = _normalized(block.norm, states.hidden) if block.prenorm else states.hidden
+        return y if states.mask is None else jnp.where(states.mask[..., None], y, 0)
 
-    def after(self, block: Block, stream: HiddenStates, y: Float[Array, "n L H"]) -> HiddenStates:
-        """Gate, skip connection, and the norm if it comes last."""
-        hidden = self.unnormalized(block, stream, y)
+    def after(self, block: Block, states: HiddenStates, y: Float[Array, "n L H"]) -> HiddenStates:
+        """Apply the gate and the skip connection, and normalize for postnorm."""
+        hidden = self.unnormalized(block, states, y)
         if not block.prenorm:
-            hidden = normalized(block.norm, hidden)
-        return stream._replace(hidden=hidden)
+            hidden = _normalized(block.norm, hidden)
+        return states._replace(hidden=hidden)
 
     def unnormalized(
-        self, block: Block, stream: HiddenStates, y: Float[Array, "n L H"]
+        self, block: Block, states: HiddenStates, y: Float[Array, "n L H"]
     ) -> Float[Array, "n L H"]:
-        """Gate and skip connection."""
-        return stream.hidden + jax.vmap(lambda y: block.gate(y, dropout=0.0, key=None))(y)
+        """Apply the gate and the skip connection only."""
+        return states.hidden + jax.vmap(lambda y: block.gate(y, dropout=0.0, key=None))(y)
 
-    def features(self, model: Network, stream: HiddenStates) -> Float[Array, "records F"]:
-        """Pooled, and of a pair what the last linear map gets."""
-        pooled = jax.vmap(model.encoder.pool)(stream.hidden, stream.valid)
+    def features(self, model: Network, states: HiddenStates) -> Float[Array, "records F"]:
+        """Pool over time; for `Retrieval`, also apply everything before the head."""
+        pooled = jax.vmap(model.encoder.pool)(states.hidden, states.valid)
         if not isinstance(model, Retrieval):
             return pooled
         a, b = pooled[::2], pooled[1::2]
@@ -127,34 +162,43 @@ class NetworkForward(BlockwiseForward):
         return jax.nn.gelu(hidden, approximate=True)
 
     def head(self, model: Network) -> Linear:
-        """The last linear map."""
+        """The head of the network."""
         return model.head
 
     def linears(self, block: Block) -> tuple[Linear, ...]:
-        """The one or two linear maps of the gate."""
-        return tuple(map_ for map_ in (block.gate.value, block.gate.gate) if map_ is not None)
+        """The linear maps of the gate: none, one or two."""
+        return tuple(linear for linear in (block.gate.value, block.gate.gate) if linear is not None)
 
     def linears_input(self, block: Block, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
-        """GELU of the layer's output."""
+        """Apply GELU to the layer's output."""
         return jax.nn.gelu(y, approximate=True)
 
 
-def resolve_forward(who: str, model: Any, stages: BlockwiseForward | None) -> BlockwiseForward:
-    """Those that were given, or those of a network of ours.
+def resolve_forward(
+    function: str, model: object, forward: BlockwiseForward | None
+) -> BlockwiseForward:
+    """The given block-wise forward pass, or by default that of `Classifier` and `Retrieval`.
+
+    Args:
+        function: name of the calling function, for the error message.
+        model: the model.
+        forward: the argument that the user passed.
 
     Raises:
-        ValueError: in the name of `who` asks, if none were given for a model of another kind.
+        ValueError: if none is given for a model of another class.
     """
-    if stages is not None:
-        return stages
+    if forward is not None:
+        return forward
     if not isinstance(model, Classifier | Retrieval):
         raise ValueError(
-            f"{who}: how data pass a {type(model).__name__} is not known: give stages=, an object "
-            "with the methods of lastax.BlockwiseForward"
+            f"{function}: no block-wise forward pass is known for {type(model).__name__}; pass "
+            "forward=, an object with the methods of lastax.BlockwiseForward"
         )
     return NetworkForward()
 
 
-def normalized(norm: BatchNorm | LayerNorm, hidden: Float[Array, "n L H"]) -> Float[Array, "n L H"]:
-    """The norm of each sequence by running statistics."""
+def _normalized(
+    norm: BatchNorm | LayerNorm, hidden: Float[Array, "n L H"]
+) -> Float[Array, "n L H"]:
+    """Normalize each sequence in evaluation mode."""
     return jax.vmap(lambda x: norm(x)[0])(hidden)

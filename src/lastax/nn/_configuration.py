@@ -1,4 +1,4 @@
-"""TODO nn._configuration."""
+"""The configuration of a network, and the network that it describes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import jax
 from lastax._settings import check_settings, setting
 from lastax._typing import PRNGKeyArray
 from lastax.nn._blocks import Activation, Block, Gate, Linear
-from lastax.nn._initialization import complex_normal_C, lecun_normal_C, truncated_standard_normal_C
+from lastax.nn._initialization import (
+    InitializeC,
+    complex_normal_C,
+    lecun_normal_C,
+    truncated_standard_normal_C,
+)
 from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Encoder, Network, Pooling, Retrieval
@@ -20,60 +25,101 @@ from lastax.nn._normalization import BatchNorm, LayerNorm
 from lastax.nn._s4d import S4D
 from lastax.nn._s4d_eigenvalues import S4D_EIGENVALUES
 from lastax.nn._s5 import S5
-from lastax.ssm._discretization import discretize_bilinear, discretize_zoh
+from lastax.ssm._discretization import Discretization, discretize_bilinear, discretize_zoh
 from lastax.ssm._scan_methods import ScanMethod
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a network is made of."""
+    """Settings of a network.
 
-    layer: Literal["s5", "s4d", "lru"] = setting("s5", "Kind of state-space layer.")
+    The help text of each field is part of `lastax train --help`. Fields that apply to some layers
+    only name these layers; other layers ignore them.
+    """
+
+    layer: Literal["s5", "s4d", "lru"] = setting("s5", "State-space layer.")
     layers: int = setting(4, "Number of blocks.")
-    channels: int = setting(64, "Width H of every block.")
-    states: int = setting(
-        32, "Stored states of each layer, in s4d of each channel; a conjugate pair counts once."
-    )
-    bidirectional: bool = setting(True, "Run each layer both ways.")
-    hippo_blocks: int = setting(1, "HiPPO matrices that the eigenvalues start from (s5).")
-    conj_sym: bool = setting(True, "Store one state of each conjugate pair (s5).")
+    channels: int = setting(64, "Channels H of every block.")
+    states: int = setting(32, "Stored states per layer (s4d: per channel).")
+    bidirectional: bool = setting(True, "Recurrences in both directions of time.")
+    hippo_blocks: int = setting(1, "HiPPO blocks of the initial eigenvalues (s5).")
+    conj_sym: bool = setting(True, "One stored state per conjugate pair (s5).")
     discretization: Literal["zoh", "bilinear"] = setting("zoh", "Discretization rule (s5, s4d).")
     c_initialization: Literal["lecun_normal", "truncated_standard_normal", "complex_normal"] = (
-        setting("lecun_normal", "Starting values of C (s5).")
+        setting("lecun_normal", "Initial distribution of C (s5).")
     )
-    clip_eigenvalues: bool = setting(False, "Keep the real parts of eigenvalues negative (s5).")
+    clip_eigenvalues: bool = setting(False, "Clipping of eigenvalues to negative real parts (s5).")
     eigenvalues: Literal["legs", "lin", "inv", "inv2", "quad", "real"] = setting(
-        "legs", "What the eigenvalues of each channel start from (s4d)."
+        "legs", "Initial eigenvalues of each channel (s4d)."
     )
-    train_b: bool = setting(True, "Train B; else it stays as it is at the start (s4d).")
-    radius_minimum: float = setting(0.9, "Smallest modulus of an eigenvalue at the start (lru).")
-    radius_maximum: float = setting(0.999, "Largest modulus of an eigenvalue at the start (lru).")
-    phase_maximum: float = setting(6.28, "Largest angle of an eigenvalue at the start (lru).")
+    train_b: bool = setting(True, "Training of B (s4d).")
+    radius_minimum: float = setting(0.9, "Smallest initial modulus of eigenvalues (lru).")
+    radius_maximum: float = setting(0.999, "Largest initial modulus of eigenvalues (lru).")
+    phase_maximum: float = setting(6.28, "Largest initial angle of eigenvalues, in radians (lru).")
     scan_method: Literal["auto", "associative", "chunked", "sequential"] = setting(
-        "auto", "How the recurrence is computed; auto: by device and length."
+        "auto", "Scan algorithm; auto: by device and length."
     )
-    step_minimum: float = setting(0.001, "Smallest step size at the start (s5, s4d).")
-    step_maximum: float = setting(0.1, "Largest step size at the start (s5, s4d).")
+    step_minimum: float = setting(0.001, "Smallest initial step size (s5, s4d).")
+    step_maximum: float = setting(0.1, "Largest initial step size (s5, s4d).")
     activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
     norm: Literal["batch", "layer"] = setting("batch", "Normalization.")
-    norm_momentum: float = setting(0.95, "Share of running statistics kept at a step.")
-    prenorm: bool = setting(True, "Normalize before the layer instead of after the sum.")
-    dropout: float = setting(0.0, "Dropout rate, shared along time.")
-    pooling: Pooling = setting("mean", "One vector from all steps.")
-    mask_padding: bool = setting(True, "Keep padding out of statistics and recurrences.")
-    # Decided by what the task's records are: one sequence or two.
+    norm_momentum: float = setting(0.95, "Weight of old running statistics per training step.")
+    prenorm: bool = setting(True, "Normalization before the layer instead of after the sum.")
+    dropout: float = setting(0.0, "Dropout rate, with one mask for all steps.")
+    pooling: Pooling = setting("mean", "Pooling over time.")
+    mask_padding: bool = setting(True, "Exclusion of padding from statistics and recurrences.")
+    # Not a flag: the records of the task are single sequences or pairs.
     head: Literal["classifier", "retrieval"] = setting("classifier", None)
 
 
-DISCRETIZATIONS = MappingProxyType({"zoh": discretize_zoh, "bilinear": discretize_bilinear})
+DISCRETIZATIONS: Mapping[str, Discretization] = MappingProxyType(
+    {"zoh": discretize_zoh, "bilinear": discretize_bilinear}
+)
 
-C_INITIALIZATIONS = MappingProxyType(
+C_INITIALIZATIONS: Mapping[str, InitializeC] = MappingProxyType(
     {
         "lecun_normal": lecun_normal_C,
         "truncated_standard_normal": truncated_standard_normal_C,
         "complex_normal": complex_normal_C,
     }
 )
+
+
+def build_network(
+    config: ModelConfig, *, input_size: int, classes: int, key: PRNGKeyArray
+) -> Network:
+    """Draw the network that a configuration describes.
+
+    Args:
+        config: settings.
+        input_size: number of input features, or of tokens.
+        classes: number of logits.
+        key: random key.
+
+    Returns:
+        A `Classifier`, or a `Retrieval` if `config.head` is `retrieval`.
+
+    Raises:
+        ValueError: if a setting has a value that is not allowed. The message names the setting.
+    """
+    check_settings(config)
+    embed_key, head_key, hidden_key, blocks_key = jax.random.split(key, 4)
+    encoder = Encoder(
+        embed=Linear.initialize(input_size, config.channels, key=embed_key),
+        blocks=tuple(
+            _build_block(config, key=block_key)
+            for block_key in jax.random.split(blocks_key, config.layers)
+        ),
+        pooling=config.pooling,
+        mask_padding=config.mask_padding,
+    )
+    if config.head == "classifier":
+        return Classifier(encoder, Linear.initialize(config.channels, classes, key=head_key))
+    return Retrieval(
+        encoder,
+        Linear.initialize(4 * config.channels, config.channels, key=hidden_key),
+        Linear.initialize(config.channels, classes, key=head_key),
+    )
 
 
 def _s5(config: ModelConfig, key: PRNGKeyArray) -> Layer:
@@ -122,38 +168,10 @@ def _scan_method(config: ModelConfig) -> ScanMethod | None:
     return None if config.scan_method == "auto" else config.scan_method
 
 
-# Each takes of the settings those of its kind.
+# A new layer needs one entry here, and its name in `ModelConfig.layer`.
 LAYERS: Mapping[str, Callable[[ModelConfig, PRNGKeyArray], Layer]] = MappingProxyType(
     {"s5": _s5, "s4d": _s4d, "lru": _lru}
 )
-
-
-def build_network(
-    config: ModelConfig, *, input_size: int, classes: int, key: PRNGKeyArray
-) -> Network:
-    """Draw the network that a configuration describes.
-
-    Raises:
-        ValueError: naming the setting, if one has a value that it cannot have.
-    """
-    check_settings(config)
-    embed_key, head_key, hidden_key, blocks_key = jax.random.split(key, 4)
-    encoder = Encoder(
-        embed=Linear.initialize(input_size, config.channels, key=embed_key),
-        blocks=tuple(
-            _build_block(config, key=block_key)
-            for block_key in jax.random.split(blocks_key, config.layers)
-        ),
-        pooling=config.pooling,
-        mask_padding=config.mask_padding,
-    )
-    if config.head == "classifier":
-        return Classifier(encoder, Linear.initialize(config.channels, classes, key=head_key))
-    return Retrieval(
-        encoder,
-        Linear.initialize(4 * config.channels, config.channels, key=hidden_key),
-        Linear.initialize(config.channels, classes, key=head_key),
-    )
 
 
 def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:

@@ -1,4 +1,4 @@
-"""HiPPO-LegS and the diagonal of its normal part, from which S5 starts. Host float64."""
+"""HiPPO-LegS and the eigendecomposition of its normal part. numpy, float64."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,16 @@ from jaxtyping import Complex, Float
 
 
 class NormalPart(NamedTuple):
-    """Eigen-decomposition `A + p p^T = V diag(Lambda) V^H`, imaginary parts ascending.
+    """Eigendecomposition `A + p p^T = V diag(Lambda) V^H` of the normal part of HiPPO-LegS.
 
-    Columns of `V` are orthonormal and free up to phase; so are `p` and `B`, which are
-    given in the eigenbasis.
+    Eigenvalues are sorted by ascending imaginary part. The phase of each column of `V` is
+    arbitrary, and with it the phase of each entry of `p` and `B`.
+
+    Attributes:
+        Lambda: eigenvalues, shape `(n,)`.
+        V: orthonormal eigenvectors as columns, shape `(n, n)`.
+        p: low-rank vector in the eigenbasis, `V^H p`, shape `(n,)`.
+        B: input vector in the eigenbasis, `V^H B`, shape `(n,)`.
     """
 
     Lambda: Complex[np.ndarray, " n"]
@@ -20,10 +26,15 @@ class NormalPart(NamedTuple):
 
 
 class BlockBasis(NamedTuple):
-    """Eigenvalues of a block-diagonal HiPPO matrix and the maps into and out of its basis.
+    """Eigenbasis of a block-diagonal HiPPO matrix.
 
-    `n` is the number of real states, `P` the number that is stored: half of them when only one
-    of each conjugate pair is kept.
+    `n` is the number of real states and `P` the number of stored states: `n / 2` if only one state
+    of each conjugate pair is stored, else `n`.
+
+    Attributes:
+        Lambda: eigenvalues, shape `(P,)`.
+        V: map from the eigenbasis to real states, shape `(n, P)`.
+        V_inverse: map from real states to the eigenbasis, shape `(P, n)`.
     """
 
     Lambda: Complex[np.ndarray, " P"]
@@ -34,26 +45,48 @@ class BlockBasis(NamedTuple):
 def hippo_legs(size: int) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, " n"]]:
     """State matrix `A` and input vector `B` of HiPPO-LegS.
 
-    `A_ij = -sqrt((2i+1)(2j+1))` below the diagonal, `-(i+1)` on it, 0 above; `B_i = sqrt(2i+1)`.
-    Gu et al., HiPPO, NeurIPS 2020, theorem 2.
+    `A_ij = -sqrt((2i + 1) (2j + 1))` below the diagonal, `-(i + 1)` on it and 0 above it;
+    `B_i = sqrt(2i + 1)`. Gu et al., HiPPO, NeurIPS 2020, theorem 2.
+
+    Args:
+        size: number of states `n`.
+
+    Returns:
+        `A`, shape `(n, n)`, and `B`, shape `(n,)`.
+
+    Raises:
+        ValueError: if `size` is less than 1.
     """
-    _require_positive("hippo_legs: size", size)
+    _require_positive("hippo_legs", "size", size)
     root = np.sqrt(2.0 * np.arange(size) + 1.0)
     A = -np.tril(np.outer(root, root), k=-1) - np.diag(np.arange(size) + 1.0)
     return A, root
 
 
 def hippo_low_rank(size: int) -> Float[np.ndarray, " n"]:
-    """The vector `p`, `p_i = sqrt(i + 1/2)`, that makes `A + p p^T` normal."""
-    _require_positive("hippo_low_rank: size", size)
+    """Vector `p`, `p_i = sqrt(i + 1/2)`, such that `A + p p^T` is normal.
+
+    Raises:
+        ValueError: if `size` is less than 1.
+    """
+    _require_positive("hippo_low_rank", "size", size)
     return np.sqrt(np.arange(size) + 0.5)
 
 
 def hippo_normal_part(size: int) -> NormalPart:
-    """Diagonalize `A + p p^T`, which is a skew-symmetric matrix minus one half of the identity.
+    """Diagonalize `A + p p^T`, a skew-symmetric matrix minus half the identity.
 
-    Every eigenvalue has the real part -1/2. Gupta et al., DSS, NeurIPS 2022; Smith et al., S5,
+    Every eigenvalue has real part -1/2. Gupta et al., DSS, NeurIPS 2022; Smith et al., S5,
     ICLR 2023, appendix B.1.1.
+
+    Args:
+        size: number of states `n`.
+
+    Returns:
+        The eigendecomposition, and `p` and `B` in the eigenbasis.
+
+    Raises:
+        ValueError: if `size` is less than 1.
     """
     A, B = hippo_legs(size)
     p = hippo_low_rank(size)
@@ -64,19 +97,26 @@ def hippo_normal_part(size: int) -> NormalPart:
 
 
 def hippo_block_basis(states: int, *, blocks: int = 1, conj_sym: bool = True) -> BlockBasis:
-    """`blocks` equal copies of the normal part, block-diagonal, `states` stored in all.
+    """Eigenbasis of a block-diagonal matrix of equal HiPPO-LegS normal parts.
 
-    With `conj_sym` each copy keeps the half of its eigenvalues that have negative imaginary
-    parts, so that `states` stored ones stand for `2 states` real ones. Smith et al., S5,
-    section 4.3.
+    Smith et al., S5, section 4.3.
+
+    Args:
+        states: number of stored states `P`, over all blocks.
+        blocks: number of diagonal blocks.
+        conj_sym: store only the eigenvalues with negative imaginary part, one of each conjugate
+            pair. `P` stored states then represent `2 P` real states.
+
+    Returns:
+        Eigenvalues and the maps between eigenbasis and real states.
 
     Raises:
-        ValueError: if `states` is not a positive multiple of `blocks`.
+        ValueError: unless `states` is a positive multiple of `blocks`.
     """
-    _require_positive("hippo_block_basis: states", states)
+    _require_positive("hippo_block_basis", "states", states)
     if blocks < 1 or states % blocks:
         raise ValueError(
-            f"hippo_block_basis: states must be a multiple of blocks, got {states} states in "
+            f"hippo_block_basis: states must be a multiple of blocks, got {states} states and "
             f"{blocks} blocks"
         )
     kept = states // blocks
@@ -86,6 +126,6 @@ def hippo_block_basis(states: int, *, blocks: int = 1, conj_sym: bool = True) ->
     return BlockBasis(np.tile(block.Lambda[:kept], blocks), V, V.conj().T)
 
 
-def _require_positive(name: str, value: int) -> None:
+def _require_positive(function: str, name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise ValueError(f"{function}: {name} must be at least 1, got {value}")

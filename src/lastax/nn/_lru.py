@@ -1,4 +1,4 @@
-"""The LRU layer: a diagonal recurrence, discrete from the start. Orvieto et al., ICML 2023."""
+"""The LRU layer: a diagonal recurrence in discrete time. Orvieto et al., ICML 2023."""
 
 from __future__ import annotations
 
@@ -18,10 +18,21 @@ from lastax.ssm._system import System, kept_indices
 
 
 class LRU(eqx.Module):
-    """`lam = exp(-exp(nu_log) + i exp(theta_log))`, which keeps `|lam| < 1`.
+    """One discrete diagonal system with `P` complex states, `H` inputs and `H` outputs.
 
-    `P` complex states, none of which stands for a conjugate; `B` is scaled by `exp(gamma_log)`,
-    which starts as `sqrt(1 - |lam|^2)`. Complex parameters are real pairs on the last axis.
+    `lam = exp(-exp(nu_log) + i exp(theta_log))`, so `|lam| < 1` always holds. States do not
+    represent conjugate pairs. Complex parameters are real pairs on the last axis.
+
+    Attributes:
+        nu_log: logarithms of the decay rates per step, shape `(P,)`.
+        theta_log: logarithms of the angles in radians per step, shape `(P,)`.
+        gamma_log: logarithms of factors on `B`, initially `sqrt(1 - |lam|^2)`, shape `(P,)`.
+        B: input map before scaling, shape `(P, H, 2)`.
+        C: output map, shape `(H, P, 2)`.
+        C_reverse: output map of the backward recurrence, shape `(H, P, 2)`; None if the layer is
+            unidirectional.
+        D: feedthrough, shape `(H,)` for a diagonal matrix or `(H, H)`.
+        scan_method: algorithm of the recurrence; None chooses by device and length.
     """
 
     nu_log: Float[Array, " P"]
@@ -45,20 +56,31 @@ class LRU(eqx.Module):
         bidirectional: bool = False,
         scan_method: ScanMethod | None = None,
     ) -> LRU:
-        """Draw a layer whose eigenvalues are uniform in a ring, up to an angle.
+        """Draw a layer with eigenvalues uniform in a sector of a ring.
 
-        `|lam|^2` is uniform between the squares of `radius_range`, the angle in
-        `(0, phase_maximum)`. Real and imaginary parts of `B` have deviation `1/sqrt(2 channels)`,
-        those of `C` `1/sqrt(states)`; `D` is standard normal.
+        `|lam|^2` is uniform between the squares of `radius_range`. The parts of `B` are normal of
+        standard deviation `1/sqrt(2 H)`, those of `C` of `1/sqrt(P)`, and `D` is standard normal.
+
+        Args:
+            channels: number of inputs and outputs `H`.
+            states: number of states `P`.
+            key: random key.
+            radius_range: smallest and largest `|lam|`.
+            phase_maximum: largest angle of `lam`, in radians. Angles are uniform from 0.
+            bidirectional: add a backward recurrence.
+            scan_method: algorithm of the recurrence; None chooses by device and length.
+
+        Returns:
+            The layer.
 
         Raises:
-            ValueError: unless `0 < radii < 1` ascend and the angle is positive.
+            ValueError: unless `0 < radius_range[0] < radius_range[1] < 1` and `phase_maximum > 0`.
         """
         low, high = radius_range
         if not (0 < low < high < 1 and phase_maximum > 0):
             raise ValueError(
-                f"LRU: radii must ascend inside (0, 1) and the angle be positive; got {low}, "
-                f"{high} and {phase_maximum}"
+                "LRU.initialize: radius_range must ascend within (0, 1) and phase_maximum must be "
+                f"positive, got {radius_range} and {phase_maximum}"
             )
         radius_key, phase_key, B_key, C_key, C_reverse_key, D_key = jax.random.split(key, 6)
         tiny = np.finfo(np.float32).tiny
@@ -80,10 +102,18 @@ class LRU(eqx.Module):
         )
 
     def system(self, step_rescale: Scalar = 1.0) -> System:
-        """The system, resampled to steps `step_rescale` times as long.
+        """The discrete system, resampled to steps of `step_rescale` times the length.
 
-        The recurrence is taken for the zero-order hold of a continuous one: `lam` to that power,
-        `B` times `(lam^r - 1) / (lam - 1)`.
+        The layer is interpreted as the zero-order hold of a continuous system. With
+        `r = step_rescale`, `lam` becomes `lam^r` and `B` is multiplied by
+        `(lam^r - 1) / (lam - 1)`.
+
+        Args:
+            step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
+                rate.
+
+        Returns:
+            The discrete system that the layer applies.
         """
         z = jax.lax.complex(-jnp.exp(self.nu_log), jnp.exp(self.theta_log))
         held = jnp.expm1(step_rescale * z) / jnp.expm1(z)
@@ -101,11 +131,26 @@ class LRU(eqx.Module):
     def __call__(
         self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
     ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from rest."""
+        """Apply the layer to one sequence, from the zero state.
+
+        Args:
+            u: input, shape `(L, H)`.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            Output, shape `(L, H)`.
+        """
         return self.system(step_rescale)(u)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> LRU:
-        """A smaller layer: only the states where `mask` holds are left, in every array."""
+        """Remove states.
+
+        Args:
+            mask: true for each state to keep, shape `(P,)`.
+
+        Returns:
+            A smaller layer. Its states keep their order.
+        """
         index = kept_indices(mask, self.nu_log.shape[0])
         return dataclasses.replace(
             self,
@@ -118,22 +163,29 @@ class LRU(eqx.Module):
         )
 
     def with_system(self, system: System) -> LRU:
-        """The layer whose system is the given one, of as many states.
+        """Set the parameters such that `system()` returns the given system.
 
-        What the given one leaves as it is keeps its parameters to the bit.
+        Parameters of unchanged eigenvalues and rows of `B` stay bitwise equal.
+
+        Args:
+            system: a system with the shapes, directions and `conj_sym` of `system()`.
+
+        Returns:
+            The layer with new parameters.
 
         Raises:
-            ValueError: if the system has other states, channels or directions, or a state has
-                `|lam| >= 1`.
+            ValueError: if the system does not fit the layer, or a state has `|lam| >= 1`.
         """
         own = self.system()
         check_replacement("LRU.with_system", own, system)
         lam = np.asarray(system.lam, complex)
         if np.any(np.abs(lam) >= 1):
-            raise ValueError("LRU.with_system: a state with |lam| >= 1 cannot be written")
+            raise ValueError(
+                f"LRU.with_system: every state needs |lam| < 1, got |lam| = {np.abs(lam).max()}"
+            )
         same_lam, same_B = unchanged_states(own, system)
         modulus = np.abs(lam)
-        # An angle must be positive to have a logarithm.
+        # The logarithm needs a positive angle.
         angle = np.angle(lam) % (2 * np.pi)
         angle = np.where(angle == 0, 2 * np.pi, angle)
         gamma = np.sqrt((1 - modulus) * (1 + modulus))

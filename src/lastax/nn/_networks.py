@@ -1,11 +1,11 @@
-"""Whole networks: a stack of blocks under a classifier, or under a comparison of two documents."""
+"""Networks: an encoder of residual blocks with a head for one sequence or for two documents."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,23 +15,25 @@ from jaxtyping import Bool, Float, Int
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._blocks import Block, Linear
-from lastax.nn._normalization import Axis
+from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.ssm._products import total
 
 Pooling = Literal["mean", "last"]
-
 Length = int | np.integer | Int[Array, ""]
 
 
 class Encoder(eqx.Module):
-    """A linear map into the channels, the blocks, and one vector for the sequence.
+    """A linear embedding, residual blocks, and pooling over time.
 
-    A sequence of whole numbers is one of tokens: the map's rows are looked up, which is what it
-    makes of their one-hot vectors.
+    A sequence of integers is a sequence of tokens. Looking up rows of the embedding is the same as
+    applying it to one-hot vectors.
 
-    `pooling` takes the mean over the steps of the sequence or its last step. With `mask_padding`
-    what lies beyond a sequence's length is kept out of statistics and recurrences as well; without,
-    as published, out of the pooling alone.
+    Attributes:
+        embed: map from `d` input features (or tokens) to `H` channels.
+        blocks: residual blocks.
+        pooling: `mean` over the valid steps, or the `last` valid step.
+        mask_padding: exclude padding from batch statistics and recurrences. If false, as in the
+            published code, padding is excluded from the pooling only.
     """
 
     embed: Linear
@@ -49,7 +51,19 @@ class Encoder(eqx.Module):
         axis: Axis = None,
         remat: bool = False,
     ) -> tuple[Float[Array, " H"], Encoder]:
-        """Features of one sequence, and the encoder with its running statistics moved."""
+        """Compute the features of one sequence.
+
+        Args:
+            x: features, shape `(L, d)`, or tokens, shape `(L,)`.
+            length: number of valid steps; None if there is no padding.
+            step_rescale: factor on all step sizes.
+            key: random key of dropout; None disables dropout.
+            axis: name of the `vmap` axis of the batch; enables batch statistics.
+            remat: store only the input of each block for the gradient, and recompute the rest.
+
+        Returns:
+            Features, shape `(H,)`, and the encoder with updated running statistics.
+        """
         mask = None if length is None else jnp.arange(x.shape[0]) < length
 
         def apply(block: Block, y: Array, key: Array | None) -> tuple[Array, Block]:
@@ -61,19 +75,27 @@ class Encoder(eqx.Module):
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
         if remat:
-            for group in _equal_in_a_row(self.blocks):
+            for group in _runs_of_equal_blocks(self.blocks):
                 start = len(blocks)
                 group_keys = None if keys is None else keys[start : start + len(group)]
-                y, moved = _scan_blocks(apply, group, y, group_keys)
-                blocks += moved
+                y, updated = _scan_blocks(apply, group, y, group_keys)
+                blocks += updated
         else:
             for number, block in enumerate(self.blocks):
-                y, moved_block = apply(block, y, None if keys is None else keys[number])
-                blocks.append(moved_block)
+                y, updated_block = apply(block, y, None if keys is None else keys[number])
+                blocks.append(updated_block)
         return self.pool(y, mask), dataclasses.replace(self, blocks=tuple(blocks))
 
     def pool(self, y: Float[Array, "L H"], mask: Bool[Array, " L"] | None) -> Float[Array, " H"]:
-        """One vector for the steps where `mask` holds, or for all."""
+        """Pool a sequence over the steps where `mask` is true, or over all steps.
+
+        Args:
+            y: output of the last block, shape `(L, H)`.
+            mask: true for each valid step; None for all steps.
+
+        Returns:
+            Features, shape `(H,)`.
+        """
         if mask is None:
             return y[-1] if self.pooling == "last" else total(y) / y.shape[0]
         if self.pooling == "last":
@@ -83,9 +105,13 @@ class Encoder(eqx.Module):
 
 
 class Classifier(eqx.Module):
-    """Logits of one sequence.
+    """A classifier of sequences.
 
-    `model(x)` evaluates; `model.forward(x, key=..., axis=...)` is what training calls.
+    Call the model for evaluation, and `forward` for training.
+
+    Attributes:
+        encoder: maps a sequence to `H` features.
+        head: map from `H` features to logits.
     """
 
     encoder: Encoder
@@ -98,7 +124,16 @@ class Classifier(eqx.Module):
         *,
         step_rescale: Scalar = 1.0,
     ) -> Float[Array, " classes"]:
-        """Logits in evaluation mode: running statistics, no dropout."""
+        """Compute the logits of one sequence in evaluation mode.
+
+        Args:
+            x: features, shape `(L, d)`, or tokens, shape `(L,)`.
+            length: number of valid steps; None if there is no padding.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            Logits, shape `(classes,)`.
+        """
         return self.forward(x, length, step_rescale=step_rescale)[0]
 
     def forward(
@@ -111,10 +146,18 @@ class Classifier(eqx.Module):
         axis: Axis = None,
         remat: bool = False,
     ) -> tuple[Float[Array, " classes"], Classifier]:
-        """Logits, and the model with its running statistics moved.
+        """Compute the logits of one sequence in training mode.
 
-        A key switches dropout on, the name of the batch's `vmap` axis batch statistics. With
-        `remat` a derivative keeps what enters each block and computes the rest again.
+        Args:
+            x: features, shape `(L, d)`, or tokens, shape `(L,)`.
+            length: number of valid steps; None if there is no padding.
+            step_rescale: factor on all step sizes.
+            key: random key of dropout; None disables dropout.
+            axis: name of the `vmap` axis of the batch; enables batch statistics.
+            remat: store only the input of each block for the gradient, and recompute the rest.
+
+        Returns:
+            Logits, shape `(classes,)`, and the model with updated running statistics.
         """
         features, encoder = self.encoder(
             x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat
@@ -123,10 +166,15 @@ class Classifier(eqx.Module):
 
 
 class Retrieval(eqx.Module):
-    """Logits of whether two documents belong together.
+    """A classifier of pairs of documents.
 
-    One encoder reads both; from its features `a` and `b` the head sees `[a, b, a - b, a b]`, then
-    a linear map, GELU and a linear map. Tay et al., LRA, ICLR 2021.
+    One encoder computes the features `a` and `b` of both documents. The logits are
+    `head(gelu(hidden([a, b, a - b, a b])))`. Tay et al., LRA, ICLR 2021.
+
+    Attributes:
+        encoder: maps a document to `H` features.
+        hidden: map from `4 H` to `H` features.
+        head: map from `H` features to logits.
     """
 
     encoder: Encoder
@@ -140,7 +188,16 @@ class Retrieval(eqx.Module):
         *,
         step_rescale: Scalar = 1.0,
     ) -> Float[Array, " classes"]:
-        """Logits in evaluation mode: running statistics, no dropout."""
+        """Compute the logits of one pair in evaluation mode.
+
+        Args:
+            x: features, shape `(2, L, d)`, or tokens, shape `(2, L)`.
+            length: number of valid steps of each document; None if there is no padding.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            Logits, shape `(classes,)`.
+        """
         return self.forward(x, length, step_rescale=step_rescale)[0]
 
     def forward(
@@ -153,7 +210,14 @@ class Retrieval(eqx.Module):
         axis: Axis = None,
         remat: bool = False,
     ) -> tuple[Float[Array, " classes"], Retrieval]:
-        """Logits, and the model with its running statistics moved over both documents."""
+        """Compute the logits of one pair in training mode.
+
+        Arguments are those of `Classifier.forward`, with the two documents on the first axis of `x`
+        and `length`. Batch statistics are over both documents of all pairs.
+
+        Returns:
+            Logits, shape `(classes,)`, and the model with updated running statistics.
+        """
         axes = None if axis is None else (*(axis if isinstance(axis, tuple) else (axis,)), "pair")
         keys = None if key is None else jax.random.split(key)
 
@@ -162,7 +226,7 @@ class Retrieval(eqx.Module):
                 x, length, step_rescale=step_rescale, key=key, axis=axes, remat=remat
             )
 
-        # Statistics are the same for both documents: they are summed over the axis "pair".
+        # `encode` sums statistics over the axis "pair", so both documents return the same encoder.
         (a, b), encoder = eqx.filter_vmap(
             encode,
             in_axes=(0, eqx.if_array(0), eqx.if_array(0)),
@@ -177,16 +241,16 @@ class Retrieval(eqx.Module):
 Network = Classifier | Retrieval
 
 
-def _equal_in_a_row(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:
-    """The blocks in their order, neighbors of the same kind and shapes together."""
+def _runs_of_equal_blocks(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:
+    """Group adjacent blocks of the same structure and shapes."""
 
-    def shapes(block: Block) -> Any:
+    def shapes(block: Block) -> tuple[jax.tree_util.PyTreeDef, list[object]]:
         return jax.tree.structure(block), [
             (leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
             for leaf in jax.tree.leaves(block)
         ]
 
-    return [tuple(group) for _, group in itertools.groupby(blocks, key=shapes)]
+    return [tuple(run) for _, run in itertools.groupby(blocks, key=shapes)]
 
 
 def _scan_blocks(
@@ -195,21 +259,21 @@ def _scan_blocks(
     y: Array,
     keys: Array | None,
 ) -> tuple[Array, list[Block]]:
-    """One block after another in a loop that is compiled once."""
+    """Apply equal blocks one after another, in a loop whose body is compiled once."""
     arrays = [eqx.partition(block, eqx.is_array)[0] for block in blocks]
     static = eqx.partition(blocks[0], eqx.is_array)[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
 
     @jax.checkpoint
-    def body(y: Array, inputs: tuple[Any, Array | None]) -> tuple[Array, Any]:
+    def body(y: Array, inputs: tuple[Block, Array | None]) -> tuple[Array, BatchNorm | LayerNorm]:
         arrays, key = inputs
-        y, moved = apply(eqx.combine(arrays, static), y, key)
-        # Nothing else of a block moves.
-        return y, moved.norm
+        y, updated = apply(eqx.combine(arrays, static), y, key)
+        # A forward pass changes nothing else of a block.
+        return y, updated.norm
 
     y, norms = jax.lax.scan(body, y, (stacked, keys))
-    moved = [
+    updated = [
         dataclasses.replace(block, norm=jax.tree.map(lambda leaf, n=number: leaf[n], norms))
         for number, block in enumerate(blocks)
     ]
-    return y, moved
+    return y, updated

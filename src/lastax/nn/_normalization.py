@@ -1,10 +1,9 @@
-"""Normalization over batch and time, or over channels. Running statistics are data, not effects."""
+"""Batch and layer normalization. Running statistics are returned instead of updated in place."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,20 +13,33 @@ from jaxtyping import Bool, Float
 from lastax._typing import Array, Model
 from lastax.ssm._products import add_row, multiply_row, total
 
+# Name of one `vmap` axis, a tuple of names, or None.
 Axis = Hashable
 
 
 class RunningStatistics(eqx.Module):
-    """Mean and variance that evaluation uses. Never trained: see `split_trainable`."""
+    """Statistics for evaluation mode. Gradients do not update them: see `split_trainable`.
+
+    Attributes:
+        mean: shape `(H,)`.
+        variance: shape `(H,)`.
+    """
 
     mean: Float[Array, " H"]
     variance: Float[Array, " H"]
 
 
 class BatchNorm(eqx.Module):
-    """Zero mean and unit variance a channel, over all steps of all sequences of the batch.
+    """Normalize each channel over all valid steps of all sequences of a batch.
 
-    Ioffe & Szegedy, ICML 2015. Steps where the mask does not hold are left out of the statistics.
+    Ioffe & Szegedy, ICML 2015.
+
+    Attributes:
+        scale: factor per channel, shape `(H,)`.
+        bias: offset per channel, shape `(H,)`.
+        running: running mean and variance.
+        momentum: weight of the old running statistics in an update.
+        epsilon: added to the variance.
     """
 
     scale: Float[Array, " H"]
@@ -38,18 +50,23 @@ class BatchNorm(eqx.Module):
 
     @classmethod
     def initialize(cls, channels: int, *, momentum: float = 0.95) -> BatchNorm:
-        """Scale 1, bias 0, running mean 0 and variance 1."""
+        """Set scale to 1, bias to 0, running mean to 0 and running variance to 1."""
         zeros, ones = jnp.zeros(channels), jnp.ones(channels)
         return cls(ones, zeros, RunningStatistics(zeros, ones), momentum)
 
     def __call__(
         self, x: Float[Array, "L H"], mask: Bool[Array, " L"] | None = None, *, axis: Axis = None
     ) -> tuple[Float[Array, "L H"], BatchNorm]:
-        """Normalize one sequence; also return what the norm is after it.
+        """Normalize one sequence.
 
-        With `axis`, the name of the `vmap` axis of the batch (or several), statistics are those of
-        the batch, and move the running ones by `1 - momentum`. Without, the running ones are used
-        and stay.
+        Args:
+            x: sequence, shape `(L, H)`.
+            mask: true for each step that counts for batch statistics; None for all steps.
+            axis: name (or names) of the `vmap` axis of the batch. None uses the running statistics
+                and leaves them unchanged.
+
+        Returns:
+            The normalized sequence, shape `(L, H)`, and the norm with updated running statistics.
         """
         if axis is None:
             return self._apply(x, self.running), self
@@ -65,7 +82,13 @@ class BatchNorm(eqx.Module):
 
 
 class LayerNorm(eqx.Module):
-    """Zero mean and unit variance over the channels of each step. Ba et al., 2016."""
+    """Normalize each step over its channels. Ba et al., 2016.
+
+    Attributes:
+        scale: factor per channel, shape `(H,)`.
+        bias: offset per channel, shape `(H,)`.
+        epsilon: added to the variance.
+    """
 
     scale: Float[Array, " H"]
     bias: Float[Array, " H"]
@@ -73,13 +96,22 @@ class LayerNorm(eqx.Module):
 
     @classmethod
     def initialize(cls, channels: int) -> LayerNorm:
-        """Scale 1, bias 0."""
+        """Set scale to 1 and bias to 0."""
         return cls(jnp.ones(channels), jnp.zeros(channels))
 
     def __call__(
         self, x: Float[Array, "L H"], mask: Bool[Array, " L"] | None = None, *, axis: Axis = None
     ) -> tuple[Float[Array, "L H"], LayerNorm]:
-        """Normalize one sequence. Mask and batch play no part; they are there for `BatchNorm`."""
+        """Normalize one sequence.
+
+        Args:
+            x: sequence, shape `(L, H)`.
+            mask: ignored; the signature is that of `BatchNorm`.
+            axis: ignored.
+
+        Returns:
+            The normalized sequence, shape `(L, H)`, and this norm.
+        """
         del mask, axis
         centered = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(centered**2, axis=-1, keepdims=True)
@@ -87,24 +119,18 @@ class LayerNorm(eqx.Module):
         return y * self.scale[None] + self.bias[None], self
 
 
-def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
-    def average(x: Array) -> Array:
-        return (
-            jax.lax.psum(total(x if mask is None else jnp.where(mask[:, None], x, 0)), axis) / count
-        )
-
-    steps = x.shape[0] if mask is None else jnp.sum(mask)
-    count = jax.lax.psum(jnp.asarray(steps, x.dtype), axis)
-    mean = average(x)
-    # A second pass: the mean of squares less the square of the mean cancels where means are large.
-    variance = average((x - mean[None]) ** 2)
-    return RunningStatistics(mean, variance)
-
-
 def split_trainable(model: Model) -> tuple[Model, Model]:
-    """The parameters that gradients move, and the rest: running statistics, static leaves."""
+    """Split a model into its trainable parameters and everything else.
 
-    def is_statistics(node: Any) -> bool:
+    Args:
+        model: any PyTree.
+
+    Returns:
+        Two trees that `equinox.combine` joins: the floating-point arrays outside
+        `RunningStatistics`, and the other leaves.
+    """
+
+    def is_statistics(node: object) -> bool:
         return isinstance(node, RunningStatistics)
 
     spec = jax.tree.map(
@@ -113,3 +139,18 @@ def split_trainable(model: Model) -> tuple[Model, Model]:
         is_leaf=is_statistics,
     )
     return eqx.partition(model, spec)
+
+
+def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
+    """Mean and variance over all valid steps of the batch."""
+    steps = x.shape[0] if mask is None else jnp.sum(mask)
+    count = jax.lax.psum(jnp.asarray(steps, x.dtype), axis)
+
+    def average(x: Array) -> Array:
+        valid = x if mask is None else jnp.where(mask[:, None], x, 0)
+        return jax.lax.psum(total(valid), axis) / count
+
+    mean = average(x)
+    # E[(x - mean)^2] needs a second pass, but E[x^2] - mean^2 cancels where means are large.
+    variance = average((x - mean[None]) ** 2)
+    return RunningStatistics(mean, variance)

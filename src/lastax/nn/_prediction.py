@@ -1,4 +1,4 @@
-"""TODO nn._prediction."""
+"""Prediction for a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from lastax.nn._networks import Network
 def predict(
     model: Network, batch: Batch, *, step_rescale: Scalar = 1.0
 ) -> Float[Array, "batch classes"]:
-    """Logits of a batch in evaluation mode."""
+    """Compute the logits of a batch in evaluation mode.
+
+    Args:
+        model: the network.
+        batch: arrays `x` and, for padded sequences, `length`. Other entries are ignored.
+        step_rescale: factor on all step sizes. 2 runs the network on data of half the sampling
+            rate.
+
+    Returns:
+        Logits, shape `(batch, classes)`.
+    """
     return eqx.filter_vmap(
         lambda x, length: model(x, length, step_rescale=step_rescale),
         in_axes=(0, eqx.if_array(0)),

@@ -1,7 +1,7 @@
-"""The S4D layer: one single-input single-output diagonal system a channel. Gu et al., NeurIPS 2022.
+"""The S4D layer: one diagonal system with one input and one output per channel.
 
-Bidirectional layers add the answer of a second `C` run backward from the last step; both directions
-see the current input, as in S5.
+Gu et al., NeurIPS 2022. Bidirectional layers add a backward recurrence with its own `C`, and both
+directions include the current step, as in S5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._initialization import as_complex, as_pair, initialize_log_step
 from lastax.nn._s4d_eigenvalues import Eigenvalues, s4d_legs
-from lastax.ssm._discretization import discretize_zoh, inverse_of
+from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_of
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
@@ -26,12 +26,24 @@ from lastax.ssm._system import kept_indices
 
 
 class S4D(eqx.Module):
-    """`H` scalar systems with a step size each and, at first, as many states each.
+    """`H` continuous diagonal systems, one per channel, with `S` stored states in total.
 
-    The arrays of the states are flat, those of channel 0 first; `counts` says how many each
-    channel has. Real parts are stored as the logarithm of their negative, so that they stay
-    negative. Complex parameters are real pairs on the last axis. `B` is None where it is 1 and
-    not trained. Static facts are those of `S5`.
+    Arrays of states are flat and start with the states of channel 0. Channels can have different
+    numbers of states after pruning. Complex parameters are real pairs on the last axis.
+
+    Attributes:
+        log_decay: `log(-Re(Lambda))`, which keeps real parts negative, shape `(S,)`.
+        Lambda_im: imaginary parts of the eigenvalues, shape `(S,)`.
+        B: input weights, shape `(S, 2)`; None if they are 1 and not trained.
+        C: output weights, shape `(S, 2)`.
+        C_reverse: output weights of the backward recurrence, shape `(S, 2)`; None if the layer is
+            unidirectional.
+        D: feedthrough, shape `(H,)`.
+        log_step: logarithms of the step sizes, shape `(H,)`.
+        counts: number of states per channel; `H` integers with sum `S`.
+        conj_sym: each stored state represents a conjugate pair.
+        discretize: discretization rule.
+        scan_method: algorithm of the recurrence; None chooses by device and length.
     """
 
     log_decay: Float[Array, " S"]
@@ -43,7 +55,7 @@ class S4D(eqx.Module):
     log_step: Float[Array, " H"]
     counts: tuple[int, ...] = eqx.field(static=True)
     conj_sym: bool = eqx.field(static=True, default=True)
-    discretize: Callable = eqx.field(static=True, default=discretize_zoh)
+    discretize: Discretization = eqx.field(static=True, default=discretize_zoh)
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
     @classmethod
@@ -56,15 +68,32 @@ class S4D(eqx.Module):
         eigenvalues: Callable[[int], Eigenvalues] | None = None,
         train_B: bool = True,
         bidirectional: bool = False,
-        discretize: Callable = discretize_zoh,
+        discretize: Discretization = discretize_zoh,
         step_range: tuple[float, float] = (1e-3, 1e-1),
         scan_method: ScanMethod | None = None,
     ) -> S4D:
-        """Draw a layer of `channels` channels with `states` stored states (conjugate pairs) each.
+        """Draw a layer.
 
-        `eigenvalues` gives them, one of `S4D_EIGENVALUES`; left out, `legs`. Step sizes are
-        log-uniform in `step_range`, `C` complex normal of unit variance, `D` standard normal. With
-        `train_B` off, `B` stays what it starts from: it is 1, or becomes part of `C`.
+        Step sizes are log-uniform, `C` is complex normal of variance 1 and `D` is standard normal.
+
+        Args:
+            channels: number of channels `H`.
+            states: number of stored states (conjugate pairs) per channel.
+            key: random key.
+            eigenvalues: initial eigenvalues and `B` of a channel, for example an entry of
+                `S4D_EIGENVALUES`; None for `s4d_legs`.
+            train_B: make `B` a parameter. If false, `B` is 1, and its initial value is a factor of
+                the initial `C`.
+            bidirectional: add a backward recurrence.
+            discretize: discretization rule.
+            step_range: smallest and largest step size.
+            scan_method: algorithm of the recurrence; None chooses by device and length.
+
+        Returns:
+            The layer.
+
+        Raises:
+            ValueError: unless `0 < step_range[0] <= step_range[1]`.
         """
         C_key, C_reverse_key, D_key, step_key = jax.random.split(key, 4)
         Lambda, B = (eigenvalues or s4d_legs)(states)
@@ -90,7 +119,15 @@ class S4D(eqx.Module):
         )
 
     def system(self, step_rescale: Scalar = 1.0) -> MultiSISO:
-        """The discretized system, with all step sizes times `step_rescale`."""
+        """Discretize the layer.
+
+        Args:
+            step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
+                rate.
+
+        Returns:
+            The discrete system that the layer applies.
+        """
         step = self._steps(step_rescale)
         Lambda = jax.lax.complex(-jnp.exp(self.log_decay), self.Lambda_im)
         lam, B = self.discretize(Lambda, self._continuous_B()[:, None], step)
@@ -103,11 +140,26 @@ class S4D(eqx.Module):
     def __call__(
         self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
     ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from rest."""
+        """Apply the layer to one sequence, from the zero state.
+
+        Args:
+            u: input, shape `(L, H)`.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            Output, shape `(L, H)`.
+        """
         return self.system(step_rescale)(u)
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> S4D:
-        """A smaller layer: only the states where `mask` holds are left, in every array."""
+        """Remove states.
+
+        Args:
+            mask: true for each state to keep, shape `(S,)`.
+
+        Returns:
+            A smaller layer. Its states keep their order.
+        """
         index = kept_indices(mask, self.log_decay.shape[0])
         return dataclasses.replace(
             self,
@@ -120,21 +172,33 @@ class S4D(eqx.Module):
         )
 
     def with_system(self, system: MultiSISO) -> S4D:
-        """The layer, at the same step sizes, whose system is the given one.
+        """Set the parameters such that `system()` computes the same outputs as the given system.
 
-        What the given one leaves as it is keeps its parameters to the bit. Where `B` is 1 and not
-        trained, what it would have to be goes into `C`.
+        Step sizes stay, and parameters of unchanged eigenvalues and entries of `B` stay bitwise
+        equal. If `B` is not trained, its change becomes a factor of `C`.
+
+        Args:
+            system: a system with the shapes, directions and `conj_sym` of `system()`.
+
+        Returns:
+            The layer with new parameters.
 
         Raises:
-            ValueError: if states are in other channels, or one has `|lam| >= 1`.
+            ValueError: if the system does not fit the layer, its numbers of states per channel
+                differ, or a state has `|lam| >= 1`.
         """
         own = self.system()
         check_replacement("S4D.with_system", own, system)
         if system.counts != self.counts:
-            raise ValueError("S4D.with_system: the states are not in the channels of the layer")
+            raise ValueError(
+                f"S4D.with_system: the layer has {self.counts} states per channel, but the system "
+                f"has {system.counts}"
+            )
         lam = np.asarray(system.lam, complex)
         if np.any(np.abs(lam) >= 1):
-            raise ValueError("S4D.with_system: a state with |lam| >= 1 has no real part below 0")
+            raise ValueError(
+                f"S4D.with_system: every state needs |lam| < 1, got |lam| = {np.abs(lam).max()}"
+            )
         same_lam, same_B = unchanged_states(own, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         with jax.enable_x64(True):

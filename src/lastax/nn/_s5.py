@@ -1,10 +1,8 @@
-"""The S5 layer: one multi-input multi-output diagonal system. Smith et al., ICLR 2023."""
+"""The S5 layer: a diagonal system of many inputs and outputs. Smith et al., ICLR 2023."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,23 +20,34 @@ from lastax.nn._initialization import (
     initialize_log_step,
     lecun_normal_C,
 )
-from lastax.ssm._discretization import discretize_zoh, inverse_of
+from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_of
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import System, kept_indices
 
-# Real parts are kept below this when eigenvalues are clipped, so that the layer stays stable.
+# Upper bound of the real parts of clipped eigenvalues, as in the published code.
 LARGEST_REAL_PART = -1e-4
 
 
 class S5(eqx.Module):
-    """Continuous eigenvalues, input and output maps and step sizes of `P` stored states.
+    """One continuous diagonal system with `P` stored states, `H` inputs and `H` outputs.
 
-    All parameters are real arrays (complex ones as pairs on the last axis), since optimizers treat
-    complex leaves differently. `C_reverse` is there if the layer runs in both directions. The
-    static facts say how the parameters are read: each stored state as a conjugate pair
-    (`conj_sym`), the discretization rule, whether real parts are clipped to stay negative, and how
-    the recurrence is computed (None: as fits the device and the length).
+    Complex parameters are real pairs on the last axis, because optimizers do not treat complex
+    arrays uniformly.
+
+    Attributes:
+        Lambda_re: real parts of the eigenvalues, shape `(P,)`.
+        Lambda_im: imaginary parts of the eigenvalues, shape `(P,)`.
+        B: input map, shape `(P, H, 2)`.
+        C: output map, shape `(H, P, 2)`.
+        C_reverse: output map of the backward recurrence, shape `(H, P, 2)`; None if the layer is
+            unidirectional.
+        D: feedthrough, shape `(H,)` for a diagonal matrix or `(H, H)`.
+        log_step: logarithms of the step sizes, shape `(P,)`.
+        conj_sym: each stored state represents a conjugate pair.
+        discretize: discretization rule.
+        clip_eigenvalues: clip real parts of eigenvalues to at most -1e-4.
+        scan_method: algorithm of the recurrence; None chooses by device and length.
     """
 
     Lambda_re: Float[Array, " P"]
@@ -49,7 +58,7 @@ class S5(eqx.Module):
     D: Float[Array, " H"] | Float[Array, "H H"]
     log_step: Float[Array, " P"]
     conj_sym: bool = eqx.field(static=True, default=True)
-    discretize: Callable = eqx.field(static=True, default=discretize_zoh)
+    discretize: Discretization = eqx.field(static=True, default=discretize_zoh)
     clip_eigenvalues: bool = eqx.field(static=True, default=False)
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
 
@@ -63,19 +72,35 @@ class S5(eqx.Module):
         blocks: int = 1,
         bidirectional: bool = False,
         conj_sym: bool = True,
-        discretize: Callable = discretize_zoh,
+        discretize: Discretization = discretize_zoh,
         initialize_C: InitializeC = lecun_normal_C,
         clip_eigenvalues: bool = False,
         step_range: tuple[float, float] = (1e-3, 1e-1),
         scan_method: ScanMethod | None = None,
     ) -> S5:
-        """Draw a layer of `channels` inputs and outputs and `states` stored states.
+        """Draw a layer.
 
-        Eigenvalues are those of `blocks` HiPPO-LegS matrices, step sizes log-uniform in
-        `step_range`, `D` standard normal.
+        Step sizes are log-uniform and `D` is standard normal.
+
+        Args:
+            channels: number of inputs and outputs `H`.
+            states: number of stored states `P`.
+            key: random key.
+            blocks: number of HiPPO-LegS matrices whose eigenvalues the layer starts from.
+            bidirectional: add a backward recurrence.
+            conj_sym: store one state of each conjugate pair.
+            discretize: discretization rule.
+            initialize_C: draws `C` and `C_reverse`.
+            clip_eigenvalues: clip real parts of eigenvalues to at most -1e-4.
+            step_range: smallest and largest step size.
+            scan_method: algorithm of the recurrence; None chooses by device and length.
+
+        Returns:
+            The layer.
 
         Raises:
-            ValueError: if `states` is not a multiple of `blocks`, or the range is not positive.
+            ValueError: if `states` is not a multiple of `blocks`, or unless
+                `0 < step_range[0] <= step_range[1]`.
         """
         B_key, C_key, C_reverse_key, D_key, step_key = jax.random.split(key, 5)
         basis = hippo_block_basis(states, blocks=blocks, conj_sym=conj_sym)
@@ -96,9 +121,14 @@ class S5(eqx.Module):
         )
 
     def system(self, step_rescale: Scalar = 1.0) -> System:
-        """The discretized system, with all step sizes times `step_rescale`.
+        """Discretize the layer.
 
-        A network trained at one sampling rate runs at half of it with a rescaling of 2.
+        Args:
+            step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
+                rate.
+
+        Returns:
+            The discrete system that the layer applies.
         """
         real = self.Lambda_re
         if self.clip_eigenvalues:
@@ -113,11 +143,26 @@ class S5(eqx.Module):
     def __call__(
         self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
     ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from rest."""
+        """Apply the layer to one sequence, from the zero state.
+
+        Args:
+            u: input, shape `(L, H)`.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            Output, shape `(L, H)`.
+        """
         return self.system(step_rescale)(u)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> S5:
-        """A smaller layer: only the states where `mask` holds are left, in every array."""
+        """Remove states.
+
+        Args:
+            mask: true for each state to keep, shape `(P,)`.
+
+        Returns:
+            A smaller layer. Its states keep their order.
+        """
         index = kept_indices(mask, self.log_step.shape[0])
         return dataclasses.replace(
             self,
@@ -130,15 +175,21 @@ class S5(eqx.Module):
         )
 
     def with_system(self, system: System) -> S5:
-        """The layer whose system is the given one, of as many states.
+        """Set the parameters such that `system()` returns the given system.
 
-        What the given one leaves as it is keeps its parameters to the bit. Step sizes stay, but
-        where eigenvalues are clipped: there they are shortened for a state that is too slow to be
-        written otherwise.
+        Parameters of unchanged eigenvalues and rows of `B` stay bitwise equal. Step sizes stay
+        too, with one exception: with clipped eigenvalues, a state that is too slow for its step
+        size gets a smaller one.
+
+        Args:
+            system: a system with the shapes, directions and `conj_sym` of `system()`.
+
+        Returns:
+            The layer with new parameters.
 
         Raises:
-            ValueError: if the number of states differs, or eigenvalues are clipped and one has
-                `|lam| >= 1`.
+            ValueError: if the system does not fit the layer, or if eigenvalues are clipped and a
+                changed state has `|lam| >= 1`.
         """
         own = self.system()
         check_replacement("S5.with_system", own, system)
@@ -148,22 +199,26 @@ class S5(eqx.Module):
         Lambda, continuous_B = self._continuous(lam, B, step)
         if self.clip_eigenvalues:
             if np.any(np.abs(lam[~same_lam]) >= 1):
-                raise ValueError("S5.with_system: |lam| >= 1, but eigenvalues are clipped")
-            # A little more than needed: parameters are rounded.
+                raise ValueError(
+                    "S5.with_system: with clip_eigenvalues every state needs |lam| < 1, got "
+                    f"|lam| = {np.abs(lam[~same_lam]).max()}"
+                )
+            # The margin of 0.1 % covers the rounding of the parameters to float32.
             shorter = np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
             step = np.where(same_lam, step, step * shorter)
             Lambda, continuous_B = self._continuous(lam, B, step)
 
-        def pair(z: Any) -> Array:
-            return as_pair(jnp.asarray(np.asarray(z), jnp.result_type(self.B, 1j)))
+        def pair(z: np.ndarray) -> Array:
+            return as_pair(jnp.asarray(z, jnp.result_type(self.B, 1j)))
 
+        reverse = system.C_reverse
         return dataclasses.replace(
             self,
             Lambda_re=update_changed(same_lam, self.Lambda_re, Lambda.real),
             Lambda_im=update_changed(same_lam, self.Lambda_im, Lambda.imag),
             B=jnp.where(same_B[:, None, None], self.B, pair(continuous_B)),
-            C=pair(system.C),
-            C_reverse=None if system.C_reverse is None else pair(system.C_reverse),
+            C=pair(np.asarray(system.C)),
+            C_reverse=None if reverse is None else pair(np.asarray(reverse)),
             D=jnp.asarray(np.asarray(system.D), self.D.dtype),
             log_step=update_changed(same_lam, self.log_step, np.log(step)),
         )
