@@ -1,4 +1,4 @@
-"""Random systems and layers for tests, in float64 on the host."""
+"""Random systems and layers for tests, and the definition of a system as a loop."""
 
 import functools
 
@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 import lastax
 
-# Seeds do not shrink to anything simpler; the same examples in every run.
+# Every run uses the same examples. Shrinking is off, since a smaller seed is not a simpler system.
 few = settings(
     max_examples=10, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
 )
 seeds = st.integers(0, 2**32 - 1)
-# Many programs are compiled and run once: compiling fast matters more than running fast.
+# Most test programs run once, so a fast compilation matters more than a fast program.
 compiled = functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# Numbers of states per channel, including a channel without states.
+RAGGED = (3, 0, 5, 1)
 
 
 def random_system(
@@ -29,7 +32,7 @@ def random_system(
     slowest: float = 1e-2,
     dense_feedthrough: bool = False,
 ) -> lastax.System:
-    """`1 - |lam|` is log-uniform between `slowest` and 1/2."""
+    """A float64 system on the host. `1 - |lam|` is log-uniform between `slowest` and 1/2."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -46,6 +49,32 @@ def random_system(
     )
 
 
+def random_channels(
+    seed: int,
+    counts: tuple[int, ...] = RAGGED,
+    *,
+    bidirectional: bool = False,
+    conj_sym: bool = True,
+) -> lastax.MultiSISO:
+    """A float64 system of channels on the host. `1 - |lam|` is log-uniform from 1/100 to 1/2."""
+    rng = np.random.default_rng(seed)
+    size = sum(counts)
+
+    def normal() -> np.ndarray:
+        return rng.normal(size=size) + 1j * rng.normal(size=size)
+
+    radius = 1 - np.exp(rng.uniform(np.log(1e-2), np.log(0.5), size))
+    return lastax.MultiSISO(
+        lam=radius * np.exp(1j * rng.uniform(-np.pi, np.pi, size)),
+        B=normal(),
+        C=normal(),
+        C_reverse=normal() if bidirectional else None,
+        D=rng.normal(size=len(counts)),
+        counts=counts,
+        conj_sym=conj_sym,
+    )
+
+
 def random_layer(
     seed: int,
     *,
@@ -54,7 +83,7 @@ def random_layer(
     bidirectional: bool = False,
     conj_sym: bool = True,
 ) -> lastax.S5:
-    """A layer whose states all have their own time scale."""
+    """A float32 layer whose states have different time scales."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> jnp.ndarray:
@@ -73,7 +102,7 @@ def random_layer(
 
 
 def loop(system: lastax.System, u: np.ndarray) -> np.ndarray:
-    """The definition of `System`, step by step."""
+    """The output of a system, computed step by step from its definition."""
     s = 2 if system.conj_sym else 1
     y = u @ system.D.T if system.D.ndim == 2 else u * system.D
     state = np.zeros(system.states, complex)

@@ -1,35 +1,33 @@
-"""Balanced truncation: the directions of the state space that few inputs reach and few outputs see.
+"""Balanced truncation: remove directions of the state space that are hard to reach or to observe.
 
-Host float64, on the real-signal system in which every state has its conjugate: `2P` real
-dimensions. What is left is diagonalized again, so that it is a diagonal system as before; a complex
-pair of poles takes one state, a real pole takes one as well. Two directions of time count as one
-system with the outputs of both.
+All functions compute in float64 on the host, on the real system in which every state has its
+conjugate: `2 P` real dimensions. The truncated system is diagonalized again, with one stored state
+per complex pair of poles and one per real pole. A bidirectional system is treated as one system
+with the outputs of both directions.
 
-The controllability Gramian is that of white noise, in closed form, unless `gramians` are given: those
-of real data come from `lastax.calibration.empirical_gramians`.
+The controllability Gramian is that of white noise, in closed form, unless an empirical Gramian from
+`lastax.calibration.empirical_gramians` is given.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
-from lastax.ssm._system import System, real_system
+from lastax.ssm._system import System, real_system, replace_arrays
 
-# Directions below this share of the largest singular value are rounding.
+# Controllability Gramians in the real coordinates `sqrt(2) [Re x; Im x]`: one for a `System`, one
+# per channel for a `MultiSISO`.
+Gramians = Sequence[Float[np.ndarray, "n n"]]
+
+# Directions with a Hankel singular value below this share of the largest one are rounding errors.
 _NEGLIGIBLE = 1e-13
 
 
-# Controllability Gramians in the real coordinates `sqrt(2) [Re x; Im x]`: one for a `System`, one per
-# channel for a `MultiSISO`.
-Gramians = Sequence[Float[np.ndarray, "n n"]]
-
-
 class _Balanced(NamedTuple):
-    """Real coordinates ordered by what they are worth, `A_r = left A right`."""
+    """A system in balanced real coordinates, ordered by Hankel singular value."""
 
     singular_values: Float[np.ndarray, " n"]
     A: Float[np.ndarray, "n n"]
@@ -37,72 +35,121 @@ class _Balanced(NamedTuple):
     C: Float[np.ndarray, "K n"]
 
 
+class _Poles(NamedTuple):
+    """A diagonal system with one state per real pole and per pair of complex poles."""
+
+    lam: Complex[np.ndarray, " k"]
+    B: Complex[np.ndarray, "k H"]
+    C: Complex[np.ndarray, "K k"]
+
+
 def hankel_singular_values(
     system: System, *, gramian: Float[np.ndarray, "n n"] | None = None
 ) -> Float[np.ndarray, " n"]:
-    """Hankel singular values of the real-signal system, descending, `2P` of them.
+    """The `2 P` Hankel singular values of the real system, in descending order.
 
-    The gain from past inputs to future outputs along each direction of the state space. Cutting
-    all after the first `r` costs between the next one and twice the sum of the rest in the
-    H-infinity norm. Moore, 1981; Glover, 1984.
+    Each value is the gain from past inputs to future outputs along one direction of the state
+    space. The H-infinity error of balanced truncation to `r` directions is at least value `r + 1`,
+    and at most twice the sum of all values after the first `r`. Moore, IEEE TAC 26, 1981; Glover,
+    Int. J. Control 39, 1984.
+
+    Args:
+        system: a stable system.
+        gramian: controllability Gramian of shape `(2 P, 2 P)`, in the coordinates
+            `sqrt(2) [Re x; Im x]`. By default, the Gramian for white noise.
 
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
-    found = _balance(system, gramian).singular_values
-    return np.concatenate([found, np.zeros(2 * system.states - len(found))])
+    values = _balance("hankel_singular_values", system, gramian).singular_values
+    return np.concatenate([values, np.zeros(2 * system.states - len(values))])
 
 
 def balanced_truncation(
     system: AnySystem, keep: Bool[np.ndarray, " P"], *, gramians: Gramians | None = None
 ) -> AnySystem:
-    """A system of as many states as `keep` has, or a few less, by balanced truncation.
+    """Reduce a system by balanced truncation.
 
-    As many real dimensions are kept as these states can hold: twice as many if all poles come out
-    complex, fewer if some come out real. Of a `MultiSISO` each channel is cut by itself. With a
-    Gramian of real data a pole may come out unstable; so many dimensions are passed over.
+    Truncation keeps as many real dimensions as fit into the states. Complex poles need one state
+    per two dimensions, real poles one state per dimension. The number of states can therefore be
+    slightly smaller than requested. The channels of a `MultiSISO` are truncated independently. With
+    an empirical Gramian, the truncated system can be unstable; such orders are skipped.
+
+    Args:
+        system: a stable system.
+        keep: mask of shape `(P,)`. Only the number of true values matters, per channel for a
+            `MultiSISO`.
+        gramians: controllability Gramians as in `hankel_singular_values`, one for a `System` and
+            one per channel for a `MultiSISO`. By default, the Gramians for white noise.
+
+    Returns:
+        The reduced system, with NumPy arrays.
 
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
     keep = np.asarray(keep)
     if isinstance(system, MultiSISO):
-        reached = gramians or [None] * len(system.counts)
+        per_channel = gramians or [None] * len(system.counts)
         budgets = np.bincount(system.channel[keep], minlength=len(system.counts))
         parts = [
-            _truncate(part, int(k), gramian)
-            for part, k, gramian in zip(channel_systems(system), budgets, reached, strict=True)
+            _truncate(part, int(budget), gramian)
+            for part, budget, gramian in zip(
+                channel_systems(system), budgets, per_channel, strict=True
+            )
         ]
         return joined_channels(system, parts)
     return _truncate(system, int(keep.sum()), None if gramians is None else gramians[0])
 
 
-def _balance(system: System, reached: np.ndarray | None) -> _Balanced:
+def _truncate(
+    system: System, states: int, controllability: Float[np.ndarray, "n n"] | None
+) -> System:
+    if states == 0:
+        return system.keep(np.zeros(system.states, bool))
+    balanced = _balance("balanced_truncation", system, controllability)
+    best: _Poles | None = None
+    # A lower order can need more states, if more of its poles are real. The highest order with the
+    # most states that fit is the best.
+    for order in range(min(2 * states, len(balanced.singular_values)), 0, -1):
+        poles = _diagonalize(balanced, order, system.conj_sym)
+        if np.any(np.abs(poles.lam) >= 1):
+            continue
+        if len(poles.lam) <= states and (best is None or len(poles.lam) > len(best.lam)):
+            best = poles
+        if best is not None and (len(best.lam) == states or order <= states):
+            break
+    if best is None:
+        return system.keep(np.arange(system.states) == 0)
+    H = system.C.shape[0]
+    return replace_arrays(
+        system,
+        lam=best.lam,
+        B=best.B,
+        C=best.C[:H],
+        C_reverse=None if system.C_reverse is None else best.C[H:],
+        D=np.asarray(system.D),
+    )
+
+
+def _balance(
+    function: str, system: System, controllability: Float[np.ndarray, "n n"] | None
+) -> _Balanced:
     if np.any(np.abs(system.lam) >= 1):
         raise ValueError(
-            "balanced truncation: a state has |lam| >= 1, which no balancing is defined for"
+            f"{function}: a state has |lam| >= 1; balanced truncation needs a stable system"
         )
-    literal = real_system(
-        _with(
-            system,
-            lam=np.asarray(system.lam, complex),
-            B=np.asarray(system.B, complex),
-            C=np.asarray(system.C, complex),
-            C_reverse=None if system.C_reverse is None else np.asarray(system.C_reverse, complex),
-        )
-    )
-    lam, B, outputs = literal.lam, literal.B, _outputs(literal)
-    seen = (outputs.conj().T @ outputs) / (1 - lam[:, None].conj() * lam[None, :])
-    # Real coordinates: a state and its conjugate become sqrt(2) times real and imaginary part.
-    P = system.states
-    one: Any = np.eye(P)
+    lam, B, C = _real_system_arrays(system)
+    observability = (C.conj().T @ C) / (1 - lam[:, None].conj() * lam[None, :])
+    # In real coordinates, a state and its conjugate become sqrt(2) Re x and sqrt(2) Im x.
+    one = np.eye(system.states)
     to_real = np.block([[one, one], [-1j * one, 1j * one]]) / np.sqrt(2)
     from_real = to_real.conj().T
-    if reached is None:
-        white = (B @ B.conj().T) / (1 - lam[:, None] * lam[None, :].conj())
-        reached = (to_real @ white @ from_real).real
-    input_root = _root(reached)
-    output_root = _root((to_real @ seen @ from_real).real)
+    if controllability is None:
+        white_noise = (B @ B.conj().T) / (1 - lam[:, None] * lam[None, :].conj())
+        controllability = (to_real @ white_noise @ from_real).real
+    input_root = _root(controllability)
+    output_root = _root((to_real @ observability @ from_real).real)
     U, values, Vt = np.linalg.svd(output_root.T @ input_root)
     rank = int(np.sum(values > _NEGLIGIBLE * values[0])) if values[0] > 0 else 0
     scale = values[:rank] ** -0.5
@@ -113,65 +160,41 @@ def _balance(system: System, reached: np.ndarray | None) -> _Balanced:
         values[:rank],
         left @ A.real @ right,
         left @ (to_real @ B).real,
-        (outputs @ from_real).real @ right,
+        (C @ from_real).real @ right,
     )
 
 
-def _truncate(system: System, states: int, reached: np.ndarray | None) -> System:
-    if states == 0:
-        return system.keep(np.zeros(system.states, bool))
-    balanced = _balance(system, reached)
-    best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    # Fewer dimensions may take more states, if more poles come out real: the first that fits best.
-    for order in range(min(2 * states, len(balanced.singular_values)), 0, -1):
-        found = _diagonal(balanced, order, system.conj_sym)
-        if np.any(np.abs(found[0]) >= 1):
-            continue
-        if len(found[0]) <= states and (best is None or len(found[0]) > len(best[0])):
-            best = found
-        if best is not None and (len(best[0]) == states or order <= states):
-            break
-    if best is None:
-        return system.keep(np.arange(system.states) == 0)
-    lam, B, outputs = best
-    H = system.C.shape[0]
-    return _with(
-        system,
-        lam=lam,
-        B=B,
-        C=outputs[:H],
-        C_reverse=None if system.C_reverse is None else outputs[H:],
-        D=np.asarray(system.D),
+def _real_system_arrays(system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`lam`, `B` and `C` of the real system in float64, with the outputs of both directions."""
+    reverse = None if system.C_reverse is None else np.asarray(system.C_reverse, complex)
+    real = real_system(
+        replace_arrays(
+            system,
+            lam=np.asarray(system.lam, complex),
+            B=np.asarray(system.B, complex),
+            C=np.asarray(system.C, complex),
+            C_reverse=reverse,
+        )
     )
+    directions = [C for C in (real.C, real.C_reverse) if C is not None]
+    return np.asarray(real.lam), np.asarray(real.B), np.concatenate(directions)
 
 
-def _diagonal(
-    balanced: _Balanced, order: int, conj_sym: bool
-) -> tuple[Complex[np.ndarray, " k"], Complex[np.ndarray, "k H"], Complex[np.ndarray, "K k"]]:
-    """The leading dimensions in coordinates of their own poles, one of each pair."""
+def _diagonalize(balanced: _Balanced, order: int, conj_sym: bool) -> _Poles:
+    """The leading `order` dimensions in the coordinates of their own poles."""
     lam, X = np.linalg.eig(balanced.A[:order, :order])
     B = np.linalg.solve(X, balanced.B[:order].astype(complex))
     C = balanced.C[:, :order] @ X.astype(complex)
-    # Real matrices give conjugates in exact pairs, and real poles with no imaginary part at all.
+    # Complex eigenvalues of a real matrix are exact conjugates, and the imaginary part of real ones
+    # is exactly 0.
     stored = lam.imag <= 0
     lam, B, C = lam[stored], B[stored], C[:, stored]
-    # A pair answers 2 Re(C x); a layer that stores pairs adds the 2 itself.
+    # The output of a pair is 2 Re(C x). With conj_sym, the system itself applies the factor 2.
     factor = np.where(lam.imag < 0, 2.0, 1.0) / (2.0 if conj_sym else 1.0)
-    return lam.astype(complex), B, C * factor
+    return _Poles(lam.astype(complex), B, C * factor)
 
 
-def _with(system: Any, **arrays: Any) -> Any:
-    """The system with these arrays, which are numpy's."""
-    return dataclasses.replace(system, **arrays)
-
-
-def _root(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """A factor `R` with `R R^T = gram`, of a matrix that may be singular."""
-    values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+def _root(gramian: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """A factor `R` with `R R^T = gramian`, for a matrix that may be singular."""
+    values, vectors = np.linalg.eigh((gramian + gramian.T) / 2)
     return vectors * np.sqrt(np.maximum(values, 0))
-
-
-def _outputs(system: System) -> Complex[np.ndarray, "K P"]:
-    if system.C_reverse is None:
-        return np.asarray(system.C)
-    return np.concatenate([system.C, system.C_reverse])

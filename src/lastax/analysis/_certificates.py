@@ -1,14 +1,15 @@
-"""How far a system moves when it is made smaller: exact norms of the difference, and bounds.
+"""Error of a reduced system: exact norms of the difference, and bounds.
 
-Host float64. Where states are only taken out, the difference is the system of the removed states
-alone, and `D` plays no part; where what is left was changed as well (`certify`) it is a system of
-both. These numbers are about one layer's operator; they say nothing of what a network answers. The
-channels of a `MultiSISO` work side by side: its H-infinity norm is the largest of theirs, its H2
-norm the root of the sum of their squares.
+All functions compute in float64 on the host. If states are only removed, the difference is the
+system of the removed states, and `D` cancels. If the remaining states or `D` also changed
+(`certify`), the difference has the states of both systems.
+
+The results describe the operator of one layer. They do not bound the error of a network's output.
+The channels of a `MultiSISO` are independent: its H-infinity norm is the maximum over its channels,
+and its H2 norm is the root of the sum of their squares.
 """
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -21,74 +22,81 @@ from lastax.analysis._system_norms import (
     sum_of_norms,
 )
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
-from lastax.ssm._system import System, kept_index
+from lastax.ssm._system import System, kept_indices, replace_arrays
 
 
 class Certificate(NamedTuple):
-    """How far a layer's operator moved: the norms of the difference, and a bound of the first.
+    """Norms of the difference between a layer's original and its reduced system.
 
-    `hinf` is the largest error per unit of input energy, `h2` the root-mean-square error under
-    white noise of unit power. `hinf_whole` and `h2_whole` are the same norms of what the layer's
-    states did before.
+    Attributes:
+        hinf: H-infinity norm of the difference, the largest error per unit of input energy.
+        bound: upper bound of `hinf`.
+        h2: H2 norm of the difference, the root-mean-square error for white noise of unit power.
+        hinf_original: H-infinity norm of the original system without `D`.
+        h2_original: H2 norm of the original system without `D`.
     """
 
     hinf: float
     bound: float
     h2: float
-    hinf_whole: float
-    h2_whole: float
+    hinf_original: float
+    h2_original: float
 
     def relative(self) -> tuple[float, float, float]:
-        """`hinf`, `bound` and `h2` as shares of the norms before."""
-        hinf, h2 = (norm if norm > 0 else 1.0 for norm in (self.hinf_whole, self.h2_whole))
+        """`hinf`, `bound` and `h2`, divided by the norms of the original system."""
+        hinf, h2 = (norm if norm > 0 else 1.0 for norm in (self.hinf_original, self.h2_original))
         return self.hinf / hinf, self.bound / hinf, self.h2 / h2
 
 
 def certify(system: AnySystem, reduced: AnySystem) -> Certificate:
-    """How far `reduced` is from `system`, whatever was done to its states, `C` and `D`.
+    """Norms of the difference between two systems, for any change of states, `C` and `D`.
 
-    The bound takes for each channel the smaller of two: the sum of the norms of the difference's
-    states, and twice the sum of its Hankel singular values (Glover, 1984), that of each direction
-    by itself; what `D` changed is added to both.
+    The bound is the smaller of two bounds, per channel: the sum of the H-infinity norms of the
+    difference's states, and twice the sum of its Hankel singular values (Glover, 1984), added over
+    the directions. Both include the norm of the change of `D`.
+
+    Args:
+        system: original system.
+        reduced: system that replaces it.
 
     Raises:
-        ValueError: if the systems have different channels or directions.
+        ValueError: if class, channels, directions or `conj_sym` of the systems differ.
     """
-    moved = difference(system, reduced)
+    error = _difference("certify", system, reduced)
     return Certificate(
-        hinf_norm(moved, feedthrough=True),
-        norm_bound(moved, pairs=True, feedthrough=True),
-        h2_norm(moved, feedthrough=True),
+        hinf_norm(error, feedthrough=True),
+        norm_bound(error, pairs=True, feedthrough=True),
+        h2_norm(error, feedthrough=True),
         hinf_norm(system),
         h2_norm(system),
     )
 
 
 def difference(system: AnySystem, reduced: AnySystem) -> AnySystem:
-    """The system that answers what `system` does less what `reduced` does, `D` included.
+    """The system whose output is that of `system` minus that of `reduced`, with NumPy arrays.
 
-    States with equal `lam` and `B` in both become one; they vanish if `C` is equal as well. Arrays
-    are numpy's.
+    States with equal `lam` and `B` in both systems are merged. They vanish if `C` is also equal.
+
+    Args:
+        system: original system.
+        reduced: system that replaces it.
 
     Raises:
-        ValueError: if the systems have different channels or directions.
+        ValueError: if class, channels, directions or `conj_sym` of the systems differ.
     """
-    kinds = [(type(s), len(s.D), s.C_reverse is None, s.conj_sym) for s in (system, reduced)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            "difference: the systems must be of one kind, with equal channels, directions and use "
-            f"of conjugate pairs; they are {kinds[0]} and {kinds[1]}"
-        )
-    if isinstance(system, MultiSISO) and isinstance(reduced, MultiSISO):
-        channels = zip(channel_systems(system), channel_systems(reduced), strict=True)
-        return joined_channels(system, [_difference(*pair) for pair in channels])
-    assert isinstance(system, System)
-    assert isinstance(reduced, System)
-    return _difference(system, reduced)
+    return _difference("difference", system, reduced)
 
 
 def error_bound(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
-    """Upper bound of `error_hinf`: the sum of the removed states' norms, twice that for pairs."""
+    """Upper bound of `error_hinf`: the sum of the H-infinity norms of the removed states.
+
+    Conjugate pairs count twice. For a `MultiSISO` it is the maximum over the channels.
+
+    Args:
+        system: original system.
+        keep: mask of the states that remain, shape `(P,)`.
+        pairs: as in `hinf_norm`.
+    """
     removed = _removed(system, keep)
     if isinstance(removed, MultiSISO):
         return max(sum_of_norms(part, pairs) for part in channel_systems(removed))
@@ -96,43 +104,83 @@ def error_bound(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool 
 
 
 def error_hinf(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
-    """H-infinity norm of what the removed states did: the largest error per unit of input."""
+    """H-infinity norm of the removed states: the largest error per unit of input energy.
+
+    Args:
+        system: original system.
+        keep: mask of the states that remain, shape `(P,)`.
+        pairs: as in `hinf_norm`.
+    """
     return hinf_norm(_removed(system, keep), pairs=pairs)
 
 
 def error_h2(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
-    """H2 norm of what the removed states did: the root-mean-square error under white noise."""
+    """H2 norm of the removed states: the root-mean-square error for white noise of unit power.
+
+    Args:
+        system: original system.
+        keep: mask of the states that remain, shape `(P,)`.
+        pairs: as in `h2_norm`.
+    """
     return h2_norm(_removed(system, keep), pairs=pairs)
 
 
-def _difference(system: System, reduced: System) -> System:
-    one, other = literal_system(system, pairs=False), literal_system(reduced, pairs=False)
-    index = {_identity(other, i): i for i in range(other.states)}
-    # Each state of the smaller one is taken from one of the larger.
-    pairs = [(i, index.pop(_identity(one, i), None)) for i in range(one.states)]
-    new = sorted(index.values())
+def _difference(function: str, system: AnySystem, reduced: AnySystem) -> AnySystem:
+    described = _description(system), _description(reduced)
+    if described[0] != described[1]:
+        raise ValueError(
+            f"{function}: the systems must have the same class, channels, directions and conj_sym; "
+            f"got {described[0]} and {described[1]}"
+        )
+    if isinstance(system, MultiSISO) and isinstance(reduced, MultiSISO):
+        channels = zip(channel_systems(system), channel_systems(reduced), strict=True)
+        return joined_channels(system, [_subtract(*pair) for pair in channels])
+    assert isinstance(system, System)
+    assert isinstance(reduced, System)
+    return _subtract(system, reduced)
 
-    def maps(own: Any, their: Any) -> Any:
-        if own is None:
-            return None
-        left = np.array(own)
+
+def _description(system: AnySystem) -> str:
+    direction = "unidirectional" if system.C_reverse is None else "bidirectional"
+    return (
+        f"a {direction} {type(system).__name__} with {len(system.D)} channels and "
+        f"conj_sym={system.conj_sym}"
+    )
+
+
+def _subtract(system: System, reduced: System) -> System:
+    original, other = literal_system(system, pairs=False), literal_system(reduced, pairs=False)
+    unmatched = {_identity(other, i): i for i in range(other.states)}
+    # Each state of `reduced` is matched with at most one state of `system`.
+    pairs = [(i, unmatched.pop(_identity(original, i), None)) for i in range(original.states)]
+    new = np.array(sorted(unmatched.values()), int)
+
+    def subtract_outputs(C: np.ndarray, C_reduced: np.ndarray) -> np.ndarray:
+        C = np.array(C)
         for i, j in pairs:
             if j is not None:
-                left[:, i] -= their[:, j]
-        return np.concatenate([left, -their[:, new]], axis=1)
+                C[:, i] -= C_reduced[:, j]
+        return np.concatenate([C, -C_reduced[:, new]], axis=1)
 
-    arrays: dict[str, Any] = {
-        "lam": np.concatenate([one.lam, other.lam[np.array(new, int)]]),
-        "B": np.concatenate([one.B, other.B[np.array(new, int)]]),
-        "C": maps(one.C, other.C),
-        "C_reverse": maps(one.C_reverse, other.C_reverse),
-        "D": one.D - other.D
-        if one.D.ndim == other.D.ndim
-        else one.feedthrough_matrix - other.feedthrough_matrix,
-    }
-    moved = dataclasses.replace(one, **arrays)
-    heard = [np.any(C != 0, axis=0) for C in (moved.C, moved.C_reverse) if C is not None]
-    return moved.keep(np.any(heard, axis=0))
+    C = subtract_outputs(np.asarray(original.C), np.asarray(other.C))
+    C_reverse = None
+    if original.C_reverse is not None and other.C_reverse is not None:
+        C_reverse = subtract_outputs(np.asarray(original.C_reverse), np.asarray(other.C_reverse))
+    D, D_reduced = original.D, other.D
+    if D.ndim != D_reduced.ndim:
+        D, D_reduced = original.feedthrough_matrix, other.feedthrough_matrix
+    error = replace_arrays(
+        original,
+        lam=np.concatenate([original.lam, other.lam[new]]),
+        B=np.concatenate([original.B, other.B[new]]),
+        C=C,
+        C_reverse=C_reverse,
+        D=np.asarray(D - D_reduced),
+    )
+    has_output = np.any(C != 0, axis=0)
+    if C_reverse is not None:
+        has_output |= np.any(C_reverse != 0, axis=0)
+    return error.keep(has_output)
 
 
 def _identity(system: System, state: int) -> bytes:
@@ -141,5 +189,5 @@ def _identity(system: System, state: int) -> bytes:
 
 
 def _removed(system: AnySystem, keep: Bool[np.ndarray, " P"]) -> AnySystem:
-    kept = kept_index(keep, system.states)
+    kept = kept_indices(keep, system.states)
     return system.keep(~np.isin(np.arange(system.states), kept))
