@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from lastax._errors import RunError
-from lastax._settings import check_settings, is_a
+from lastax._settings import check_settings, has_type
 from lastax._typing import PRNGKeyArray
 from lastax.nn._configuration import ModelConfig, build_network
 from lastax.nn._networks import Network
@@ -174,7 +174,7 @@ def _check_config(config: RunConfig) -> None:
         raise ValueError("task must be a name and versions a table")
     for name in ("seed", "input_size", "classes", "length", "devices"):
         value = getattr(config, name)
-        if not is_a(value, int) or value < (0 if name == "seed" else 1):
+        if not has_type(value, int) or value < (0 if name == "seed" else 1):
             raise ValueError(f"{name} is {value!r}")
     names = (config.labels, config.vocabulary)
     if not all(isinstance(name, str) for listed in names for name in listed):
@@ -183,7 +183,7 @@ def _check_config(config: RunConfig) -> None:
         raise ValueError(f"{len(config.labels)} labels, for {config.classes} classes")
     if len(config.vocabulary) not in (0, config.input_size):
         raise ValueError(f"{len(config.vocabulary)} tokens, for an input of {config.input_size}")
-    if not all(is_a(count, int) for count in config.states):
+    if not all(has_type(count, int) for count in config.states):
         raise ValueError(f"states are {list(config.states)}")
     largest = untrained_counts(config.model)
     fits = len(config.states) == len(largest) and all(
@@ -192,5 +192,5 @@ def _check_config(config: RunConfig) -> None:
     if not fits:
         raise ValueError(f"states are {list(config.states)}, for layers of up to {list(largest)}")
     kept_masks(config, largest)
-    if not is_a(config.dense_feedthrough, bool):
+    if not has_type(config.dense_feedthrough, bool):
         raise ValueError(f"dense_feedthrough is {config.dense_feedthrough!r}")
