@@ -1,4 +1,4 @@
-"""What the rest of the program needs to know of a data set, before and after it is opened."""
+"""Descriptions of data sets, and opened data sets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +14,9 @@ from lastax.data._pipeline import (
     evaluation_batches,
     training_batches,
 )
+from lastax.data._selection import some
 
-# Of an evaluation batch.
+# Limits of a default evaluation batch.
 _MOST_RECORDS = 128
 _MOST_STEPS = 2**18
 
@@ -24,19 +25,20 @@ Kind = Literal["audio", "image", "text", "features"]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A data set that was opened.
+    """An opened data set.
 
     Attributes:
-        sources: of "train", "validation" and "test". Records hold "x" of shape
-            (length, input_size), or, if there is a `vocabulary`, token ids of shape (length,);
-            both with a leading axis of 2 if they are `pairs`.
-        classes: what the labels 0, 1, ... mean.
-        input_size: values a step; of tokens, how many kinds there are.
-        length: steps a record, padding included.
-        augment: how training records may be varied; None if in no way.
-        vocabulary: kinds of tokens by id, 0 is padding; empty if records are not tokens.
-        skipped: bad items that were left out, as asked for.
-        pairs: records are two sequences with one label.
+        sources: sources of the splits "train", "validation" and "test". A record holds "x" of
+            shape (length, input_size), or token ids of shape (length,) if there is a
+            `vocabulary`. Both have a leading axis of size 2 if `pairs` is true.
+        classes: names of the labels 0, 1, ...
+        input_size: number of values per step; for tokens, size of the vocabulary.
+        length: number of steps per record, padding included.
+        augment: function that augments a training record; None if there is none.
+        vocabulary: names of the tokens by id, where id 0 is padding; empty if records are not
+            tokens.
+        skipped: number of bad items that were skipped (`skip_bad=True`).
+        pairs: whether a record holds two sequences with one label.
     """
 
     sources: Mapping[str, Source]
@@ -55,7 +57,7 @@ class Data:
     def training_batches(
         self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0
     ) -> TrainingBatches:
-        """Endless batches of the training split (`lastax.data.training_batches`)."""
+        """Endless batches of the training split; see `lastax.data.training_batches`."""
         return training_batches(
             self.sources["train"],
             batch_size=batch_size,
@@ -65,25 +67,26 @@ class Data:
         )
 
     def evaluation_batches(self, split: str, *, batch_size: int | None = None) -> Iterator[Batch]:
-        """One pass over a split (`lastax.data.evaluation_batches`).
+        """One pass over a split; see `lastax.data.evaluation_batches`.
 
-        Without `batch_size`, a batch holds at most 128 records and 2^18 steps, so that the memory
-        of an evaluation is bounded.
+        By default, a batch holds at most 128 records and 2^18 steps. This limits the memory that
+        an evaluation needs.
         """
         steps = self.length * (2 if self.pairs else 1)
         fitting = max(1, min(_MOST_RECORDS, _MOST_STEPS // steps))
-        return evaluation_batches(self.sources[split], batch_size=batch_size or fitting)
+        source = self.sources[split] if limit is None else some(self.sources[split], limit)
+        return evaluation_batches(source, batch_size=batch_size or fitting)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file that a data set's publisher offers.
+    """A file that the publisher of a data set offers for download.
 
     Attributes:
-        url: its official address.
-        size: its bytes.
-        sha256: of its content, in hexadecimal.
-        unpacks_to: file or folder below the root that it yields.
+        url: official URL.
+        size: number of bytes.
+        sha256: SHA-256 of the content, in hexadecimal.
+        unpacks_to: resulting file or folder, relative to the root.
     """
 
     url: str
@@ -94,23 +97,24 @@ class Remote:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is known of a data set without opening it.
+    """Description of a data set.
 
     Attributes:
-        name: what users call it.
-        open: `open(root, *, skip_bad=False, **options)`: the data set below the folder `root`,
-            prepared on first use. A bad item raises DataError, or is left out with `skip_bad`.
-        kind: how its records are drawn.
-        needs: one line: which files, where below the root, and which command gets them.
-        present: whether they are there.
-        options: names that `open` takes beside `skip_bad`.
-        remotes: what can be downloaded.
-        expected: published number of records a split, with the options left at their defaults.
-        generate: `generate(root, *, seed, workers, on_progress, **sizes)` makes the files anew;
-            None if they cannot be made.
-        size: of the files, for people.
-        license: of the data.
-        citation: what to cite.
+        name: name of the data set.
+        open: `open(root, *, skip_bad=False, **options)` opens the data set in the folder `root`
+            and prepares it on first use. A bad item raises DataError, or is skipped if `skip_bad`
+            is true.
+        kind: type of the records; decides how they are drawn.
+        needs: one line that names the required files and the command that gets them.
+        present: `present(root)` tells whether the files exist.
+        options: names of the options of `open`, except `skip_bad`.
+        remotes: files that can be downloaded.
+        expected: published number of records per split, for default options.
+        generate: `generate(root, *, seed, workers, on_progress, **sizes)` generates the files;
+            None if there is no generator.
+        size: size of the files, as text.
+        license: license of the data.
+        citation: publications to cite.
     """
 
     name: str

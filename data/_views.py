@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from lastax.data._data_set import Data
 from lastax.data._pipeline import Example, Source
+from lastax.data._selection import some
 
 
 def first_steps(data: Data, count: int) -> Data:
@@ -26,31 +27,10 @@ def every_step(data: Data, every: int) -> Data:
     return _stepped(data, slice(0, data.length, every))
 
 
-def some_records(data: Data, most: int) -> Data:
-    """`data` with at most so many records of each split: the same ones each time, in order."""
-
-    def chosen(source: Source) -> Source:
-        if len(source) <= most:
-            return source
-        drawn = np.random.default_rng(0).permutation(len(source))[:most]
-        return Records(source, np.sort(drawn))
-
-    sources = {split: chosen(source) for split, source in data.sources.items()}
+def some_records(data: Data, limit: int) -> Data:
+    """`data` with at most `limit` records per split: the same ones every time, in order."""
+    sources = {split: some(source, limit) for split, source in data.sources.items()}
     return dataclasses.replace(data, sources=sources)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """The records of `source` at some positions."""
-
-    source: Source
-    positions: Int[np.ndarray, " n"]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: SupportsIndex) -> Example:
-        return self.source[int(self.positions[index.__index__()])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,15 +1,55 @@
 """Pruning of runs, and sweeps over methods and ratios."""
 
-from lastax.experiments._summary import THEN as THEN
+from lastax.experiments._cells import CELLS_FILE as CELLS_FILE
+from lastax.experiments._cells import UNPRUNED as UNPRUNED
+from lastax.experiments._cells import Grid as Grid
+from lastax.experiments._cells import read_cells as read_cells
+from lastax.experiments._post_processing import PostProcessing as PostProcessing
+from lastax.experiments._prune_run import AUTO as AUTO
+from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
+from lastax.experiments._prune_run import CalibrationOptions as CalibrationOptions
+from lastax.experiments._prune_run import OptionError as OptionError
+from lastax.experiments._prune_run import PrunedRun as PrunedRun
+from lastax.experiments._prune_run import PruneOptions as PruneOptions
+from lastax.experiments._prune_run import prune_run as prune_run
+from lastax.experiments._prune_run import pruning_key as pruning_key
 from lastax.experiments._summary import SweepCurves as SweepCurves
 from lastax.experiments._summary import compressible_ratio as compressible_ratio
 from lastax.experiments._summary import sweep_groups as sweep_groups
 from lastax.experiments._summary import sweep_summary as sweep_summary
+from lastax.experiments._sweep import RECONSTRUCTION_STEPS as RECONSTRUCTION_STEPS
+from lastax.experiments._sweep import SWEEP_FIGURE as SWEEP_FIGURE
+from lastax.experiments._sweep import SWEEP_RESULTS as SWEEP_RESULTS
+from lastax.experiments._sweep import SWEEP_TABLE as SWEEP_TABLE
+from lastax.experiments._sweep import save_sweep as save_sweep
+from lastax.experiments._sweep import sweep as sweep
+from lastax.experiments._sweep import sweep_results as sweep_results
+from lastax.experiments._workers import map_processes as map_processes
 
 __all__ = [
-    "THEN",
+    "AUTO",
+    "CELLS_FILE",
+    "DEFAULT_MAX_LOSS",
+    "RECONSTRUCTION_STEPS",
+    "SWEEP_FIGURE",
+    "SWEEP_RESULTS",
+    "SWEEP_TABLE",
+    "UNPRUNED",
+    "CalibrationOptions",
+    "Grid",
+    "OptionError",
+    "PostProcessing",
+    "PruneOptions",
+    "PrunedRun",
     "SweepCurves",
     "compressible_ratio",
+    "map_processes",
+    "prune_run",
+    "pruning_key",
+    "read_cells",
+    "save_sweep",
+    "sweep",
     "sweep_groups",
+    "sweep_results",
     "sweep_summary",
 ]

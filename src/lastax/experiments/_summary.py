@@ -1,93 +1,93 @@
-"""What a sweep over methods and ratios says, from its cells: curves a group, and a summary.
+"""Summary of a sweep: accuracy curves per group, and how much each method can remove.
 
-A cell is a mapping with `run`, `task`, `layer`, `bidirectional`, `method`, `ratio`, `then` (what
-was done after pruning, a key of `THEN`), `finetune` (for how many epochs), `validation_accuracy`
-and `test_accuracy`, None where a method does not suit a network. Runs that differ in their seed
-alone are a group.
+A cell is a mapping with the keys `run`, `task`, `layer`, `bidirectional`, `method`, `ratio`,
+`post_processing` (a `PostProcessing`), `finetune` (epochs), `validation_accuracy` and
+`test_accuracy`; the accuracies are None where a method does not suit a network. Runs that differ
+only in their seed form a group.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-NOTHING, NORMS, POLISHED, TUNED, DISTILLED = "", "norms", "polished", "tuned", "distilled"
-
-# What may be done to a pruned network, and what its method is called then.
-THEN: Mapping[str, str] = MappingProxyType(
-    {
-        NOTHING: "{method}",
-        NORMS: "{method}, norms measured again",
-        POLISHED: "{method}, polished",
-        TUNED: "{method} + {finetune} epochs",
-        DISTILLED: "{method} + {finetune} epochs, distilled",
-    }
-)
+from lastax.experiments._post_processing import PostProcessing
 
 Cell = Mapping[str, Any]
 
-Curve = Mapping[float, list[float]]
+# Accuracies, one per seed, by ratio of removed states.
+AccuracyCurve = Mapping[float, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepCurves:
-    """Accuracies of one group: of the whole networks, and by method and ratio a list over seeds."""
+    """Accuracies of one group of runs, from 0 to 1.
+
+    Attributes:
+        unpruned: test accuracies of the unpruned networks, one per seed.
+        test: by method and ratio, test accuracies of the pruned networks.
+        validation_unpruned: as `unpruned`, on the validation split.
+        validation: as `test`, on the validation split.
+    """
 
     unpruned: list[float]
-    test: Mapping[str, Curve]
+    test: Mapping[str, AccuracyCurve]
     validation_unpruned: list[float]
-    validation: Mapping[str, Curve]
+    validation: Mapping[str, AccuracyCurve]
 
 
 def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
-    """The curves of each group, by a name such as `speech, s5, both ways`."""
+    """The curves of each group, by a name such as `speech, s5, bidirectional`."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        ways = "both ways" if cell["bidirectional"] else "one way"
-        groups.setdefault(f"{cell['task']}, {cell['layer']}, {ways}", []).append(cell)
+        direction = "bidirectional" if cell["bidirectional"] else "unidirectional"
+        groups.setdefault(f"{cell['task']}, {cell['layer']}, {direction}", []).append(cell)
     return {name: _curves(of_group) for name, of_group in groups.items()}
 
 
 def _curves(cells: Sequence[Cell]) -> SweepCurves:
-    whole: dict[str, list[float]] = {"test": [], "validation": []}
+    unpruned: dict[str, list[float]] = {"test": [], "validation": []}
     curves: dict[str, dict[str, dict[float, list[float]]]] = {"test": {}, "validation": {}}
     for cell in cells:
-        name = THEN[cell["then"]].format(**cell)
+        name = PostProcessing(cell["post_processing"]).label(cell["method"], cell["finetune"])
         for split in ("test", "validation"):
             accuracy = cell[f"{split}_accuracy"]
             if accuracy is None:
                 continue
             if cell["method"] == "unpruned":
-                whole[split].append(accuracy)
+                unpruned[split].append(accuracy)
             else:
                 points = curves[split].setdefault(name, {})
                 points.setdefault(cell["ratio"], []).append(accuracy)
-    return SweepCurves(whole["test"], curves["test"], whole["validation"], curves["validation"])
+    return SweepCurves(
+        unpruned["test"], curves["test"], unpruned["validation"], curves["validation"]
+    )
 
 
 def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -> float:
-    """The largest ratio that costs at most so many points of validation accuracy; 0 if none does.
+    """The largest ratio that costs at most `most` percentage points of validation accuracy.
 
-    Means over seeds. The test split has no say.
+    Means over seeds; 0 if no ratio qualifies. The test split plays no part.
     """
     unpruned = np.mean(curves.validation_unpruned)
-    fitting = [
+    qualifying = [
         ratio
         for ratio, values in curves.validation.get(method, {}).items()
-        # Accuracies are ratios of counts: the margin is for their rounding alone.
+        # Accuracies are ratios of counts; the margin covers their rounding.
         if 100 * (unpruned - np.mean(values)) <= most + 1e-7
     ]
-    return max(fitting, default=0.0)
+    return max(qualifying, default=0.0)
 
 
 def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[dict[str, Any]]:
-    """For each method how much can be removed at a loss of `most` validation points, and the cost.
+    """How much each method removes at a loss of at most `most` validation points, and the cost.
 
-    `ratio` and `loss` (points of test accuracy) are means over the groups that the method was
-    measured on, one from which nothing can be removed counting with 0 and 0; `ratio_compressible`
-    and `loss_compressible` those over the `compressible` other ones. Most removed first.
+    Returns:
+        One record per method, the most removed first. `ratio` and `loss` (percentage points of
+        test accuracy) are means over the `groups` that the method was measured on; a group from
+        which nothing can be removed counts as 0 and 0. `ratio_compressible` and
+        `loss_compressible` are means over the `compressible` other groups.
     """
     groups = sweep_groups(cells)
     methods = dict.fromkeys(method for curves in groups.values() for method in curves.test)
@@ -102,16 +102,20 @@ def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[dict[str,
             if ratio > 0:
                 loss = 100 * float(np.mean(curves.unpruned) - np.mean(curves.test[method][ratio]))
             found.append((ratio, loss))
-        left = [pair for pair in found if pair[0] > 0]
+        compressible = [pair for pair in found if pair[0] > 0]
         rows.append(
             {
                 "method": method,
                 "ratio": float(np.mean([ratio for ratio, _ in found])),
                 "loss": float(np.mean([loss for _, loss in found])),
                 "groups": len(found),
-                "compressible": len(left),
-                "ratio_compressible": float(np.mean([r for r, _ in left])) if left else None,
-                "loss_compressible": float(np.mean([x for _, x in left])) if left else None,
+                "compressible": len(compressible),
+                "ratio_compressible": float(np.mean([r for r, _ in compressible]))
+                if compressible
+                else None,
+                "loss_compressible": float(np.mean([x for _, x in compressible]))
+                if compressible
+                else None,
             }
         )
     return sorted(rows, key=lambda row: -row["ratio"])

@@ -37,8 +37,13 @@ class TrainingData(Protocol):
     ) -> Batches:
         """Endless batches of the training split, in an order that depends on `seed` alone."""
 
-    def evaluation_batches(self, split: str, *, batch_size: int | None = None) -> Iterable[Batch]:
-        """One pass over a split; batches may be filled up with rows of weight 0."""
+    def evaluation_batches(
+        self, split: str, *, batch_size: int | None = None, limit: int | None = None
+    ) -> Iterable[Batch]:
+        """One pass over a split, or over `limit` of its records, the same ones every time.
+
+        Batches may be filled up with rows of weight 0.
+        """
 
 
 def evaluate_split(
@@ -47,6 +52,7 @@ def evaluate_split(
     split: str,
     *,
     batch_size: int | None = None,
+    limit: int | None = None,
     step_rescale: float = 1.0,
 ) -> Evaluation:
     """Accuracy and loss of a model on all records of a split.
@@ -56,9 +62,10 @@ def evaluate_split(
         data: the data set.
         split: "train", "validation" or "test".
         batch_size: sequences per batch; by default as many as fit in memory.
+        limit: number of records to evaluate on; all if None.
         step_rescale: 2 at half the sampling rate that the model was trained at.
     """
-    batches = data.evaluation_batches(split, batch_size=batch_size)
+    batches = data.evaluation_batches(split, batch_size=batch_size, limit=limit)
     return evaluate(model, batches, step_rescale=step_rescale)
 
 

@@ -20,11 +20,11 @@ from lastax.training._losses import cross_entropy, kl_divergence
 class Fidelity(NamedTuple):
     """How close one network's answers are to another's, over examples.
 
-    `divergence` is the mean of `KL(original || other)` in nats, `agreement` the share of examples,
+    `kl_divergence` is the mean of `KL(original || other)` in nats, `agreement` the share of examples,
     from 0 to 1, to which both give the same class. No label is looked at.
     """
 
-    divergence: float
+    kl_divergence: float
     agreement: float
     examples: int
 

@@ -1,0 +1,152 @@
+"""The cells of a sweep: one pruned network each, and the file that keeps them."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lastax._errors import RunError
+from lastax.experiments._post_processing import PostProcessing
+from lastax.experiments._prune_run import CalibrationOptions
+from lastax.pruning._methods import METHODS
+from lastax.serialization._save import MODEL_FILE
+
+CELLS_FILE = "cells.jsonl"
+# The "method" of the cell of the network as it is.
+UNPRUNED = "unpruned"
+
+# The keys by which a measured cell is recognized.
+_IDENTITY = ("run", "weights", "method", "ratio", "post_processing", "finetune", "settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One network, pruned in one way, and what follows."""
+
+    method: str
+    ratio: float
+    post_processing: PostProcessing = PostProcessing.NONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a sweep measures for every run.
+
+    Attributes:
+        methods: names in `METHODS`.
+        ratios: shares of states to remove.
+        recalibrate: methods after which BatchNorm is also recalibrated.
+        reconstruct: methods after which blocks are also reconstructed.
+        finetune: epochs of training after every method; 0 for none.
+        finetune_rate: learning rates of these epochs, as a share of those of the run.
+        distill: whether to train once more without labels, from the unpruned network.
+        seed: seed of random pruning and of the choice of calibration data.
+        calibration: settings of methods that use calibration data.
+        limit: number of records of each split to evaluate on; all if None.
+    """
+
+    methods: tuple[str, ...] = ("last",)
+    ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    recalibrate: tuple[str, ...] = ()
+    reconstruct: tuple[str, ...] = ()
+    finetune: int = 0
+    finetune_rate: float = 0.1
+    distill: bool = False
+    seed: int = 0
+    calibration: CalibrationOptions = dataclasses.field(default_factory=CalibrationOptions)
+    limit: int | None = None
+
+    def cells(self) -> Iterator[Cell]:
+        """The unpruned network first; cells of the same pruned network are neighbors."""
+        yield Cell(UNPRUNED, 0.0)
+        for method, ratio in itertools.product(self.methods, self.ratios):
+            yield Cell(method, ratio)
+            if method in self.recalibrate:
+                yield Cell(method, ratio, PostProcessing.RECALIBRATED)
+            if method in self.reconstruct:
+                yield Cell(method, ratio, PostProcessing.RECONSTRUCTED)
+            if self.finetune:
+                yield Cell(method, ratio, PostProcessing.FINE_TUNED)
+                if self.distill:
+                    yield Cell(method, ratio, PostProcessing.DISTILLED)
+
+    def identity(self, run: Path, cell: Cell) -> dict[str, Any]:
+        """What distinguishes a cell. A run that was trained again has other cells."""
+        weights = run / MODEL_FILE
+        method = METHODS.get(cell.method)
+        calibrated = cell.post_processing.needs_calibration or (
+            method is not None and method.needs_calibration
+        )
+        settings: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
+        if cell.method == "random" or calibrated:
+            settings["pruning_seed"] = self.seed
+        if calibrated:
+            settings["sequences"] = self.calibration.sequences
+        if method is not None and method.score is None:
+            settings["budget"] = self.calibration.budget
+        if cell.post_processing.trains:
+            settings["finetune_rate"] = self.finetune_rate
+        return {
+            "run": str(run),
+            "weights": _digest(weights, weights.stat().st_mtime_ns),
+            "method": cell.method,
+            "ratio": cell.ratio,
+            "post_processing": str(cell.post_processing),
+            "finetune": self.finetune if cell.post_processing.trains else 0,
+            "settings": settings,
+        }
+
+
+def identity_key(cell: Mapping[str, Any]) -> str:
+    """The identity of a cell as one string."""
+    return json.dumps([cell.get(name) for name in _IDENTITY], sort_keys=True)
+
+
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """All measured cells of a folder. A last line that was cut off is left out.
+
+    Raises:
+        RunError: if another line is damaged.
+    """
+    try:
+        lines = (folder / CELLS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    cells = []
+    for number, line in enumerate(lines, 1):
+        try:
+            cells.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(
+                    f"{folder / CELLS_FILE}, line {number} is damaged: remove the line"
+                ) from error
+    return cells
+
+
+def append_cell(folder: Path, cell: Mapping[str, Any]) -> None:
+    """Write one cell to the disk."""
+    # One write, so that lines of several processes do not mix.
+    with (folder / CELLS_FILE).open("ab") as file:
+        file.write(json.dumps(cell).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_partial_line(folder: Path) -> None:
+    """Remove what was being written when a sweep was stopped."""
+    path = folder / CELLS_FILE
+    if path.is_file():
+        with path.open("rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,418 @@
+"""Pruning a run: what `lastax prune` does, as one function."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lastax._errors import RunError
+from lastax._typing import Batch, OnProgress, silent
+from lastax.analysis._certificates import Certificate, certify
+from lastax.calibration._batch_norm import recalibrate_batch_norm
+from lastax.nn._networks import Network
+from lastax.pruning._methods import METHODS
+from lastax.pruning._reducer import Reducer, Reduction
+from lastax.pruning._search import AUTO_METHODS, Trial, search_method
+from lastax.serialization._files import folder_written_at_once
+from lastax.serialization._save import MODEL_FILE, STRUCTURE_FILE, save
+from lastax.surgery._counts import keep_count
+from lastax.surgery._layers import state_counts, systems
+from lastax.training._data import TrainingData, calibration_batch, compare_split, evaluate_split
+from lastax.training._run_config import (
+    CONFIG_FILE,
+    RunConfig,
+    keep_in_config,
+    load_config,
+    save_config,
+)
+from lastax.training._runs import RESULTS_FILE, layer_sizes, load_run, save_results
+from lastax.training._trainer import fine_tune
+
+# The method that compares several on the validation split.
+AUTO = "auto"
+# Percentage points of validation accuracy that `auto` may lose by default.
+DEFAULT_MAX_LOSS = 1.0
+DEFAULT_RATIO = 0.3
+SPLITS = ("validation", "test")
+# Pictures that `lastax.plots.save_pruning_figures` adds to a pruned run.
+FIGURES = ("poles.png", "states.png")
+
+
+class OptionError(ValueError):
+    """An option has a value that it cannot have.
+
+    Attributes:
+        option: name of the field.
+        reason: what is wrong, and what the option may be.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"{option}: {reason}")
+        self.option = option
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationOptions:
+    """Settings of methods that use calibration data.
+
+    Attributes:
+        sequences: number of unlabeled training sequences.
+        budget: how `calibrated` distributes states over the layers: a name in `BUDGETS`.
+        reconstruct: L-BFGS steps of block-wise reconstruction after any method.
+        dense_feedthrough: whether refits fit `D` as a dense matrix, whose weights count as states.
+    """
+
+    sequences: int = 64
+    budget: str = "probe"
+    reconstruct: int = 0
+    dense_feedthrough: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneOptions:
+    """How a run is pruned.
+
+    Attributes:
+        method: a name in `METHODS`, or "auto" for the one that removes most within `max_loss`.
+        ratio: share of all states to remove. Of `ratio`, `states` and `max_loss` at most one is
+            given; the default is 30 % (for "auto", 1 percentage point).
+        states: or the number of states to keep in total.
+        max_loss: or the validation accuracy that may be lost, in percentage points; the number of
+            states is found by bisection.
+        compare_with: other methods to evaluate at the same number of states.
+        calibration: settings of methods that use calibration data.
+        recalibrate_batch_norm: whether running statistics are measured again after pruning.
+        finetune: epochs of training after pruning.
+        finetune_rate: learning rates of these epochs, as a share of those of the run.
+        distill: whether these epochs use the outputs of the unpruned network instead of labels.
+        seed: seed of random pruning and of the choice of calibration data.
+    """
+
+    method: str = "last"
+    ratio: float | None = None
+    states: int | None = None
+    max_loss: float | None = None
+    compare_with: tuple[str, ...] = ()
+    calibration: CalibrationOptions = dataclasses.field(default_factory=CalibrationOptions)
+    recalibrate_batch_norm: bool = False
+    finetune: int = 0
+    finetune_rate: float = 0.1
+    distill: bool = False
+    seed: int = 0
+
+    def check(self, config: RunConfig) -> None:
+        """Reject options that do not suit a run.
+
+        Raises:
+            OptionError: naming the option, its value, and what it may be.
+        """
+        if sum(amount is not None for amount in (self.ratio, self.states, self.max_loss)) > 1:
+            raise OptionError("ratio", "pass only one of ratio, states and max_loss")
+        if self.max_loss is not None and not 0 <= self.max_loss <= 100:
+            raise OptionError(
+                "max_loss", f"must be 0 to 100 percentage points, got {self.max_loss}"
+            )
+        least, most = len(config.states), sum(config.states)
+        if self.states is not None and not least <= self.states <= most:
+            raise OptionError(
+                "states", f"this run allows {least} (one per layer) to {most}, got {self.states}"
+            )
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise OptionError("ratio", f"must be at least 0 and below 1, got {self.ratio}")
+        for name in (*(() if self.method == AUTO else (self.method,)), *self.compare_with):
+            if name not in METHODS:
+                raise OptionError("method", f"no {name!r}; choose of {', '.join(METHODS)}, {AUTO}")
+        if self.calibration.dense_feedthrough and not (
+            self.method in METHODS and METHODS[self.method].refit
+        ):
+            refits = ", ".join(name for name, method in METHODS.items() if method.refit)
+            raise OptionError("dense_feedthrough", f"needs a method that refits: {refits}")
+        if self.distill and not self.finetune:
+            raise OptionError("distill", "needs a number of epochs (finetune)")
+
+    @property
+    def label(self) -> str:
+        """What distinguishes the folder of the pruned run from that of the run."""
+        if self.max_loss is not None or (self.method == AUTO and self._no_amount):
+            amount = f"loss{DEFAULT_MAX_LOSS if self.max_loss is None else self.max_loss:g}"
+        elif self.states is not None:
+            amount = f"states{self.states}"
+        else:
+            amount = f"{100 * (DEFAULT_RATIO if self.ratio is None else self.ratio):g}"
+        parts = [self.method, amount]
+        parts += ["dense-feedthrough"] if self.calibration.dense_feedthrough else []
+        parts += ["reconstructed"] if self.calibration.reconstruct else []
+        parts += ["recalibrated"] if self.recalibrate_batch_norm else []
+        if self.finetune:
+            parts.append("distilled" if self.distill else f"tuned{self.finetune}")
+        parts += [f"seed{self.seed}"] if self.method == "random" else []
+        return "-".join(parts)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether calibration data are used."""
+        methods = AUTO_METHODS if self.method == AUTO else (self.method,)
+        return (
+            self.recalibrate_batch_norm
+            or self.calibration.reconstruct > 0
+            or any(METHODS[name].needs_calibration for name in (*methods, *self.compare_with))
+        )
+
+    @property
+    def _no_amount(self) -> bool:
+        return self.ratio is None and self.states is None and self.max_loss is None
+
+
+class PrunedRun(NamedTuple):
+    """A pruned network, and what pruning did to it.
+
+    Attributes:
+        folder: where the pruned run was written.
+        original: the network before.
+        model: the pruned network.
+        method: the method, the chosen one for "auto".
+        reduction: states, scores and masks.
+        certificates: one per layer.
+        results: what `results.json` holds: sizes per layer, certificates, accuracies.
+    """
+
+    folder: Path
+    original: Network
+    model: Network
+    method: str
+    reduction: Reduction
+    certificates: list[Certificate]
+    results: dict[str, Any]
+
+
+def pruning_key(config: RunConfig, seed: int) -> jax.Array:
+    """The key of random pruning: a different one for each run, so that means are over draws."""
+    return jax.random.fold_in(jax.random.key(seed), config.seed)
+
+
+def make_reducer(
+    model: Network,
+    config: RunConfig,
+    batch: Batch | None,
+    calibration: CalibrationOptions,
+    *,
+    seed: int = 0,
+    on_progress: OnProgress = silent,
+) -> Reducer:
+    """The `Reducer` of a run's network, with the settings of its task."""
+    return Reducer(
+        model,
+        batch,
+        length=config.length,
+        key=pruning_key(config, seed),
+        budget=calibration.budget,
+        dense_feedthrough=calibration.dense_feedthrough,
+        reconstruction_steps=calibration.reconstruct,
+        on_progress=on_progress,
+        function="prune",
+    )
+
+
+def prune_run(
+    run: str | Path,
+    data: TrainingData,
+    options: PruneOptions | None = None,
+    *,
+    folder: str | Path | None = None,
+    on_progress: OnProgress = silent,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+    on_failure: Callable[[str, ValueError], None] = lambda method, error: None,
+) -> PrunedRun:
+    """Prune the network of a run, and write the smaller network as a run of its own.
+
+    Args:
+        run: folder of a finished run.
+        data: the data set of the run (`lastax.data.reopen_data`).
+        options: how to prune; LAST at 30 % if omitted.
+        folder: where the pruned run is written. Default: beside `run`, named after the options; an
+            earlier pruning of the same run with the same options is replaced.
+        on_progress: called with a short description of each part of the work.
+        on_trial: called after each reduced network of a search.
+        on_failure: called with a method that a search leaves out, and the reason.
+
+    Raises:
+        RunError: if the run cannot be read, or the folder exists or cannot be written.
+        OptionError: if the options do not suit the run.
+        ValueError: if the method does not suit the network.
+    """
+    options = options or PruneOptions()
+    run = Path(run)
+    config, model = load_run(run)
+    options.check(config)
+    target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
+    replace = folder is None and _is_pruned_from(target, run)
+    if target.exists() and not replace:
+        raise RunError(f"{target} already exists: choose another folder, or remove it")
+    batch = None
+    if options.needs_calibration:
+        batch = calibration_batch(data, options.calibration.sequences, seed=options.seed)
+    reducer = make_reducer(
+        model, config, batch, options.calibration, seed=options.seed, on_progress=on_progress
+    )
+    method, count = _amount(reducer, config, data, options, on_trial, on_failure)
+    reduction = reducer.reduce(method, states=count)
+    small = _post_processed(reduction.model, model, config, data, batch, options, on_progress)
+    on_progress("computing certificates and accuracies")
+    certificates = [certify(*pair) for pair in zip(reducer.systems, systems(small), strict=True)]
+    results = {
+        "method": method,
+        "states_before": sum(reduction.states_before),
+        "states_after": sum(reduction.states_after),
+        "feedthrough_states": reducer.feedthrough_states,
+        "layers": _layer_records(model, small, reduction.unstable),
+        "certificates": [
+            {name: _finite(norm) for name, norm in certificate._asdict().items()}
+            for certificate in certificates
+        ],
+        **{split: _effect(model, small, data, split) for split in SPLITS},
+        "compared": {
+            other: {
+                split: evaluate_split(
+                    reducer.reduce(other, states=count).model, data, split
+                ).accuracy
+                for split in SPLITS
+            }
+            for other in options.compare_with
+            if other != method
+        },
+    }
+    with folder_written_at_once(target, replace=replace) as fresh:
+        smaller = dataclasses.replace(
+            keep_in_config(config, reduction.keep),
+            dense_feedthrough=config.dense_feedthrough or options.calibration.dense_feedthrough,
+            parent=os.path.relpath(run, target),
+            pruning=_record(options, method),
+        )
+        save_config(fresh, smaller)
+        save(fresh, small)
+        save_results(fresh, results)
+    return PrunedRun(target, model, small, method, reduction, certificates, results)
+
+
+def _amount(
+    reducer: Reducer,
+    config: RunConfig,
+    data: TrainingData,
+    options: PruneOptions,
+    on_trial: Callable[[Trial], None],
+    on_failure: Callable[[str, ValueError], None],
+) -> tuple[str, int]:
+    """The method, and the number of states to keep."""
+    total, max_loss = sum(config.states), options.max_loss
+    if options.method == AUTO and options.ratio is None and options.states is None:
+        max_loss = DEFAULT_MAX_LOSS if max_loss is None else max_loss
+    states = options.states
+    if states is None and max_loss is None:
+        ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
+        states = keep_count(total, ratio, at_least=len(config.states))
+    if options.method != AUTO and states is not None:
+        return options.method, states
+    found = search_method(
+        reducer,
+        lambda model: evaluate_split(model, data, "validation").accuracy,
+        methods=AUTO_METHODS if options.method == AUTO else (options.method,),
+        max_loss=max_loss,
+        states=states,
+        on_trial=on_trial,
+        on_failure=on_failure,
+    )
+    return found.method, found.states
+
+
+def _post_processed(
+    small: Network,
+    model: Network,
+    config: RunConfig,
+    data: TrainingData,
+    batch: Batch | None,
+    options: PruneOptions,
+    on_progress: OnProgress,
+) -> Network:
+    if options.recalibrate_batch_norm:
+        assert batch is not None
+        small = recalibrate_batch_norm(small, batch)
+    if not options.finetune:
+        return small
+    on_progress("training")
+    return fine_tune(
+        small,
+        config,
+        data,
+        epochs=options.finetune,
+        rate=options.finetune_rate,
+        teacher=model if options.distill else None,
+        on_epoch=lambda record: on_progress(
+            f"epoch {record['epoch']} of {options.finetune}: validation accuracy "
+            f"{100 * record['validation_accuracy']:.2f} %"
+        ),
+    ).model
+
+
+def _effect(model: Network, small: Network, data: TrainingData, split: str) -> dict[str, float]:
+    """Accuracy before and after, and how close the outputs are."""
+    before, after = (evaluate_split(one, data, split).accuracy for one in (model, small))
+    fidelity = compare_split(model, small, data, split)
+    return {
+        "before": before,
+        "after": after,
+        "kl_divergence": fidelity.kl_divergence,
+        "agreement": fidelity.agreement,
+    }
+
+
+def _layer_records(
+    model: Network, small: Network, unstable: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """States, parameters and bytes of each layer, before and after."""
+    before, after = (
+        [(states, *sizes) for states, sizes in zip(state_counts(m), layer_sizes(m), strict=True)]
+        for m in (model, small)
+    )
+    names = ("states", "parameters", "bytes")
+    return [
+        {f"{name}_before": value for name, value in zip(names, old, strict=True)}
+        | {f"{name}_after": value for name, value in zip(names, new, strict=True)}
+        | {"unstable": np.flatnonzero(mask).tolist()}
+        for old, new, mask in zip(before, after, unstable, strict=True)
+    ]
+
+
+def _record(options: PruneOptions, method: str) -> Mapping[str, Any]:
+    """What the configuration of a pruned run says of its pruning."""
+    amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
+    record: dict[str, Any] = {"method": method, "seed": options.seed, **amounts}
+    if options.needs_calibration:
+        record |= dataclasses.asdict(options.calibration)
+    if options.recalibrate_batch_norm:
+        record["recalibrate_batch_norm"] = True
+    if options.finetune:
+        names = ("finetune", "finetune_rate", "distill")
+        record |= {name: getattr(options, name) for name in names}
+    return record
+
+
+def _is_pruned_from(target: Path, run: Path) -> bool:
+    """Whether a folder holds an earlier pruning of the same run and nothing else."""
+    written = {CONFIG_FILE, MODEL_FILE, STRUCTURE_FILE, RESULTS_FILE, *FIGURES}
+    if target.is_dir() and not {path.name for path in target.iterdir()} <= written:
+        return False
+    try:
+        parent = load_config(target).parent
+    except RunError:
+        return False
+    return parent is not None and (target / parent).resolve() == run.resolve()
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; null stands for it."""
+    return float(value) if np.isfinite(value) else None
