@@ -90,7 +90,7 @@ def balanced_truncation(
     """
     keep = np.asarray(keep)
     if isinstance(system, MultiSISO):
-        per_channel = gramians or [None] * len(system.counts)
+        per_channel = [None] * len(system.counts) if gramians is None else gramians
         budgets = np.bincount(system.channel[keep], minlength=len(system.counts))
         parts = [
             _truncate(part, int(budget), gramian)

@@ -185,9 +185,9 @@ def _frobenius_bounds(literal: System, D: np.ndarray) -> Callable[[np.ndarray], 
 def _compressed(literal: System) -> System:
     """A system with the same singular values, and no more inputs and outputs than states need."""
     P, reverse = literal.states, literal.C_reverse
-    outputs = literal.C if reverse is None else np.concatenate([literal.C, reverse], axis=1)
-    C = np.linalg.qr(outputs, mode="r")
-    B = np.linalg.qr(literal.B.conj().T, mode="r")
+    maps = [literal.C] if reverse is None else [literal.C, reverse]
+    C = _triangular_factor(np.concatenate(maps, axis=1))
+    B = _triangular_factor(np.asarray(literal.B).conj().T)
     # A system has as many inputs as outputs. Padding with zeros keeps the singular values.
     size = max(len(C), len(B))
     B, C = (np.pad(R, ((0, size - len(R)), (0, 0))) for R in (B, C))
@@ -198,6 +198,11 @@ def _compressed(literal: System) -> System:
         C_reverse=None if reverse is None else C[:, P:],
         D=np.zeros(size),
     )
+
+
+def _triangular_factor(a: np.ndarray) -> np.ndarray:
+    """The factor `R` of the QR decomposition. It has the singular values of `a`."""
+    return np.linalg.qr(a).R
 
 
 def _spectral_norm(D: np.ndarray) -> float:

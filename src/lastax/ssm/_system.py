@@ -154,7 +154,9 @@ class System(eqx.Module):
         return s * (states.real @ C.real.T - states.imag @ C.imag.T)
 
 
-def frequency_response(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
+def frequency_response(
+    system: System, omega: Float[Array, " W"] | Float[np.ndarray, " W"]
+) -> Complex[Array, "W H H"]:
     """Frequency response `G(e^{j omega})` of the operator on real signals, with `D`.
 
     Args:
@@ -167,7 +169,9 @@ def frequency_response(system: System, omega: Float[Array, " W"]) -> Complex[Arr
     return transfer_function(real_system(system), omega) + system.feedthrough_matrix[None]
 
 
-def transfer_function(system: System, omega: Float[Array, " W"]) -> Complex[Array, "W H H"]:
+def transfer_function(
+    system: System, omega: Float[Array, " W"] | Float[np.ndarray, " W"]
+) -> Complex[Array, "W H H"]:
     """Transfer function of the complex map from `u` to `C x`, without `D`.
 
     `sum_i C_i B_i / (1 - lam_i e^{-j omega})`, plus the backward part at `-omega`. It takes no real

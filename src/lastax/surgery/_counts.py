@@ -1,4 +1,4 @@
-"""How many states remain when a share of them is removed: exact integer arithmetic."""
+"""Numbers of states that remain, in exact integer arithmetic."""
 
 from fractions import Fraction
 
@@ -6,10 +6,15 @@ Ratio = float | int | Fraction
 
 
 def keep_count(total: int, ratio: Ratio, *, at_least: int = 1) -> int:
-    """Number of states that remain of `total` when the share `ratio` is removed.
+    """Number of states that remain when a share of them is removed.
 
-    This is `floor((1 - ratio) total)`, computed exactly from the decimal that `ratio` prints as:
-    0.9 of 30 states leaves 3, where binary floating point gives 2. Never fewer than `at_least`.
+    `floor((1 - ratio) total)`, computed exactly from the decimal representation of `ratio`. A ratio
+    of 0.9 keeps 3 of 30 states, where binary floating point would give 2.
+
+    Args:
+        total: number of states.
+        ratio: share of the states to remove, in [0, 1).
+        at_least: smallest result.
 
     Raises:
         ValueError: unless `0 <= ratio < 1`.

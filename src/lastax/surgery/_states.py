@@ -1,4 +1,4 @@
-"""TODO surgery._states."""
+"""Remove and restore states in all layers of a model, and write systems into its layers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,110 +6,138 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, PyTree
 
 from lastax._typing import Model
-from lastax.nn._layer import Layer, WritableLayer
+from lastax.nn._layer import WritableLayer
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.surgery._layers import find_layers, replace_layers
 
 
 def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
-    """A model of the same kind whose layers have only the states where their masks hold.
+    """Remove the states of all layers for which `keep` is false. Arrays shrink; no mask remains.
 
     Args:
-        model: any PyTree.
-        keep: one mask a layer, in the order of `find_layers`.
+        model: any PyTree that contains layers.
+        keep: one mask per layer, in the order of `find_layers`.
+
+    Returns:
+        A smaller model of the same type.
 
     Raises:
-        ValueError: if number or lengths of the masks do not fit, or a layer would lose all.
+        ValueError: if the number or a length of the masks is wrong, or if a layer would lose all of
+            its states.
     """
     layers = find_layers(model)
     counts = [layer.system().states for layer in layers]
     lengths = [len(mask) for mask in keep]
     if lengths != counts:
         raise ValueError(
-            f"keep_states: the layers have {counts} states, but the masks are for {lengths}"
+            f"keep_states: the layers have {counts} states, but the masks have lengths {lengths}"
         )
     empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
     if empty:
-        raise ValueError(f"keep_states: layers {empty} would lose all their states")
+        raise ValueError(
+            f"keep_states: layers {empty} would lose all their states; keep at least one per layer"
+        )
     return replace_layers(
         model, [layer.keep(mask) for layer, mask in zip(layers, keep, strict=True)]
     )
 
 
 def with_dense_feedthrough(model: Model) -> Model:
-    """The same function, with every layer's `D` a whole matrix where it is a diagonal.
+    """The same function, with the `D` of every layer stored as a dense matrix.
+
+    Args:
+        model: any PyTree that contains layers.
 
     Raises:
-        ValueError: if a layer has no `D`, or one that cannot be a matrix.
+        ValueError: if a layer has no `D`, or has independent channels (`MultiSISO`).
     """
     layers: list[Any] = find_layers(model)
     for layer in layers:
         if isinstance(layer.system(), MultiSISO) or not hasattr(layer, "D"):
             raise ValueError(
-                f"with_dense_feedthrough: the D of a {type(layer).__name__} cannot be a matrix"
+                f"with_dense_feedthrough: the D of a {type(layer).__name__} layer cannot be a "
+                "dense matrix"
             )
-    whole = [
+    dense = [
         dataclasses.replace(layer, D=layer.D if layer.D.ndim == 2 else jnp.diag(layer.D))
         for layer in layers
     ]
-    return replace_layers(model, whole)
+    return replace_layers(model, dense)
 
 
-def write_systems(model: Model, found: Sequence[AnySystem]) -> Model:
-    """A model of the same kind whose layers apply the given systems, of as many states each.
+def write_systems(model: Model, systems: Sequence[AnySystem]) -> Model:
+    """A model of the same type whose layers apply the given systems.
+
+    Args:
+        model: any PyTree that contains layers.
+        systems: one per layer, with the same number of states, in the order of `find_layers`.
 
     Raises:
         ValueError: if a layer has no method `with_system`.
     """
-    written: list[Layer] = []
-    for layer, system in zip(find_layers(model), found, strict=True):
+    layers = _writable_layers("write_systems", model)
+    return replace_layers(
+        model, [layer.with_system(system) for layer, system in zip(layers, systems, strict=True)]
+    )
+
+
+def expand_to_original(
+    model: PyTree, small: Model, keep: Sequence[Bool[np.ndarray, " _"]]
+) -> Model:
+    """`small` with the array shapes of the original model.
+
+    The removed states come back with zero output weights, so the outputs change only by rounding.
+    Many reduced networks can then share one compiled program.
+
+    Args:
+        model: original model.
+        small: model with some states of `model` removed.
+        keep: one mask per layer of `model`: the states that `small` has.
+
+    Raises:
+        ValueError: if a layer has no method `with_system`.
+    """
+    layers = _writable_layers("expand_to_original", model)
+    expanded = [
+        layer.with_system(_expanded_system(layer.system(), smaller.system(), mask))
+        for layer, smaller, mask in zip(layers, find_layers(small), keep, strict=True)
+    ]
+    return replace_layers(small, expanded)
+
+
+def _writable_layers(function: str, model: PyTree) -> list[WritableLayer]:
+    layers: list[WritableLayer] = []
+    for layer in find_layers(model):
         if not isinstance(layer, WritableLayer):
             raise ValueError(
-                f"no system can be written into a {type(layer).__name__}: it has no with_system()"
+                f"{function}: {type(layer).__name__} has no method with_system(system), which "
+                "replaces the system of a layer"
             )
-        written.append(layer.with_system(system))
-    return replace_layers(model, written)
-
-
-def expand_to_original(model: Any, small: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
-    """`small`, at the size of the `model` that it was made from: the rest is not heard.
-
-    The same outputs but for rounding, in the shapes of `model`: one compiled program then evaluates
-    many networks. `keep` tells where its states stand, a mask a layer.
-
-    Raises:
-        ValueError: if a layer has no method `with_system`.
-    """
-    pairs = zip(find_layers(model), find_layers(small), keep, strict=True)
-    written: list[Layer] = []
-    for layer, smaller, mask in pairs:
-        if not isinstance(layer, WritableLayer):
-            raise ValueError(f"expand_to_original: a {type(layer).__name__} has no with_system()")
-        written.append(layer.with_system(_expanded_system(layer.system(), smaller.system(), mask)))
-    return replace_layers(small, written)
+        layers.append(layer)
+    return layers
 
 
 def _expanded_system(
     system: AnySystem, small: AnySystem, mask: Bool[np.ndarray, " P"]
 ) -> AnySystem:
-    def place(name: str, axis: int, others: float) -> Any:
-        own = getattr(system, name)
-        if own is None:
+    def expand(name: str, axis: int, removed_scale: float) -> np.ndarray | None:
+        original = getattr(system, name)
+        if original is None:
             return None
-        full = np.moveaxis(np.array(own), axis, 0)
+        full = np.moveaxis(np.array(original), axis, 0)
         full[mask] = np.moveaxis(np.asarray(getattr(small, name)), axis, 0)
-        full[~mask] *= others
+        full[~mask] *= removed_scale
         return np.moveaxis(full, 0, axis)
 
     last = np.ndim(system.C) - 1
-    return dataclasses.replace(
-        system,
-        lam=place("lam", 0, 1.0),
-        B=place("B", 0, 1.0),
-        C=place("C", last, 0.0),
-        C_reverse=place("C_reverse", last, 0.0),
-        D=small.D,
-    )
+    # The annotations of the fields name JAX arrays for static checkers, see `_typing`.
+    arrays: dict[str, Any] = {
+        "lam": expand("lam", 0, 1.0),
+        "B": expand("B", 0, 1.0),
+        "C": expand("C", last, 0.0),
+        "C_reverse": expand("C_reverse", last, 0.0),
+    }
+    return dataclasses.replace(system, D=small.D, **arrays)
