@@ -1,4 +1,4 @@
-"""What all commands share: where words go, how failures end, how a run is found."""
+"""Output, interrupts, and how a run is found: what all commands share."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,24 +14,34 @@ import click
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-import lastax
 from lastax.data import cache_folder
+from lastax.serialization import RunError
+from lastax.training import find_runs
 
 RUNS = Path("runs")
 
-SPLITS = ("validation", "test")
-
-# Of files and pipes, for which 80 columns would cut tables short.
+# Width of files and pipes, where 80 columns would cut tables short.
 _WIDTH = 140
 
 
-def _console(stream: TextIO, **options: Any) -> Console:
+def _console(stream: TextIO, *, stderr: bool = False) -> Console:
     known = stream.isatty() or "COLUMNS" in os.environ
     # Names of folders may hold what rich would take for markup.
     return Console(
-        width=None if known else _WIDTH, highlight=False, markup=False, soft_wrap=True, **options
+        width=None if known else _WIDTH,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+        stderr=stderr,
     )
 
 
@@ -39,24 +49,24 @@ out = _console(sys.stdout)
 err = _console(sys.stderr, stderr=True)
 
 
-def emit(answer: dict[str, Any]) -> None:
+def emit(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(answer, default=_plain, allow_nan=False))
+    click.echo(json.dumps(result, default=_plain, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def finite(value: float) -> float | None:
-    """JSON knows no infinity: null stands for it."""
+    """JSON has no infinity; null stands for it."""
     return float(value) if np.isfinite(value) else None
 
 
 def keep_compiled_programs() -> None:
-    """Compile a program once a machine: later commands find it in the cache folder."""
+    """Compile a program once per machine: later commands find it in the cache folder."""
     folder = cache_folder() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,17 +77,18 @@ def keep_compiled_programs() -> None:
 
 
 def keep_interrupts() -> None:
-    """Send SIGINT once more where the first was lost.
+    """Send SIGINT again where the first one was lost.
 
-    Python drops what is raised in a callback of the garbage collector, and JAX has one: there an
-    interrupt would go by unheeded.
+    Python drops exceptions that are raised in a callback of the garbage collector, and JAX has such
+    a callback. An interrupt that arrives there would have no effect.
     """
     report = sys.unraisablehook
 
-    def resend(unraisable: Any) -> None:
+    def resend(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             # From a thread, a little later: here it would be lost again.
             main = threading.main_thread().ident
+            assert main is not None
             threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             report(unraisable)
@@ -99,74 +110,55 @@ def progress_bar(label: str) -> Progress:
     )
 
 
-def debug_option(command: Callable) -> Callable:
-    """`--debug` on every command; `main` reads it when something fails."""
-    return click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show the traceback of a failure."
-    )(command)
+class Counter:
+    """A progress bar whose total becomes known when work begins."""
 
+    def __init__(self, label: str) -> None:
+        self._bar = progress_bar(label)
+        self._task: TaskID | None = None
 
-def json_option(command: Callable) -> Callable:
-    """`--json` on every command whose answer a program may read."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
-    )(command)
+    def __enter__(self) -> "Counter":
+        self._bar.start()
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
-def method_option(command: Callable) -> Callable:
-    """`--method`, one of those that score states from parameters alone."""
-    known = sorted(name for name, method in lastax.METHODS.items() if not method.measured)
-    return click.option(
-        "--method",
-        type=click.Choice(known),
-        default="last",
-        help="How states are scored and chosen.",
-    )(command)
+    def start(self, total: int) -> None:
+        """Show the bar."""
+        self._task = self._bar.add_task("", total=total, note="")
 
+    def update(self, note: str, *, completed: int | None = None) -> None:
+        """Advance by one, or to `completed`."""
+        if self._task is not None:
+            advance = 1 if completed is None else None
+            self._bar.update(self._task, advance=advance, completed=completed, note=note)
 
-def seed_option(command: Callable) -> Callable:
-    """`--seed`, for the methods that draw."""
-    return click.option(
-        "--seed",
-        type=click.IntRange(0, 2**32 - 1),
-        default=0,
-        help="Seed of random pruning, and of which sequences calibrate.",
-    )(command)
-
-
-def pruning_key(seed: int, config: lastax.training.RunConfig) -> jax.Array:
-    """The key for methods that draw: another one for each run, so that means are over draws."""
-    return jax.random.fold_in(jax.random.key(seed), config.seed)
-
-
-def run_argument(command: Callable) -> Callable:
-    """RUN, which may be left out: the newest trained run then."""
-    return click.argument("run", type=click.Path(path_type=Path), required=False)(command)
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line)
 
 
 def resolve_run(run: Path | None) -> Path:
     """The run that was named, or the newest trained one below `runs/`."""
     if run is not None:
-        # `.` has no name of its own, but what is written beside the run is named after it.
+        # `.` has no name of its own, but pruned runs are named after it.
         return run if run.name else run.resolve()
-    found = lastax.training.find_runs(RUNS)
+    found = find_runs(RUNS)
     if not found:
-        raise lastax.serialization.RunError(f"no run below {RUNS}/ yet: lastax train --task speech makes one")
+        raise RunError(f"no run below {RUNS}/ yet: train one with lastax train --task speech")
     err.print(f"run: {found[-1]}")
     return found[-1]
 
 
-def unstable_states(systems: Sequence[lastax.ssm.AnySystem]) -> list[list[int]]:
-    """The states of each layer that have no finite norm."""
-    return [np.flatnonzero(np.abs(system.lam) >= 1).tolist() for system in systems]
-
-
-def report_unstable(systems: Sequence[lastax.ssm.AnySystem], where: str = "") -> None:
+def report_unstable(unstable: Sequence[np.ndarray], where: str = "") -> None:
     """Name the states on or outside the unit circle, if there are any."""
-    for layer, states in enumerate(unstable_states(systems)):
+    for layer, mask in enumerate(unstable):
+        states = np.flatnonzero(mask).tolist()
         if states:
             err.print(
-                f"{where}layer {layer}: states {states} have |lam| >= 1, no finite norm: kept"
+                f"{where}layer {layer}: states {states} have |lam| >= 1 and no finite norm; "
+                "they are kept"
             )
 
 
@@ -181,11 +173,11 @@ def git_revision() -> str | None:
 
 
 def percent(share: float) -> str:
-    """An accuracy as people read it."""
+    """A share from 0 to 1 in percent."""
     return f"{100 * share:.2f} %"
 
 
 def fail(message: str, status: int) -> int:
-    """One line on stderr, and the exit status to end with."""
+    """Print one line on stderr, and return the exit status."""
     print("lastax: " + " ".join(message.split()), file=sys.stderr)
     return status

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import click
 
-import lastax
-from lastax.cmd._console import (
+from lastax.cmd._console import emit, out, percent, resolve_run
+from lastax.cmd._options import (
+    DataLocation,
     debug_option,
-    emit,
     json_option,
-    out,
-    percent,
-    resolve_run,
+    location_options,
     run_argument,
 )
-from lastax.cmd._open import Place, evaluate_on, every_step, place_options, reopen_data
+from lastax.data import every_step
+from lastax.training import evaluate_split, load_run
 
 
 @click.command()
@@ -23,16 +22,11 @@ from lastax.cmd._open import Place, evaluate_on, every_step, place_options, reop
     "--split",
     type=click.Choice(["train", "validation", "test"]),
     default="test",
-    help="Which part of the data.",
+    help="Part of the data.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Sequences in a batch.")
-@click.option(
-    "--every",
-    type=click.IntRange(2),
-    help="Evaluate also on every so many steps alone, with step sizes as many times as large: "
-    "what is left of the accuracy at a lower sampling rate, without training for it.",
-)
-@place_options
+@click.option("--batch-size", type=click.IntRange(1), help="Sequences per batch.")
+@click.option("--every", type=click.IntRange(2), help="Also evaluate at 1/N of the sampling rate.")
+@location_options
 @json_option
 @debug_option
 def evaluate(
@@ -40,25 +34,29 @@ def evaluate(
     split: str,
     batch_size: int | None,
     every: int | None,
-    place: Place,
+    location: DataLocation,
     as_json: bool,
 ) -> None:
-    """Accuracy and loss of RUN (default: the newest trained run) on a split."""
-    config, model = lastax.training.load_run(resolve_run(run))
-    data = reopen_data(config, place)
-    results = {split: evaluate_on(model, data, split, batch_size=batch_size)}
-    answer = {**results[split]._asdict(), "split": split}
+    """Accuracy and loss of RUN (default: the newest trained run) on a split.
+
+    With `--every N` the network also reads every N-th step alone, with its step sizes multiplied
+    by N, without training for that rate.
+    """
+    config, model = load_run(resolve_run(run))
+    data = location.open(config)
+    results = {split: evaluate_split(model, data, split, batch_size=batch_size)}
+    record = {**results[split]._asdict(), "split": split}
     if every is not None:
-        fewer = evaluate_on(
+        slower = evaluate_split(
             model, every_step(data, every), split, batch_size=batch_size, step_rescale=float(every)
         )
-        results[f"{split}, every {every} steps"] = fewer
-        answer |= {"every": every, "at_every": fewer._asdict()}
+        results[f"{split}, every {every} steps"] = slower
+        record |= {"every": every, "at_every": slower._asdict()}
     if as_json:
-        emit(answer)
+        emit(record)
         return
-    for what, result in results.items():
+    for name, result in results.items():
         out.print(
-            f"{what}: accuracy {percent(result.accuracy)}, loss {result.loss:.4f}, "
+            f"{name}: accuracy {percent(result.accuracy)}, loss {result.loss:.4f}, "
             f"{result.examples} examples"
         )

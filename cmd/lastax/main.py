@@ -1,12 +1,12 @@
 """The program `lastax`."""
 
 import gc
+import importlib
 import os
 import sys
 
 import click
 
-from lastax import RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs, keep_interrupts
 from lastax.cmd.bench import bench
 from lastax.cmd.data import data
@@ -17,14 +17,44 @@ from lastax.cmd.score import score
 from lastax.cmd.sweep import sweep
 from lastax.cmd.train import train
 from lastax.data import DataError
+from lastax.serialization import RunError
+from lastax.training import TrainingDivergedError
 
 INTERRUPTED = 130
+# Read by worker processes too, which import the same modules.
+IMPORT_VARIABLE = "LASTAX_IMPORT"
 
 
 @click.group(context_settings={"show_default": True, "max_content_width": 100})
 @click.version_option(package_name="lastax")
-def cli() -> None:
-    """Train diagonal state-space models, score their states, remove the unneeded ones."""
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a Python module first, for example one that registers methods; repeatable.",
+)
+def cli(modules: tuple[str, ...]) -> None:
+    """Train diagonal state-space models, score their states, and remove the unneeded ones."""
+    if modules:
+        given = [os.environ[IMPORT_VARIABLE]] if os.environ.get(IMPORT_VARIABLE) else []
+        os.environ[IMPORT_VARIABLE] = ",".join([*given, *modules])
+    import_named_modules()
+
+
+def import_named_modules() -> None:
+    """Import the modules of `--import`, from the current folder or where they are installed.
+
+    Raises:
+        click.UsageError: if there is no such module.
+    """
+    for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise click.UsageError(f"--import {module}: {error}") from error
 
 
 for command in (data, train, evaluate, score, prune, sweep, report, bench):
@@ -34,12 +64,12 @@ for command in (data, train, evaluate, score, prune, sweep, report, bench):
 def main() -> None:
     """Run the program.
 
-    Exit status 0, 1 (a failure, told in one line), 2 (wrong usage) or 130 (interrupted).
+    Exit status 0, 1 (a failure, explained in one line), 2 (wrong usage) or 130 (interrupted).
     """
     keep_compiled_programs()
     keep_interrupts()
     try:
-        # A number if a command ended by `Exit`: what it told is an answer, but not a good one.
+        # A number if a command ended by `Exit`: it printed a result that reports a problem.
         status = cli(standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -53,9 +83,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as error:
         status = fail("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
     if status == INTERRUPTED:
-        # XLA may be compiling in a thread that nothing stops, and would crash as its client goes.
+        # XLA may be compiling in a thread that cannot be stopped, and would crash when its client
+        # is destroyed.
         sys.stdout.flush()
-        gc.collect()  # What was shared with worker processes is given back: its frames are gone.
+        gc.collect()  # Releases memory that was shared with worker processes.
         os._exit(status)
     sys.exit(status)
 

@@ -1,61 +1,75 @@
 """`lastax sweep`."""
 
-import csv
-import io
 import itertools
-import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.serialization import write_atomically
-from lastax.cmd._cells import POLISHING_STEPS, Grid, measured_cells
 from lastax.cmd._console import (
     RUNS,
-    debug_option,
+    Counter,
     emit,
     err,
-    json_option,
+    keep_compiled_programs,
     out,
     report_unstable,
     resolve_run,
+)
+from lastax.cmd._options import (
+    DataLocation,
+    MethodName,
+    calibration_options,
+    debug_option,
+    finetune_rate_option,
+    json_option,
+    location_options,
     seed_option,
 )
-from lastax.cmd._open import Place, place_options
-from lastax.cmd._pruning import (
-    SUMMARIES,
-    CalibrationSettings,
-    calibration_options,
-    finetune_rate_option,
+from lastax.experiments import (
+    RECONSTRUCTION_STEPS,
+    SWEEP_FIGURE,
+    SWEEP_RESULTS,
+    SWEEP_TABLE,
+    CalibrationOptions,
+    Grid,
+    SweepCurves,
+    map_processes,
+    save_sweep,
+    sweep_groups,
+    sweep_results,
 )
-from lastax.cmd._workers import work_apart
+from lastax.experiments import sweep as measure_sweep
+from lastax.serialization import MODEL_FILE, RunError
+from lastax.training import TASKS, allowed_values, load_run
 
-TABLE, ANSWER, PICTURE = "sweep.csv", "sweep.json", "sweep.png"
-ONE_WAY = "-one-way"
-LAYERS = lastax.training.allowed_values(lastax.ModelConfig)["layer"].choices
+UNIDIRECTIONAL = "-unidirectional"
+LAYERS = allowed_values(lastax.ModelConfig)["layer"].choices
 
 
 class Several(click.ParamType):
-    """Values with commas between them."""
+    """Values separated by commas."""
 
-    def __init__(self, name: str, one: Any) -> None:
+    def __init__(self, name: str, one: Callable[[str], Any]) -> None:
         self.name = name
         self._one = one
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[Any]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[Any]:
         """From text to the list of different values."""
         if isinstance(value, list):
             return value
         try:
             return list(dict.fromkeys(self._one(part) for part in value.split(",")))
         except ValueError as error:
-            self.fail(f"{value!r}, a list of {self.name} with commas: {error}", param, ctx)
+            self.fail(f"{value!r} is no list of {self.name} with commas: {error}", param, ctx)
 
 
 def _ratio(text: str) -> float:
@@ -68,39 +82,36 @@ def _ratio(text: str) -> float:
     return number
 
 
-def _one_of(known: Iterable[str], what: str) -> Any:
-    names = list(known)
-
+def _one_of(known: Callable[[], list[str]], what: str) -> Callable[[str], str]:
     def check(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"no {what} {text!r}; there are {', '.join(names)}")
+        if text not in known():
+            raise ValueError(f"no {what} {text!r}; choose one of {', '.join(known())}")
         return text
 
     return check
 
 
+METHOD_NAMES = Several("methods", _one_of(lambda: MethodName().choices, "method"))
+TASK_NAMES = Several("tasks", _one_of(lambda: list(TASKS), "task"))
+LAYER_NAMES = Several(
+    "layers", _one_of(lambda: [*LAYERS, *(name + UNIDIRECTIONAL for name in LAYERS)], "layer")
+)
+
+
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--task",
-    "tasks",
-    type=Several("tasks", _one_of(lastax.training.TASKS, "task")),
-    help="Or: presets of these tasks, trained if they never were.",
-)
+@click.option("--task", "tasks", type=TASK_NAMES, help="Or: tasks whose presets are trained first.")
 @click.option(
     "--layer",
     "layers",
-    type=Several("layers", _one_of([*LAYERS, *(x + ONE_WAY for x in LAYERS)], "layer")),
+    type=LAYER_NAMES,
     default="s5",
-    help=f"Kinds of layers of these presets; s5{ONE_WAY} runs in one direction alone.",
+    help=f"Layers of these presets, as s5 or s5{UNIDIRECTIONAL}.",
 )
 @click.option("--size", default="small", help="Size of these presets.")
 @click.option("--seeds", type=Several("seeds", int), default="0", help="Seeds of these presets.")
 @click.option(
-    "--methods",
-    type=Several("methods", _one_of(SUMMARIES, "method")),
-    default=",".join(SUMMARIES),
-    help="Which to compare.",
+    "--methods", type=METHOD_NAMES, help="Methods to compare.  [default: all]", default=None
 )
 @click.option(
     "--ratios",
@@ -109,34 +120,29 @@ def _one_of(known: Iterable[str], what: str) -> Any:
     help="Shares of states to remove.",
 )
 @click.option(
-    "--finetune",
-    "epochs",
-    type=click.IntRange(0),
-    default=0,
-    help="Also train each pruned network for so many epochs.",
+    "--finetune", type=click.IntRange(0), default=0, help="Also train for this number of epochs."
 )
 @finetune_rate_option
 @click.option(
-    "--distill", is_flag=True, help="And once more without labels, by the whole network's answers."
+    "--distill", is_flag=True, help="Also distill from the unpruned network, without labels."
 )
 @click.option(
-    "--norms",
-    type=Several("methods", _one_of(SUMMARIES, "method")),
+    "--recalibrate-batch-norm",
+    "recalibrate",
+    type=METHOD_NAMES,
     default="last",
-    help="Also measure batch norms again after these methods.",
+    help="Also recalibrate BatchNorm after these methods.",
 )
 @click.option(
-    "--polish",
-    type=Several("methods", _one_of(SUMMARIES, "method")),
+    "--reconstruct",
+    type=METHOD_NAMES,
     default=[],
-    help=f"Also polish for {POLISHING_STEPS} steps a block after these methods.  [default: none]",
+    help=f"Also reconstruct blocks ({RECONSTRUCTION_STEPS} steps) after these methods."
+    "  [default: none]",
 )
-@click.option("--limit", type=click.IntRange(1), help="Evaluate on so many records of a split.")
+@click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
 @click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    default=1,
-    help="Processes, each with whole runs and cores of its own.",
+    "--jobs", type=click.IntRange(1), default=1, help="Processes, each with runs of its own."
 )
 @calibration_options
 @seed_option
@@ -144,10 +150,9 @@ def _one_of(known: Iterable[str], what: str) -> Any:
     "--out",
     "folder",
     type=click.Path(path_type=Path),
-    help="Folder of the sweep; one that is there already goes on.  [default: sweep in the first "
-    "RUN]",
+    help="Folder of the sweep; resumed if it exists.  [default: sweep in the first RUN]",
 )
-@place_options
+@location_options
 @json_option
 @debug_option
 def sweep(
@@ -156,87 +161,96 @@ def sweep(
     layers: list[str],
     size: str,
     seeds: list[int],
-    methods: list[str],
-    ratios: list[float],
-    epochs: int,
-    rate: float,
-    distill: bool,
-    norms: list[str],
-    polish: list[str],
-    limit: int | None,
+    methods: list[str] | None,
     jobs: int,
     sequences: int,
     budget: str,
-    seed: int,
     folder: Path | None,
-    place: Place,
+    location: DataLocation,
     as_json: bool,
+    **grid_options: Any,
 ) -> None:
-    """Accuracy of RUNS (default: the newest trained run) pruned by each method at each ratio.
+    """Accuracy of RUNS (default: the newest trained run), pruned by each method at each ratio.
 
-    Runs that differ in nothing but their seed give means and ranges. Every measured cell is
-    written down at once: a sweep that was interrupted goes on when called again.
+    Runs that differ only in their seed give means and ranges. Every cell is written when it is
+    measured, so an interrupted sweep resumes when it is called again.
     """
-    chosen = [*runs, *_trained(tasks or [], layers, size, seeds, place, jobs)]
+    chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, jobs)]
     chosen = chosen or [resolve_run(None)]
     folder = folder or chosen[0] / "sweep"
     grid = Grid(
-        methods=tuple(methods),
-        ratios=tuple(ratios),
-        norms=tuple(norms),
-        polish=tuple(polish),
-        epochs=epochs,
-        rate=rate,
-        distill=distill,
-        seed=seed,
-        calibration=CalibrationSettings(sequences, budget),
-        limit=limit,
+        methods=tuple(methods or lastax.METHODS),
+        calibration=CalibrationOptions(sequences, budget),
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in grid_options.items()},
     )
     for run in chosen:
-        report_unstable(lastax.systems(lastax.training.load_run(run)[1]), f"{run.name}, ")
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = measured_cells(chosen, grid, place, folder, jobs)
-    answer: dict[str, Any] = {
-        "command": ["lastax", *sys.argv[1:]],
-        "versions": lastax.training.installed_versions(),
-        "runs": [str(run) for run in chosen],
-        "cells": cells,
-        "summary": lastax.experiments.sweep_summary(cells),
-    }
-    _write(folder, answer)
+        unstable = [np.abs(s.lam) >= 1 for s in lastax.systems(load_run(run)[1])]
+        report_unstable(unstable, f"{run.name}, ")
+    with Counter("sweep") as counter:
+        cells = measure_sweep(
+            chosen,
+            grid,
+            folder,
+            location.open,
+            jobs=jobs,
+            initialize=prepare_process,
+            on_start=counter.start,
+            on_cell=lambda cell: counter.update(
+                f"{Path(cell['run']).name} {cell['method']} {cell['ratio']:g}"
+            ),
+            on_run=lambda run, count: err.print(f"{run}: {count} cells"),
+        )
+    results = sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
+    save_sweep(folder, results)
+    groups = sweep_groups(cells)
+    _draw(folder, groups)
     if as_json:
-        emit(answer | {"csv": str(folder / TABLE)})
+        emit(results | {"csv": str(folder / SWEEP_TABLE)})
         return
-    for group, of_group in lastax.experiments.sweep_groups(cells).items():
-        out.print(_table(group, of_group, ratios))
-    out.print(_summary_table(answer["summary"]))
-    out.print(f"{folder / TABLE}, {folder / ANSWER}, {folder / PICTURE}")
+    for group, curves in groups.items():
+        out.print(_table(group, curves, grid.ratios))
+    out.print(_summary_table(results["summary"]))
+    out.print(f"{folder / SWEEP_TABLE}, {folder / SWEEP_RESULTS}, {folder / SWEEP_FIGURE}")
+
+
+def prepare_process() -> None:
+    """What each worker process does first."""
+    # Importing `main` registers the methods of modules named by `lastax --import`.
+    from lastax.cmd.main import import_named_modules
+
+    import_named_modules()
+    keep_compiled_programs()
 
 
 def _trained(
-    tasks: list[str], layers: list[str], size: str, seeds: list[int], place: Place, jobs: int
+    tasks: list[str],
+    layers: list[str],
+    size: str,
+    seeds: list[int],
+    location: DataLocation,
+    jobs: int,
 ) -> list[Path]:
-    """Runs of presets, trained now if they never were, by the program itself."""
+    """Runs of presets; those that do not exist yet are trained by `lastax train`."""
     found, missing = [], []
     for task, layer, seed in itertools.product(tasks, layers, seeds):
-        kind = layer.removesuffix(ONE_WAY)
-        if (kind, size) not in lastax.training.TASKS[task].presets:
+        kind = layer.removesuffix(UNIDIRECTIONAL)
+        if (kind, size) not in TASKS[task].presets:
             raise click.UsageError(f"--task {task} --layer {kind}: there is no preset {size!r}")
         suffix = "" if size == "small" else f"-{size}"
         run = RUNS / task / f"{layer}{suffix}-seed{seed}"
         found.append(run)
-        if (run / lastax.serialization.MODEL_FILE).is_file():
+        if (run / MODEL_FILE).is_file():
             continue
         command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
         command += ["--no-bidirectional"] if layer != kind else []
         command += ["--out", str(run)] + (["--resume"] if run.exists() else [])
-        for flag, value in (("--data-dir", place.root), ("--data", place.data)):
+        for flag, value in (("--data-dir", location.root), ("--data", location.data)):
             command += [] if value is None else [flag, str(value)]
         missing.append(command)
-    answers = map(_train, missing) if jobs == 1 else work_apart(_train, missing, jobs)
-    for command, status in zip(missing, answers, strict=True):
+    statuses = map(_train, missing) if jobs == 1 else map_processes(_train, missing, jobs)
+    for command, status in zip(missing, statuses, strict=True):
         if status:
-            raise lastax.serialization.RunError(f"lastax {' '.join(command)} ended with status {status}")
+            raise RunError(f"lastax {' '.join(command)} ended with status {status}")
     return found
 
 
@@ -246,28 +260,14 @@ def _train(command: list[str]) -> int:
     return done.returncode
 
 
-def _write(folder: Path, answer: Mapping[str, Any]) -> None:
-    rows = [
-        cell
-        | {
-            "layers": " ".join(map(str, cell["layers"])),
-            "settings": " ".join(f"{name}={value}" for name, value in cell["settings"].items()),
-            "error": cell["error"] or "",
-        }
-        for cell in answer["cells"]
-    ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    picture = io.BytesIO()
-    lastax.plots.draw_sweep(lastax.experiments.sweep_groups(answer["cells"])).savefig(picture, format="png", dpi=110)
-    write_atomically(folder / TABLE, text.getvalue().encode())
-    write_atomically(folder / PICTURE, picture.getvalue())
-    write_atomically(folder / ANSWER, (json.dumps(answer, indent=1) + "\n").encode())
+def _draw(folder: Path, groups: Mapping[str, SweepCurves]) -> None:
+    # Matplotlib takes a second to load.
+    from lastax import plots
+
+    plots.draw_sweep(groups).savefig(folder / SWEEP_FIGURE, dpi=110)
 
 
-def _table(group: str, curves: lastax.experiments.SweepCurves, ratios: list[float]) -> Table:
+def _table(group: str, curves: SweepCurves, ratios: tuple[float, ...]) -> Table:
     table = Table(title=f"{group}: test accuracy, %; unpruned {_percent(curves.unpruned)}")
     table.add_column("method")
     for ratio in ratios:
@@ -278,17 +278,17 @@ def _table(group: str, curves: lastax.experiments.SweepCurves, ratios: list[floa
 
 
 def _summary_table(summary: list[dict[str, Any]]) -> Table:
-    table = Table(title="most removed at a loss of one validation point, mean over groups")
+    table = Table(title="most states removed within 1 pp of validation accuracy, mean over groups")
     for name in ("method", "removed", "test loss", "removed, compressible", "test loss"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in summary:
-        alone = row["compressible"]
+        compressible = row["compressible"]
         table.add_row(
             row["method"],
             f"{100 * row['ratio']:.1f} %",
-            f"{row['loss']:.2f}",
-            f"{100 * row['ratio_compressible']:.1f} %" if alone else "-",
-            f"{row['loss_compressible']:.2f}" if alone else "-",
+            f"{row['loss']:.2f} pp",
+            f"{100 * row['ratio_compressible']:.1f} %" if compressible else "-",
+            f"{row['loss_compressible']:.2f} pp" if compressible else "-",
         )
     return table
 

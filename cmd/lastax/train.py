@@ -2,45 +2,44 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import jax
 
-import lastax
-from lastax.serialization import folder_written_at_once
-from lastax.cmd._console import (
-    RUNS,
-    SPLITS,
-    debug_option,
-    emit,
-    err,
-    git_revision,
-    json_option,
-    out,
-    percent,
+from lastax import ModelConfig
+from lastax.cmd._console import RUNS, Counter, emit, err, git_revision, out, percent
+from lastax.cmd._flags import setting_options
+from lastax.cmd._options import debug_option, json_option, root_option
+from lastax.data import Data, data_settings, open_data, reopen_data
+from lastax.serialization import MODEL_FILE, RunError
+from lastax.training import (
+    CONFIG_FILE,
+    TASKS,
+    DataConfig,
+    Preset,
+    RunConfig,
+    StepMetrics,
+    TrainingConfig,
+    check_settings,
+    failure_reason,
+    find_runs,
+    installed_versions,
+    load_config,
+    load_results,
+    make_run_config,
 )
-from lastax.cmd._fitting import fit_network
-from lastax.cmd._flags import data_config, setting_options
-from lastax.cmd._open import (
-    Place,
-    data_settings,
-    evaluate_on,
-    open_data,
-    reopen_data,
-    root_option,
-)
-from lastax.data import Data
+from lastax.training import train as train_run
 
-SIZES = sorted({size for task in lastax.training.TASKS.values() for _, size in task.presets})
+SIZES = sorted({size for task in TASKS.values() for _, size in task.presets})
+
+Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 
 
 @click.command()
+@click.option("--task", type=click.Choice(sorted(TASKS)), required=True, help="What to learn.")
 @click.option(
-    "--task", type=click.Choice(sorted(lastax.training.TASKS)), required=True, help="What to learn."
-)
-@click.option(
-    "--size", type=click.Choice(SIZES), help="Which preset.  [default: the task's first, small]"
+    "--size", type=click.Choice(SIZES), help="Preset.  [default: first of the task, small]"
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of everything random.  [default: 0]"
@@ -51,12 +50,8 @@ SIZES = sorted({size for task in lastax.training.TASKS.values() for _, size in t
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: runs/TASK/LAYER-seedSEED]",
 )
-@click.option("--resume", is_flag=True, help="Go on with an unfinished run, bit for bit.")
-@click.option(
-    "--if-missing",
-    is_flag=True,
-    help="Only if no run of the task has finished; go on with an unfinished one.",
-)
+@click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
+@click.option("--if-missing", is_flag=True, help="Do nothing if a run of the task has finished.")
 @click.option("--devices", type=int, help="Devices that share each batch.  [default: all]")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that prepare batches."
@@ -64,7 +59,7 @@ SIZES = sorted({size for task in lastax.training.TASKS.values() for _, size in t
 @root_option
 @json_option
 @debug_option
-@setting_options(lastax.training.TrainingConfig, lastax.ModelConfig, lastax.training.DataConfig)
+@setting_options(TrainingConfig, ModelConfig, DataConfig)
 def train(
     task: str,
     size: str | None,
@@ -78,119 +73,153 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train a network on a task; keep the weights that do best on the validation split.
+    """Train a network on a task, and keep the weights of the best epoch by validation accuracy.
 
-    The values of the task's preset can each be overridden by a flag.
+    The task's preset gives the settings; a flag overrides one of them.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
-    chosen |= data_settings(lastax.training.TASKS[task].data.name, chosen)
+    chosen |= _data_settings(TASKS[task].data.name, chosen)
     if if_missing:
         finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
-        if finished and (finished[-1] / lastax.serialization.MODEL_FILE).is_file():
+        if finished and (finished[-1] / MODEL_FILE).is_file():
             if as_json:
-                emit(lastax.training.load_results(finished[-1]))
+                emit(load_results(finished[-1]))
             return
         unfinished = [folder] if folder is not None else _runs_of(task, size, finished=False)
         resume = bool(unfinished) and unfinished[-1].exists()
     if resume:
         folder = folder or _newest_unfinished(task, size)
-        config = lastax.training.load_config(folder)
-        # Its own data may have moved; that they are the same is checked below.
-        place = Place(root, chosen.pop("data", None))
+        config = load_config(folder)
+        # Its own data may have been moved; `reopen_data` checks that they are the same.
+        data_path = chosen.pop("data", None)
         given = {"task": task, "size": size, "seed": seed, "devices": devices, **chosen}
-        _refuse_changes(config, {name: v for name, v in given.items() if v is not None})
-        if (folder / lastax.serialization.MODEL_FILE).is_file():
-            raise lastax.serialization.RunError(f"run {folder} has finished: there is nothing to resume")
-        diverged = lastax.training.failure_reason(folder)
-        if diverged is not None:
-            raise lastax.serialization.RunError(f"run {folder} would end as before: {diverged}")
-        data = reopen_data(config, place)
+        _check_resume(folder, config, {k: v for k, v in given.items() if v is not None})
+        with err.status(f"opening {config.data.name}"):
+            data = reopen_data(config, root, data=data_path)
     else:
         size, preset = _preset(task, chosen.get("layer"), size)
         config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
         folder = folder or _free_folder(RUNS / task / _name(config))
         if folder.exists():
-            raise lastax.serialization.RunError(
-                f"{folder} is there already: --resume goes on with it, --out names another"
-            )
-    try:
-        answer = _run(config, data, folder, resume, workers)
-    except lastax.training.TrainingDivergedError as error:
-        # So that nothing resumes it by itself.
-        lastax.training.save_results(folder, {"run": str(folder), "diverged": str(error)})
-        raise
-    except KeyboardInterrupt as error:
-        if not (folder / lastax.training.CONFIG_FILE).is_file():
-            raise
-        again = f"lastax train --task {task} --out {folder} --resume"
-        again += f" --data-dir {root}" if root is not None else ""
-        raise click.Abort(f"{again} goes on with the run") from error
-    _answer(answer, as_json)
-
-
-def _answer(answer: dict[str, Any], as_json: bool) -> None:
+            raise RunError(f"{folder} already exists: pass --resume to resume it, or another --out")
+    result = _train(config, data, folder, resume, workers, root)
     if as_json:
-        emit(answer)
+        emit(result)
         return
-    reached = [f"{split} {percent(answer[split]['accuracy'])}" for split in SPLITS]
-    out.print(f"best epoch {answer['best_epoch']}: {', '.join(reached)}")
-    out.print(f"run: {answer['run']}")
+    reached = [f"{split} {percent(result[split]['accuracy'])}" for split in ("validation", "test")]
+    out.print(f"best epoch {result['best_epoch']}: {', '.join(reached)}")
+    out.print(f"run: {result['run']}")
 
 
-def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, lastax.training.Preset]:
-    """The preset that is meant, and its size: the first one that fits what was said."""
-    presets = lastax.training.TASKS[task].presets
+def _train(
+    config: RunConfig,
+    data: Data,
+    folder: Path,
+    resume: bool,
+    workers: int,
+    root: Path | None,
+) -> dict[str, Any]:
+    with Counter("training") as counter:
+
+        def start(steps: int) -> None:
+            per_epoch = steps // config.training.epochs
+            counter.print(
+                f"{config.task}: {config.training.epochs} epochs of {per_epoch} steps, "
+                f"{sum(config.states)} states; {folder}"
+            )
+            counter.start(steps)
+
+        def step(number: int, metrics: StepMetrics) -> None:
+            counter.update(f"loss {float(metrics.loss):.3f}", completed=number)
+
+        def epoch(record: dict[str, Any]) -> None:
+            counter.print(
+                f"epoch {record['epoch']:3d}  loss {record['train_loss']:.3f}  "
+                f"train {percent(record['train_accuracy'])}  "
+                f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
+            )
+
+        try:
+            run = train_run(
+                config,
+                data,
+                folder,
+                resume=resume,
+                workers=workers,
+                on_start=start,
+                on_step=step,
+                on_epoch=epoch,
+            )
+        except KeyboardInterrupt as error:
+            if not (folder / CONFIG_FILE).is_file():
+                raise
+            again = f"lastax train --task {config.task} --out {folder} --resume"
+            again += f" --data-dir {root}" if root is not None else ""
+            raise click.Abort(f"resume the run with: {again}") from error
+    return run.summary()
+
+
+def _data_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(DataConfig)}
+    try:
+        return data_settings(name, {k: v for k, v in given.items() if k in fields})
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
+
+
+def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, Preset]:
+    """The first preset of the task that has the requested layer and size, and its size."""
+    presets = TASKS[task].presets
     for (kind, named), preset in presets.items():
         if layer in (None, kind) and size in (None, named):
             return named, preset
-    asked = " ".join(f"--{k} {v}" for k, v in (("layer", layer), ("size", size)) if v is not None)
+    requested = " ".join(
+        f"--{name} {value}" for name, value in (("layer", layer), ("size", size)) if value
+    )
     known = ", ".join(f"{named} of {kind}" for kind, named in presets)
-    raise click.UsageError(f"{asked}: the presets of {task} are {known}")
+    raise click.UsageError(f"{requested}: the presets of {task} are {known}")
 
 
 def _new_config(
     task: str,
     size: str,
-    preset: lastax.training.Preset,
+    preset: Preset,
     seed: int,
     devices: int | None,
     chosen: dict[str, Any],
     root: Path | None,
-) -> tuple[lastax.training.RunConfig, Data]:
+) -> tuple[RunConfig, Data]:
     model = _override(preset.model, chosen)
     training = _override(preset.training, chosen)
-    wanted = _override(data_config(lastax.training.TASKS[task], preset), chosen)
-    for part in (training, model, wanted):
-        lastax.training.check_settings(part)
-    data = open_data(wanted, root)
-    config = lastax.training.RunConfig(
-        task=task,
+    data_config = _override(TASKS[task].data_for(preset), chosen)
+    for part in (training, model, data_config):
+        check_settings(part)
+    with err.status(f"opening {data_config.name}; new data are prepared once"):
+        data = open_data(data_config, root)
+    if data.skipped:
+        err.print(f"{data_config.name}: {data.skipped} damaged records left out")
+    config = make_run_config(
+        task,
+        data,
+        dataclasses.replace(preset, model=model, training=training),
         size=size,
+        data_config=data_config,
         seed=seed,
-        data=wanted,
-        input_size=data.input_size,
-        classes=len(data.classes),
-        length=data.length,
-        labels=data.classes,
-        vocabulary=data.vocabulary,
-        model=model,
-        training=training,
-        states=lastax.training.untrained_counts(model),
         devices=_device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )
     return config, data
 
 
-def _name(config: lastax.training.RunConfig) -> str:
-    """What a run's folder is called: the first size of a task goes without saying."""
-    first = next(iter(lastax.training.TASKS[config.task].presets))[1]
+def _name(config: RunConfig) -> str:
+    """Name of a run's folder; the first size of a task is not part of it."""
+    first = next(iter(TASKS[config.task].presets))[1]
     size = "" if config.size == first else f"-{config.size}"
     return f"{config.model.layer}{size}-seed{config.seed}"
 
 
 def _device_count(wanted: int | None, batch_size: int) -> int:
-    """As many devices as were asked for, or the most that share a batch evenly."""
+    """The requested number of devices, or the largest one that divides a batch."""
     present = len(jax.devices())
     if wanted is None:
         return max(n for n in range(1, present + 1) if batch_size % n == 0)
@@ -201,12 +230,12 @@ def _device_count(wanted: int | None, batch_size: int) -> int:
     return wanted
 
 
-def _override(preset: Any, chosen: dict[str, Any]) -> Any:
+def _override(preset: Config, chosen: dict[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(preset)}
     return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
 
 
-def _refuse_changes(config: lastax.training.RunConfig, given: dict[str, Any]) -> None:
+def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them."""
     own = {name: getattr(config, name) for name in ("task", "size", "seed", "devices")}
     recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
@@ -218,25 +247,30 @@ def _refuse_changes(config: lastax.training.RunConfig, given: dict[str, Any]) ->
             )
     present = len(jax.devices())
     if config.devices > present:
-        raise lastax.serialization.RunError(
-            f"the run shares batches among {config.devices} devices, here there are {present}: "
+        raise RunError(
+            f"the run shares batches among {config.devices} devices, and there are {present}: "
             "resume it where there are as many"
         )
-    installed = lastax.training.installed_versions()
+    if (folder / MODEL_FILE).is_file():
+        raise RunError(f"run {folder} has finished: there is nothing to resume")
+    reason = failure_reason(folder)
+    if reason is not None:
+        raise RunError(f"run {folder} would fail again: {reason}")
+    installed = installed_versions()
     changed = [name for name, version in config.versions.items() if installed.get(name) != version]
     if changed:
-        err.print(f"not the versions that the run began with: {', '.join(changed)}")
+        err.print(f"versions differ from those the run began with: {', '.join(changed)}")
 
 
 def _runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
-    found = [(run, lastax.training.load_config(run)) for run in lastax.training.find_runs(RUNS, finished=finished)]
+    found = [(run, load_config(run)) for run in find_runs(RUNS, finished=finished)]
     return [run for run, it in found if it.task == task and size in (None, it.size)]
 
 
 def _newest_unfinished(task: str, size: str | None) -> Path:
     found = _runs_of(task, size, finished=False)
     if not found:
-        raise lastax.serialization.RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
+        raise RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
     return found[-1]
 
 
@@ -246,31 +280,3 @@ def _free_folder(wanted: Path) -> Path:
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
-
-
-def _run(
-    config: lastax.training.RunConfig, data: Data, folder: Path, resume: bool, workers: int
-) -> dict[str, Any]:
-    """Build everything the run needs, then let the loop go. The folder appears last."""
-    network = lastax.training.build_from_config(config)
-
-    def begin() -> None:
-        if not resume:
-            with folder_written_at_once(folder) as fresh:
-                lastax.training.save_config(fresh, config)
-
-    result = fit_network(
-        network, config, data, folder, resume=resume, workers=workers, on_ready=begin
-    )
-    # What the best epoch reached on validation is known: large splits take minutes.
-    validation = lastax.training.Evaluation(
-        result.validation_accuracy, result.validation_loss, len(data.sources["validation"])
-    )
-    answer = {
-        "run": str(folder),
-        "best_epoch": result.epoch,
-        "validation": validation._asdict(),
-        "test": evaluate_on(result.model, data, "test")._asdict(),
-    }
-    lastax.training.save_results(folder, answer)
-    return answer

@@ -1,5 +1,6 @@
 """Scores, selection, the registry of methods, plans, and the search for a number of states."""
 
+from lastax.pruning._agreement import rank_agreement as rank_agreement
 from lastax.pruning._methods import METHODS as METHODS
 from lastax.pruning._methods import Method as Method
 from lastax.pruning._methods import ScoreContext as ScoreContext
@@ -47,6 +48,7 @@ __all__ = [
     "prune",
     "published_last_scores",
     "random_scores",
+    "rank_agreement",
     "register_method",
     "score_states",
     "search_method",

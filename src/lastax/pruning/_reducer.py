@@ -155,8 +155,8 @@ class Reducer:
             remaining = count - self.feedthrough_states
             if remaining < len(self.systems):
                 raise ValueError(
-                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} are for "
-                    "the dense feedthrough matrices, and every layer needs one more; keep more "
+                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} are for the "
+                    "dense feedthrough matrices, and every layer needs one more; keep more "
                     "states, or leave D diagonal"
                 )
             return self._refitted(keep=self._plan(method, remaining).keep)

@@ -1,5 +1,6 @@
 """How many states a model needs, and which method needs the fewest: a search by accuracy."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,29 +64,29 @@ def search_method(
         raise ValueError("search_method: pass exactly one of max_loss= and states=")
     original = accuracy(reducer.model)
     total = sum(system.states for system in reducer.systems)
+
+    @functools.cache
+    def attempt(method: str, count: int) -> Trial:
+        reduction = reducer.reduce(method, states=count)
+        full = expand_to_original(reducer.model, reduction.model, reduction.keep)
+        reached = accuracy(full)
+        trial = Trial(method, count, reached, 100 * (original - reached))
+        on_trial(trial)
+        return trial
+
+    def best_of(method: str) -> Trial:
+        if states is not None:
+            return attempt(method, states)
+        assert max_loss is not None
+        limit = max_loss + _MARGIN
+        low = len(reducer.systems) + reducer.feedthrough_states
+        return attempt(method, _fewest(low, total, lambda n: attempt(method, n).loss <= limit))
+
     found: list[Trial] = []
     failures: list[str] = []
     for method in methods:
-        trials: dict[int, Trial] = {}
-
-        def attempt(count: int, method: str = method, trials: dict[int, Trial] = trials) -> Trial:
-            if count not in trials:
-                reduction = reducer.reduce(method, states=count)
-                full = expand_to_original(reducer.model, reduction.model, reduction.keep)
-                reached = accuracy(full)
-                trials[count] = Trial(method, count, reached, 100 * (original - reached))
-                on_trial(trials[count])
-            return trials[count]
-
         try:
-            if states is not None:
-                found.append(attempt(states))
-            else:
-                assert max_loss is not None
-                limit = max_loss + _MARGIN
-                low = len(reducer.systems) + reducer.feedthrough_states
-                count = _fewest(low, total, lambda count: attempt(count).loss <= limit)
-                found.append(attempt(count))
+            found.append(best_of(method))
         except ValueError as error:
             failures.append(f"{method}: {error}")
             on_failure(method, error)

@@ -1,0 +1,151 @@
+"""Options and arguments that several commands share."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+import lastax
+from lastax.calibration import BUDGETS
+from lastax.data import DATASETS, Data, reopen_data
+from lastax.training import RunConfig
+
+Command = TypeVar("Command", bound=Callable)
+
+
+class MethodName(click.ParamType):
+    """The name of a pruning method, looked up when the command runs.
+
+    Modules named by `lastax --import` register theirs before that.
+    """
+
+    name = "method"
+
+    def __init__(self, *more: str, scores_parameters: bool = False) -> None:
+        self._more = more
+        self._scores_parameters = scores_parameters
+
+    @property
+    def choices(self) -> list[str]:
+        """All names that are accepted."""
+        known = [
+            name
+            for name, method in lastax.METHODS.items()
+            if method.scores_parameters or not self._scores_parameters
+        ]
+        return [*known, *self._more]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself, if there is such a method."""
+        if value not in self.choices:
+            self.fail(f"no method {value!r}; choose one of {', '.join(self.choices)}", param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How `--help` shows the values."""
+        return "METHOD"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataLocation:
+    """Where the data of a run are on this machine, beyond what the run has recorded."""
+
+    root: Path | None = None
+    data: str | None = None
+    skip_bad: bool = False
+
+    def open(self, config: RunConfig) -> Data:
+        """Open the data of a run, which must be those it was trained on."""
+        skip_bad = True if self.skip_bad else None
+        return reopen_data(config, self.root, data=self.data, skip_bad=skip_bad)
+
+
+def debug_option(command: Command) -> Command:
+    """`--debug` on every command; `main` reads it when something fails."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of a failure."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """`--json` on every command whose result a program may read."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+    )(command)
+
+
+def run_argument(command: Command) -> Command:
+    """RUN, which defaults to the newest trained run."""
+    return click.argument("run", type=click.Path(path_type=Path), required=False)(command)
+
+
+def task_argument(command: Command) -> Command:
+    """TASK, the name of a data set."""
+    return click.argument("task", type=click.Choice(sorted(DATASETS)))(command)
+
+
+def seed_option(command: Command) -> Command:
+    """`--seed`, for random pruning and calibration data."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        help="Seed of random pruning and of the calibration data.",
+    )(command)
+
+
+def root_option(command: Command) -> Command:
+    """`--data-dir` on every command that reads or writes data sets."""
+    return click.option(
+        "--data-dir",
+        "root",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of all data sets.  [default: LASTAX_DATA, or data in the cache folder]",
+    )(command)
+
+
+def location_options(command: Callable) -> Callable:
+    """`--data-dir`, `--data` and `--skip-bad`, passed to the command as one `location`."""
+
+    @functools.wraps(command)
+    def located(
+        *arguments: Any, root: Path | None, data: str | None, skip_bad: bool, **options: Any
+    ) -> Any:
+        location = DataLocation(root, data, skip_bad)
+        return command(*arguments, location=location, **options)
+
+    with_data = click.option("--data", help="Your own data, if they were moved.")(located)
+    skipping = click.option("--skip-bad", is_flag=True, help="Leave damaged records out.")(
+        with_data
+    )
+    return root_option(skipping)
+
+
+def calibration_options(command: Command) -> Command:
+    """`--calibration` and `--budget`, of methods that use calibration data."""
+    budget = click.option(
+        "--budget",
+        type=click.Choice(list(BUDGETS)),
+        default="probe",
+        help="How `calibrated` distributes states over the layers.",
+    )(command)
+    return click.option(
+        "--calibration",
+        "sequences",
+        type=click.IntRange(1),
+        default=64,
+        help="Number of unlabeled training sequences for calibration.",
+    )(budget)
+
+
+def finetune_rate_option(command: Command) -> Command:
+    """`--finetune-rate`, which belongs to `--finetune`."""
+    return click.option(
+        "--finetune-rate",
+        type=click.FloatRange(0, min_open=True),
+        default=0.1,
+        help="Learning rates of these epochs, relative to the run's.",
+    )(command)
