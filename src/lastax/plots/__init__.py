@@ -1,4 +1,7 @@
-"""Figures and HTML pages about runs and sweeps."""
+"""Figures of runs, sweeps and benchmarks, and HTML reports.
+
+Functions `draw_*` return a Matplotlib figure; functions `html_*` return parts of a page.
+"""
 
 from lastax.plots._curves import draw_learning as draw_learning
 from lastax.plots._curves import draw_speeds as draw_speeds
@@ -13,6 +16,8 @@ from lastax.plots._html import html_text as html_text
 from lastax.plots._pruning import draw_layout as draw_layout
 from lastax.plots._pruning import draw_poles as draw_poles
 from lastax.plots._pruning import draw_states as draw_states
+from lastax.plots._pruning import save_pruning_figures as save_pruning_figures
+from lastax.plots._report import report_page as report_page
 
 __all__ = [
     "draw_layout",
@@ -28,4 +33,6 @@ __all__ = [
     "html_page",
     "html_table",
     "html_text",
+    "report_page",
+    "save_pruning_figures",
 ]

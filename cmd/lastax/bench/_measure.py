@@ -1,4 +1,4 @@
-"""Timing programs side by side: compiled apart, run by turns, medians and spread over repeats."""
+"""Timing of compiled programs: median and spread over repeats that alternate between programs."""
 
 import dataclasses
 import time
@@ -10,10 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lastax._typing import OnProgress, silent
+
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """One program: seconds of its runs, seconds to compile, bytes of temporaries."""
+class Timing:
+    """Measurements of one program.
+
+    Attributes:
+        times: seconds of each run.
+        compile_seconds: seconds to compile.
+        temporary_bytes: bytes of temporary arrays, as the compiled program reports them.
+    """
 
     times: tuple[float, ...]
     compile_seconds: float
@@ -21,25 +29,25 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Seconds of the middle run."""
+        """Median of the times, in seconds."""
         return float(np.median(self.times))
 
     @property
     def spread(self) -> float:
-        """Distance of the quartiles over the median."""
+        """Interquartile range of the times, divided by their median."""
         low, high = np.percentile(self.times, [25, 75])
         return float((high - low) / self.median)
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the device reaches in a large matrix product, and in reading and writing memory."""
+    """Rates that the device reaches in a large matrix product and in a pass over memory."""
 
     operations_per_second: float
     bytes_per_second: float
 
     def seconds(self, operations: int, bytes_moved: int) -> float:
-        """What so much work takes at best, products and traffic one after the other."""
+        """Least time for an amount of work, if arithmetic and memory traffic do not overlap."""
         return operations / self.operations_per_second + bytes_moved / self.bytes_per_second
 
 
@@ -47,15 +55,20 @@ def measure(
     programs: Mapping[str, tuple[Callable, tuple[Any, ...]]],
     *,
     repeats: int,
-    on_program: Callable[[str], None] = lambda name: None,
-) -> dict[str, Measured]:
-    """Compile each function for its arguments, then run all by turns.
+    on_progress: OnProgress = silent,
+) -> dict[str, Timing]:
+    """Compile every function for its arguments, then run the functions in turns.
 
-    By turns, since what else a machine does comes and goes: what is compared then suffers alike.
+    The turns spread the effect of other load on the machine evenly over the programs.
+
+    Args:
+        programs: by name, a function and its arguments.
+        repeats: number of timed runs per program.
+        on_progress: called with each name before the program is compiled.
     """
     compiled, seconds = {}, {}
     for name, (function, arguments) in programs.items():
-        on_program(name)
+        on_progress(name)
         lowered: Any = cast(Any, eqx.filter_jit(function)).lower(*arguments)
         started = time.perf_counter()
         compiled[name] = lowered.compile()
@@ -65,11 +78,11 @@ def measure(
         for name, (_, arguments) in programs.items():
             started = time.perf_counter()
             jax.block_until_ready(compiled[name](*arguments))
-            # The first turn touches memory for the first time.
+            # The first turn is not timed: it maps memory.
             if turn:
                 times[name].append(time.perf_counter() - started)
     return {
-        name: Measured(
+        name: Timing(
             tuple(times[name]),
             seconds[name],
             int(compiled[name].compiled.memory_analysis().temp_size_in_bytes),
@@ -79,7 +92,7 @@ def measure(
 
 
 def measure_machine() -> Machine:
-    """Time a matrix product and a pass over memory, on the default device."""
+    """Time a matrix product and a pass over memory on the default device."""
     size, length = 1024, 4 * 2**20
     square, line = jnp.ones((size, size)), jnp.ones(length)
     programs = {
@@ -87,7 +100,7 @@ def measure_machine() -> Machine:
         "traffic": (lambda x: x * 1.5, (line,)),
     }
     results = measure(programs, repeats=9)
-    # The best of several: the limit is the machine's, not that of what else runs on it.
+    # The best repeat is the limit of the machine; the others include other load.
     return Machine(
         2 * size**3 / min(results["product"].times),
         2 * line.nbytes / min(results["traffic"].times),
