@@ -1,9 +1,9 @@
-"""Data sets as random-access sources, and the Grain pipeline that makes batches of them.
+"""Data sets as random-access sources, and one Grain pipeline that batches them.
 
     data = lastax.data.open_data("speech")
     batches = data.training_batches(batch_size=50, seed=0)
 
-A new data set is one new file beside this one and one entry in `_registry.py`.
+To add a data set, write one file in this folder and add one entry to `_registry.py`.
 """
 
 from lastax.data._cache import cache_folder as cache_folder

@@ -1,4 +1,4 @@
-"""A zip archive of data, read whole, whose every failure is one clear DataError."""
+"""Zip archives held in memory. Every failure is a `DataError`."""
 
 import hashlib
 import io
@@ -10,16 +10,20 @@ from pathlib import Path
 
 from lastax.data._errors import DataError
 
-# Damage to a zip file shows as any of these, depending on the bytes that it hit. RuntimeError
-# includes NotImplementedError: an unknown way of compression.
+# A damaged zip file can raise any of these. RuntimeError includes NotImplementedError, which
+# unknown compression methods raise.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The content of a zip file. Two archives are equal if their bytes are.
+    """The content of a zip file. Two archives are equal if their bytes are equal.
 
-    `cure` is what an error message tells its reader to do.
+    Attributes:
+        digest: SHA-256 of the content.
+        path: where it was read from.
+        cure: what error messages tell the reader to do.
+        content: all bytes of the file.
     """
 
     digest: str
@@ -28,7 +32,7 @@ class Archive:
     content: bytes = field(compare=False, repr=False)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all members, sorted."""
+        """Sorted names of all members."""
         try:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
                 return tuple(sorted(archive.namelist()))
@@ -36,7 +40,11 @@ class Archive:
             raise DataError(f"{self.path} is damaged ({error}); {self.cure}") from None
 
     def read(self, *names: str) -> list[bytes]:
-        """The bytes of the members `names`, checked against the archive's own checksums."""
+        """Contents of the members `names`, checked against the checksums of the archive.
+
+        Raises:
+            DataError: if a member is missing or damaged.
+        """
         found = []
         for content in self.attempt(*names):
             if isinstance(content, DataError):
@@ -45,27 +53,35 @@ class Archive:
         return found
 
     def attempt(self, *names: str) -> Iterator[bytes | DataError]:
-        """As `read`, one after the other, and what is wrong with a member in its place."""
+        """Like `read`, one member at a time; yields the error of a bad member in its place."""
         with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
             for name in names:
                 try:
                     yield archive.read(name)
                 except KeyError:
-                    yield DataError(f"{self.path} has no {name}; {self.cure}")
+                    yield DataError(f"{self.path} has no member {name}; {self.cure}")
                 except _DAMAGE as error:
                     yield DataError(f"{self.member(name)} is damaged ({error}); {self.cure}")
 
     def member(self, name: str) -> str:
-        """`name` as an error message writes it: with the archive that holds it."""
+        """`name` and the path of the archive, for error messages."""
         return f"{name} in {self.path}"
 
 
 def open_archive(path: Path, *, cure: str) -> Archive:
-    """Read the zip file `path` into memory. `cure`: what to do if it, or a part, is unreadable."""
+    """Read the zip file `path` into memory.
+
+    Args:
+        path: the zip file.
+        cure: what error messages tell the reader to do.
+
+    Raises:
+        DataError: if the file is missing or unreadable.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"there is no archive {path}; {cure}") from None
+        raise DataError(f"archive not found: {path}; {cure}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); {cure}") from None
     return Archive(hashlib.sha256(content).hexdigest(), path, cure, content)

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and processes that wait for each other."""
+"""Atomic creation of files and folders, and locks between processes."""
 
 import contextlib
 import fcntl
@@ -12,14 +12,14 @@ from lastax.data._errors import DataError
 
 @contextlib.contextmanager
 def making(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` to make it in, for this process alone.
+    """Yield an empty folder next to `target`, locked for this process.
 
-    Another process that wants to make the same waits for the end of the block: look for `target`
-    inside. The folder is gone afterwards; what a killed process left in one is removed by the
-    next. `finish` moves what was made to its place.
+    Other processes that create the same target wait until the block ends, so check inside the
+    block whether `target` exists by now. `publish` moves the result to its place. The folder is
+    removed afterwards; the next call also removes what a killed process left behind.
 
     Raises:
-        DataError: if an OSError leaves the block: the folder cannot be written, the disk is full.
+        DataError: if the block raises OSError, for example because the disk is full.
     """
     workshop = target.with_name(f".{target.name}.part")
     try:
@@ -36,19 +36,19 @@ def making(target: Path) -> Iterator[Path]:
 
 
 def finish(made: Path, target: Path) -> None:
-    """Give `made`, a file or folder on the same disk, its name `target`, once it is on the disk.
+    """Flush `made`, a file or folder on the same disk, and rename it to `target`.
 
-    A file is replaced; so is an empty folder, but no other.
+    An existing file or empty folder is replaced. A folder with content is not.
     """
-    # Else a power cut could leave the name without the content. One call for all files: waiting
-    # for each of 50,000 takes minutes.
+    # Without this, a power failure could leave the name without the content. One call for all
+    # files, because syncing each of 50,000 files takes minutes.
     os.sync()
     made.replace(target)
     sync(target.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until `path` is on the disk."""
+    """Flush `path` to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,16 +58,18 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold `lock`, a file that exists only meanwhile. The system frees it if the process dies.
+    """Hold a lock on the file `lock`, which exists only while it is locked.
+
+    The operating system releases the lock if the process dies.
 
     Raises:
-        BlockingIOError: if another process holds it and `wait` is false.
+        BlockingIOError: if another process holds the lock and `wait` is false.
     """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Its last holder may have removed the file while this process waited for it.
+            # The last holder may have removed the file while this process was waiting.
             if _is_file(descriptor, lock):
                 try:
                     yield
@@ -79,15 +81,15 @@ def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def exists(target: Path) -> bool:
-    """Whether `target` is there: a file, or a folder that holds something."""
+    """Whether `target` is a file or a folder that is not empty."""
     return any(target.iterdir()) if target.is_dir() else target.exists()
 
 
 def unwritable(target: Path, error: OSError) -> DataError:
-    """What to raise where making `target` raised `error`."""
+    """The error to raise if writing `target` raised `error`."""
     return DataError(
-        f"{target} cannot be written ({error.strerror or error}); make room or permit writing "
-        "there, or name another folder by --data-dir or LASTAX_DATA"
+        f"cannot write {target} ({error.strerror or error}); free disk space, fix the "
+        "permissions, or choose another folder with --data-dir or LASTAX_DATA"
     )
 
 

@@ -1,7 +1,7 @@
-"""Sound to features: decode a clip, take the logarithm of its mel spectrogram.
+"""Audio features: decoding, log-mel spectrograms, mel-frequency cepstral coefficients.
 
-librosa is imported inside the functions, as its import takes seconds and most runs find the
-features in the cache.
+librosa is imported inside the functions, because the import takes seconds and most runs find
+the features in the cache.
 """
 
 import functools
@@ -13,38 +13,46 @@ from jaxtyping import Float32
 
 from lastax.data._errors import DataError
 
-WINDOW = 256  # samples a frame sees, at 8 kHz
+WINDOW = 256  # samples per window, at 8 kHz
 BANDS = 40
-COEFFICIENTS = 20  # of the cepstrum
-FLOOR = 1e-6  # power below which everything counts as silence
-CLIPS_AT_ONCE = 64  # a spectrogram of 64 one-second clips is 7 MB: it stays in the cache
+COEFFICIENTS = 20  # cepstral coefficients per frame
+FLOOR = 1e-6  # added to the power before the logarithm
+CLIPS_AT_ONCE = 64  # their spectrogram has 7 MB and fits into the CPU cache
 
 
 def decode_clip(packed: bytes, *, rate: int, samples: int) -> Float32[np.ndarray, " samples"]:
-    """One sound file (FLAC, WAV, ...) as a mono waveform of exactly `samples` at `rate` Hz.
+    """Decode an audio file (FLAC, WAV, ...) to a mono waveform of fixed length.
 
-    A clip at another rate is resampled; a shorter one is padded with silence, a longer one cut.
-    Raises DataError with the decoder's reason if `packed` is damaged or no sound at all.
+    Clips at another rate are resampled. Short clips are padded with silence, long ones are cut.
+
+    Args:
+        packed: content of the file.
+        rate: samples per second of the result.
+        samples: length of the result.
+
+    Raises:
+        DataError: with the reason of the decoder, if the file cannot be decoded.
     """
     import librosa
     import soundfile
 
     try:
         with warnings.catch_warnings():
-            # Under Python 3.11 and 3.12 it imports modules that 3.13 drops, which they announce.
+            # On Python 3.11 and 3.12, librosa imports modules that are deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             waveform, _ = librosa.load(io.BytesIO(packed), sr=rate, mono=True, dtype=np.float32)
     except (soundfile.SoundFileError, librosa.util.exceptions.ParameterError) as error:
-        raise DataError(f"no sound that can be decoded: {error}") from None
+        raise DataError(f"not decodable: {error}") from None
     return librosa.util.fix_length(waveform, size=samples)
 
 
 def log_mel(
     waveforms: Float32[np.ndarray, "clips samples"], *, rate: int, hop: int, window: int = WINDOW
 ) -> Float32[np.ndarray, "clips L bands"]:
-    """Log-mel frames of many clips: L = samples // hop + 1 frames of BANDS values each.
+    """Log-mel spectrograms of many clips: L = samples // hop + 1 frames of BANDS values.
 
-    Frame k sees `window` samples around sample k * hop. Values are natural logarithms of power.
+    Frame k covers `window` samples centered at sample k * hop. Values are natural logarithms of
+    the power.
     """
     import librosa
 
@@ -59,7 +67,7 @@ def log_mel(
     return features
 
 
-@functools.lru_cache(maxsize=8)  # to make one takes half as long as the rest of a clip
+@functools.lru_cache(maxsize=8)  # computing one costs half as much as the rest of a clip
 def _filter_bank(rate: int, window: int) -> Float32[np.ndarray, "bands frequencies"]:
     import librosa
 
@@ -69,10 +77,13 @@ def _filter_bank(rate: int, window: int) -> Float32[np.ndarray, "bands frequenci
 def mfcc(
     frames: Float32[np.ndarray, "... L bands"], *, coefficients: int = COEFFICIENTS
 ) -> Float32[np.ndarray, "... L coefficients"]:
-    """Mel cepstrum of log-mel frames: the first coefficients of the cosine transform over bands.
+    """Mel-frequency cepstral coefficients: the first coefficients of a cosine transform over bands.
 
-    The transform (DCT-II) is orthonormal; coefficient 0 is the mean over bands, times the square
-    root of their number. Davis and Mermelstein, IEEE TASSP 28(4), 1980.
+    The transform (DCT-II) is orthonormal: coefficient 0 is the mean over the bands times the
+    square root of the number of bands. Davis and Mermelstein, IEEE TASSP 28(4), 1980.
+
+    Raises:
+        ValueError: if `coefficients` is not between 1 and the number of bands.
     """
     bands = frames.shape[-1]
     if not 1 <= coefficients <= bands:

@@ -1,7 +1,7 @@
-"""Arrays kept on disk between runs: what takes seconds to compute once is read back at once.
+"""A disk cache of arrays that are slow to compute.
 
-The cache only ever saves time. A damaged file is computed again, a folder that cannot be
-written is done without, and two processes at once write the same bytes over each other whole.
+The cache only saves time. A damaged file is computed again, a folder that cannot be written is
+ignored, and two processes that write the same file at once replace it atomically.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 def cache_folder() -> Path:
-    """Where cached arrays live: the environment variable LASTAX_CACHE, or ~/.cache/lastax."""
+    """Folder of the cache: the environment variable LASTAX_CACHE, or `~/.cache/lastax`."""
     return Path(os.environ.get("LASTAX_CACHE") or "~/.cache/lastax").expanduser()
 
 
 def cached(key: str, compute: Callable[[], Arrays]) -> Arrays:
-    """`compute()`, or what an earlier call with this `key` kept of it.
+    """Return `compute()`, or the cached result of an earlier call with the same `key`.
 
-    Whatever the arrays depend on (content, settings, version of the code) belongs in `key`.
+    `key` must identify everything that the arrays depend on: content, settings, code version.
     """
     path = cache_folder() / f"{key}.npz"
     arrays = _read(path)
@@ -37,18 +37,18 @@ def cached(key: str, compute: Callable[[], Arrays]) -> Arrays:
 
 
 def _read(path: Path) -> Arrays | None:
-    """The arrays in `path`; None if there is no such file or its checksums do not fit."""
+    """The arrays in `path`, or None if the file is missing or damaged."""
     try:
-        # Opened here, as numpy leaves open what it cannot read.
+        # Opened here, because numpy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    # numpy and zipfile have no common error for damage, so this lists what they raise.
+    # numpy and zipfile have no common exception for damaged files.
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile):
         return None
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """Keep `arrays` in `path`, whole or not at all; without a word if the disk does not let us."""
+    """Write `arrays` to `path` atomically. Errors of the disk are ignored."""
     unfinished = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which split a clip of sound is in: by lists of names, or by who speaks.
+"""Splits of audio clips, by published lists of names or by speaker.
 
 Clips are named `<class>/<file>`.
 """
@@ -12,7 +12,7 @@ from lastax.data._errors import DataError
 from lastax.data._folders import read_file
 from lastax.data._skipping import CURE, Skipping
 
-# What is in neither list is for training.
+# Clips in neither list belong to the training split.
 LISTS: Mapping[str, str] = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 _SPEAKER_ENDS = "_nohash_"
 
@@ -20,10 +20,10 @@ _SPEAKER_ENDS = "_nohash_"
 def read_lists(
     lists: Mapping[str, Path], names: Iterable[str], skipping: Skipping
 ) -> dict[str, str]:
-    """The split of each clip that a list names. Lines of classes without any clip mean nothing.
+    """The split of each listed clip. Lines of classes without clips are ignored.
 
     Raises:
-        DataError: if a list cannot be read, or a line names no clip.
+        DataError: if a list cannot be read, or a line names a missing clip.
     """
     known = set(names)
     classes = {name.split("/")[0] for name in known}
@@ -35,17 +35,17 @@ def read_lists(
                 split_of.setdefault(name, split)
             elif name.split("/")[0] in classes:
                 with skipping.item():
-                    raise DataError(f"{path}, row {row}: there is no {name[:80]}; {CURE}")
+                    raise DataError(f"{path}, row {row}: clip {name[:80]} is missing; {CURE}")
     return split_of
 
 
 def hold_out(
     names: Sequence[str], listed: Mapping[str, str], wanted: Iterable[str]
 ) -> dict[str, str]:
-    """The split of each clip: as `listed`, else one of `wanted`, else "train".
+    """The split of each clip: the listed one, otherwise one of `wanted` or "train".
 
-    Speakers go in the order of the SHA-256 of their names, first into the first split of `wanted`,
-    then into the next, each until it has a tenth of all clips.
+    Speakers are taken in the order of the SHA-256 of their names. They fill the first split of
+    `wanted`, then the next one, each until it holds a tenth of all clips.
     """
     clips_of = defaultdict(list)
     for name in names:
@@ -62,7 +62,7 @@ def hold_out(
 
 
 def speaker(name: str) -> str:
-    """Who speaks the clip `<class>/<speaker>_nohash_<k>.wav`; of another clip, its own name."""
+    """The speaker of `<class>/<speaker>_nohash_<k>.wav`; for other names, the name itself."""
     before, mark, _ = PurePosixPath(name).name.partition(_SPEAKER_ENDS)
     return before if mark else name
 
@@ -71,4 +71,4 @@ def _text(path: Path) -> str:
     try:
         return read_file(path).decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 (byte {error.start:,}); restore it") from None
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start:,}); restore it") from None

@@ -66,11 +66,14 @@ class Data:
             workers=workers,
         )
 
-    def evaluation_batches(self, split: str, *, batch_size: int | None = None) -> Iterator[Batch]:
+    def evaluation_batches(
+        self, split: str, *, batch_size: int | None = None, limit: int | None = None
+    ) -> Iterator[Batch]:
         """One pass over a split; see `lastax.data.evaluation_batches`.
 
         By default, a batch holds at most 128 records and 2^18 steps. This limits the memory that
-        an evaluation needs.
+        an evaluation needs. `limit` evaluates at most that many
+        records, the same ones every time (`lastax.data.some_records`).
         """
         steps = self.length * (2 if self.pairs else 1)
         fitting = max(1, min(_MOST_RECORDS, _MOST_STEPS // steps))

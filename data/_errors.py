@@ -1,5 +1,8 @@
-"""The one error that reading data raises."""
+"""The exception of this package."""
 
 
 class DataError(Exception):
-    """A data set cannot be read. The message is one line: which file, what is wrong, what to do."""
+    """A data set cannot be read or written.
+
+    The message is one line: the file, what is wrong, what to do.
+    """

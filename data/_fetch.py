@@ -1,6 +1,6 @@
-"""Downloads of what publishers offer: resumed where they broke off, checked, unpacked whole.
+"""Downloads from publishers: resumed after interruptions, verified, unpacked.
 
-What is complete is what has the published checksum; everything before that is called `.part`.
+An unfinished download is called `.part` until its checksum matches the published one.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ from lastax.data._folders import unreadable
 from lastax.data._unpack import LIMITS, Limits, Progress, unpack
 
 _CHUNK = 2**20  # bytes
-_BUSY = frozenset({408, 416, 425, 429, 500, 502, 503, 504})  # another attempt may do better
+_BUSY = frozenset({408, 416, 425, 429, 500, 502, 503, 504})  # worth another attempt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to put up with a bad connection.
+    """When to retry an interrupted download.
 
     Attributes:
-        timeout: seconds without a byte after which a connection counts as broken.
-        pauses: seconds before each new attempt. When they are used up, that was it; a mebibyte of
-            progress gives all of them back.
+        timeout: seconds without data after which a connection counts as lost.
+        pauses: seconds to wait before each retry. The download fails after the last one. Each
+            mebibyte of progress resets the list.
     """
 
     timeout: float = 30.0
@@ -51,32 +51,31 @@ def fetch(
     patience: Patience = Patience(),
     limits: Limits = LIMITS,
 ) -> Path:
-    """Get a published file and make of it what the data set's reader looks for below `root`.
+    """Download a published file, verify it and unpack it below `root`.
 
-    An archive is unpacked and then removed; a file that is called as it is published is kept as it
-    is. What is there already is left alone. A download that broke off, in whichever process, goes
-    on where it ended. An archive that was put into `root` by hand, as it is published, is used
-    instead, and stays.
+    An existing result is kept. An interrupted download is resumed, also by another process. An
+    archive is removed after unpacking. An archive that the user has placed in `root` is used
+    instead of a download, and is kept.
 
     Args:
-        remote: what to get.
-        root: folder of all data sets.
-        on_progress: called with bytes that are here, and bytes in all.
-        on_unpack: called with bytes of the archive that are unpacked, and bytes in all.
-        patience: with bad connections.
-        limits: of what an archive may hold.
+        remote: the file.
+        root: folder that holds all data sets.
+        on_progress: called with the number of bytes received and the total.
+        on_unpack: called with the number of bytes of the archive unpacked and the total.
+        patience: when to retry.
+        limits: limits on the content of an archive.
 
     Returns:
         The file or folder, `root / remote.unpacks_to`.
 
     Raises:
-        DataError: if the server, the file or the disk is not as it should be.
+        DataError: if the download fails, the file is not the published one, or the disk is full.
     """
     target = root / remote.unpacks_to
     if exists(target):
         return target
     with making(target) as workshop:
-        if exists(target):  # by another process, meanwhile
+        if exists(target):  # another process has made it
             return target
         name = PurePosixPath(urlsplit(remote.url).path).name
         part = target.with_name(f"{name}.part")
@@ -104,12 +103,12 @@ def download(
     on_progress: Progress | None = None,
     patience: Patience = Patience(),
 ) -> None:
-    """Complete `part`, which may be there already or not, to the published file.
+    """Download the published file to `part`; resume if `part` exists.
 
-    `by_hand` is where an error message tells its reader to put a file that came by other means.
+    Error messages tell the reader to place a manually downloaded file at `by_hand`.
 
     Raises:
-        DataError: if it can't be had. What has been received of it stays in `part`.
+        DataError: if the download fails. `part` keeps the bytes received so far.
         OSError: if `part` cannot be written.
     """
     connection = _Connection(remote, part, by_hand, patience.timeout)
@@ -125,30 +124,30 @@ def download(
             pause = next(pauses, None)
             if pause is None:
                 raise DataError(
-                    f"{remote.url} broke off after {_size(part):,} of {remote.size:,} bytes "
-                    f"({error}); run the same again to go on from there"
+                    f"download of {remote.url} stopped after {_size(part):,} of "
+                    f"{remote.size:,} bytes ({error}); run the same command again to resume"
                 ) from None
             time.sleep(pause)
             continue
         if _digest(part) == remote.sha256:
             return
         part.unlink()
-        # Pieces may not fit together: from before and after the publisher changed the file.
+        # The pieces may come from before and after the publisher changed the file.
         if before == 0 or restarted:
             raise DataError(
-                f"{remote.url} gives other bytes than were published (their sha256 differs); try "
-                f"again later, or put the right file to {by_hand}"
+                f"the content of {remote.url} differs from the published file (sha256); try "
+                f"again later, or place the correct file at {by_hand}"
             )
         restarted = True
 
 
 class _BrokenOffError(Exception):
-    """A connection that may work the next time."""
+    """A lost connection. Another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class _Connection:
-    """One attempt after the other to complete `part`."""
+    """Repeated attempts to complete `part`."""
 
     remote: Remote
     part: Path
@@ -156,23 +155,23 @@ class _Connection:
     timeout: float
 
     def receive(self, on_progress: Progress | None) -> None:
-        """Append what `part` lacks, as far as one connection carries."""
+        """Append missing bytes to `part` until it is complete or the connection is lost."""
         size = self.remote.size
         done = _size(self.part)
-        if done > size:  # so it belongs to another file
+        if done > size:  # part of another file
             self.part.unlink()
             done = 0
         if done == size:
             return
         free = shutil.disk_usage(self.part.parent).free
         if free < size - done:
-            raise OSError(errno.ENOSPC, f"it needs {size - done:,} bytes, {free:,} are free")
+            raise OSError(errno.ENOSPC, f"{size - done:,} bytes needed, {free:,} free")
         with self._open(done) as response:
             done = self._start(response, done)
             with self.part.open("ab" if done else "wb") as file:
                 while done < size:
                     with _breaking_off():
-                        # A packet at a time: what came before a break is kept.
+                        # One packet at a time, so that everything received so far is kept.
                         chunk = response.read1(min(_CHUNK, size - done))
                     if not chunk:
                         raise _BrokenOffError("the connection was closed")
@@ -190,62 +189,62 @@ class _Connection:
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    self.part.unlink(missing_ok=True)  # it belongs to another file
-                answer = " ".join(f"{error.code} ({error.reason})".split())
+                    self.part.unlink(missing_ok=True)  # part of another file
+                reply = " ".join(f"{error.code} ({error.reason})".split())
                 if error.code in _BUSY:
-                    raise _BrokenOffError(f"it answers {answer}") from None
+                    raise _BrokenOffError(f"the server replied {reply}") from None
                 raise DataError(
-                    f"{self.remote.url} answers {answer}; try again later, or put the file to "
-                    f"{self.by_hand}"
+                    f"{self.remote.url}: the server replied {reply}; try again later, or place "
+                    f"the file at {self.by_hand}"
                 ) from None
         if not isinstance(response, http.client.HTTPResponse):  # urllib also speaks FTP
             response.close()
-            raise DataError(f"{self.remote.url} leads to {response.url}, which is no web server")
+            raise DataError(f"{self.remote.url} redirects to {response.url}, which is not HTTP")
         return response
 
     def _start(self, response: http.client.HTTPResponse, asked: int) -> int:
-        """The place in the file that an answer begins at: `asked`, or 0."""
+        """First byte of the response: `asked`, or 0 if the server sends the complete file."""
         start = asked if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if start and _first_byte(response) != asked:
             self.part.unlink()
-            raise _BrokenOffError("the server sent another part than it was asked for")
+            raise _BrokenOffError("the server sent another range than requested")
         if response.length not in (None, self.remote.size - start):
             raise DataError(
-                f"{self.remote.url} has {start + response.length:,} bytes now, "
-                f"{self.remote.size:,} were published; put the right file to {self.by_hand}"
+                f"{self.remote.url} now has {start + response.length:,} bytes instead of "
+                f"{self.remote.size:,}; place the published file at {self.by_hand}"
             )
         return start
 
 
 @contextlib.contextmanager
 def _breaking_off() -> Iterator[None]:
-    """Call what goes wrong with a connection by one name; answers that say no are not that."""
+    """Turn connection errors into `_BrokenOffError`; HTTP error responses pass unchanged."""
     try:
         yield
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
         raise _BrokenOffError(error.reason) from None
-    # ValueError: a redirection to what is no address.
+    # ValueError: a redirection to an invalid URL.
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _BrokenOffError(str(error) or type(error).__name__) from None
 
 
 def _first_byte(response: http.client.HTTPResponse) -> int | None:
-    """Which byte of the file a partial answer begins with; None if it does not say."""
+    """First byte of a partial response, or None if the header is missing."""
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else None
 
 
 def _check(by_hand: Path, remote: Remote) -> None:
-    """Refuse a file that is not the published one."""
+    """Raise DataError if the file is not the published one."""
     try:
         right = _size(by_hand) == remote.size and _digest(by_hand) == remote.sha256
     except OSError as error:
         raise unreadable(by_hand, error) from None
     if not right:
         raise DataError(
-            f"{by_hand} is not the file that was published at {remote.url} ({remote.size:,} bytes, "
+            f"{by_hand} is not the file published at {remote.url} ({remote.size:,} bytes, "
             f"sha256 {remote.sha256}); remove it"
         )
 

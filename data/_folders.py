@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine, and reading from there so that every failure has a name."""
+"""Locations of data sets, and file access that raises `DataError`."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,15 @@ from pathlib import Path
 from lastax.data._cache import cache_folder
 from lastax.data._errors import DataError
 
-# Where a set may begin below the root: the release of the Long Range Arena nests itself twice.
+# Folders below the root that may hold a data set. The Long Range Arena release is nested twice.
 _LAYERS = ("", "lra_release", "lra_release/lra_release")
 
 
 def data_folder(root: Path | None = None) -> Path:
-    """The one root of all data sets: `root`, else LASTAX_DATA, else `data` in the cache folder."""
+    """Folder that holds all data sets.
+
+    `root` if given, else the environment variable LASTAX_DATA, else `data` in the cache folder.
+    """
     if root is not None:
         return root.expanduser()
     named = os.environ.get("LASTAX_DATA")
@@ -19,9 +22,9 @@ def data_folder(root: Path | None = None) -> Path:
 
 
 def find(root: Path, *candidates: str) -> Path | None:
-    """The first file or folder below `root` that one of `candidates` names; None if none exists.
+    """The first of `candidates` (relative paths) that exists, or None.
 
-    Each is looked for below `root`, `root/lra_release` and `root/lra_release/lra_release`.
+    The search covers `root`, `root/lra_release` and `root/lra_release/lra_release`.
     """
     for candidate in candidates:
         for layer in _LAYERS:
@@ -35,19 +38,19 @@ def find(root: Path, *candidates: str) -> Path | None:
 
 
 def need(root: Path, *candidates: str, cure: str) -> Path:
-    """What `find` finds.
+    """Like `find`, but required.
 
     Raises:
-        DataError: naming the first candidate and the `cure`, if there is nothing.
+        DataError: if no candidate exists. The message names the first one, then `cure`.
     """
     found = find(root, *candidates)
     if found is None:
-        raise DataError(f"there is no {root / candidates[0]}; {cure}")
+        raise DataError(f"not found: {root / candidates[0]}; {cure}")
     return found
 
 
 def list_folder(folder: Path, suffix: str = "") -> list[Path]:
-    """What `folder` holds whose name ends in `suffix`, sorted by name.
+    """Paths in `folder` whose names end in `suffix`, sorted by name.
 
     Raises:
         DataError: if the folder is missing or cannot be read.
@@ -65,14 +68,12 @@ def read_file(path: Path) -> bytes:
         DataError: if the file is missing or cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:  # one file in 50,000: what `path` adds counts
+        with open(path, "rb", buffering=0) as file:  # faster than Path.read_bytes for 50,000 files
             return file.read()
     except OSError as error:
         raise unreadable(path, error) from None
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """What to raise where reading `path` raised `error`."""
-    return DataError(
-        f"{path} cannot be read ({error.strerror}); restore it, or permit reading by chmod"
-    )
+    """The error to raise if reading `path` raised `error`."""
+    return DataError(f"cannot read {path} ({error.strerror}); restore it or fix its permissions")

@@ -1,4 +1,4 @@
-"""The labels of all records of a source, without the records where they are kept apart."""
+"""All labels of a source."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -8,7 +8,7 @@ from lastax.data._views import Steps
 
 
 def all_labels(source: Source) -> Int64[np.ndarray, " n"]:
-    """The label of every record, in order."""
+    """The labels of all records, in order; reads no records where labels are stored separately."""
     while isinstance(source, Steps):
         source = source.source
     kept, rows = getattr(source, "labels", None), getattr(source, "rows", None)

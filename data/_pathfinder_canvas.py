@@ -1,15 +1,16 @@
-"""Many pictures of one size, into which as many small rasters are drawn at a time."""
+"""A stack of images of one size, into which small rasters are drawn."""
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 
 class Canvas:
-    """`count` square pictures, all 0, for rasters of 2 * half + 1 pixels a side.
+    """`count` black square images, for rasters of (2 * half + 1)^2 pixels.
 
     Attributes:
-        pixels: of the pictures, with `half` more on every side, so that rasters may stick out.
-        inside: without those, a view.
+        pixels: the images with a border of `half` pixels, so that rasters may extend beyond an
+            edge.
+        inside: view of `pixels` without the border.
     """
 
     def __init__(self, count: int, side: int, half: int):
@@ -27,14 +28,14 @@ class Canvas:
         places: Int32[np.ndarray, "2 m"],
         rasters: UInt8[np.ndarray, "m s s"],
     ) -> None:
-        """Draw each of `rasters` about its place, in another picture each: the brighter wins."""
+        """Draw one raster into each of the images `which`, centered at `places`; keep the maximum."""
         corners = (which * self._across + places[0]) * self._across + places[1]
         index = corners[:, None] + self._offsets
         flat = self.pixels.reshape(-1)
         flat[index] = np.maximum(flat[index], rasters.reshape(index.shape))
 
     def clear_outside(self) -> None:
-        """Remove what sticks out of the pictures."""
+        """Set the border to 0."""
         half = (self._across - self.inside.shape[1]) // 2
         for edge in (slice(None, half), slice(-half, None)):
             self.pixels[:, edge] = 0

@@ -1,8 +1,9 @@
-"""How paddles get in each other's way: looked up, so that snakes grow without any picture.
+"""Lookup tables of conflicts between paddles, so that snakes grow without drawing.
 
-What a paddle does to the next one of a snake depends on the step from that paddle to the snake's
-pivot alone: its dilated mask takes chance from the candidates for the head, and a candidate whose
-own paddle would lie on it collides. Both are computed once, for every raster and step.
+The effect of a paddle on the next paddle of a snake depends only on the offset between the paddle
+and the pivot of the snake: the dilated mask lowers the probability of the candidates for the
+head, and a candidate collides if its own paddle would overlap the mask. Both are computed once
+for each raster and offset.
 """
 
 import functools
@@ -14,23 +15,23 @@ from jaxtyping import Bool, Int32, Int64, UInt8, UInt64
 from lastax.data._pathfinder_paddles import FULL, Paddles, dilate, make_paddles
 from lastax.data._pathfinder_settings import Settings
 
-COLLISION = 459  # two masks that add up to 1.8, in 255ths, collide
-_WORD = 64  # candidates at most: a bit each
+COLLISION = 459  # two masks collide where their sum reaches 1.8 (in 255ths)
+_WORD = 64  # maximal number of candidates: one bit each
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conflicts:
-    """What paddles and the border take from the candidates about a pivot.
+    """Effects of paddles and of the border on the candidates around a pivot.
 
     Attributes:
-        taken: of the chance of each candidate, in 255ths; a row for each raster and step, then
-            one for each pivot, of what the border takes.
-        hits: of the same rows: bit c is set if candidate c collides.
-        candidates: how many there are.
-        reach: this many rows or columns away a paddle does nothing.
-        border: where the border's rows begin.
-        outside: pivots this far outside the picture have no candidate in it.
-        resolution: side of the picture.
+        taken: how much of the probability of each candidate is removed, in 255ths; one row per
+            raster and offset, then one row per pivot for the border.
+        hits: for the same rows, bit c is set if candidate c collides.
+        candidates: number of candidates.
+        reach: distance in rows or columns from which a paddle has no effect.
+        border: first row of the border.
+        outside: pivots this far outside the image have no candidate inside.
+        resolution: side of the image.
     """
 
     taken: UInt8[np.ndarray, "rows width"]
@@ -47,9 +48,10 @@ class Conflicts:
         places: Int32[np.ndarray, "paddles 2 n"],
         pivots: Int32[np.ndarray, "2 n"],
     ) -> tuple[UInt8[np.ndarray, "n candidates"], Bool[np.ndarray, "n candidates"]]:
-        """What paddles at `places` and the border do about each of `pivots`.
+        """Effect of paddles at `places` and of the border, for each of `pivots`.
 
-        Returns how much of each candidate's chance is taken, and which candidates collide.
+        Returns:
+            How much of the probability of each candidate is removed, and which candidates collide.
         """
         side, across = 2 * self.reach + 1, self.resolution + 2 * self.outside
         steps = np.clip(pivots - places, -self.reach, self.reach) + self.reach
@@ -66,7 +68,7 @@ class Conflicts:
 
 @dataclass(frozen=True, eq=False)
 class _Strong:
-    """The pixels of a candidate's mask that can collide at all: steps from the pivot, values."""
+    """Pixels of the mask of a candidate that can collide: offsets from the pivot, and values."""
 
     steps: Int64[np.ndarray, "n 2"]
     values: Int64[np.ndarray, " n"]
@@ -74,7 +76,7 @@ class _Strong:
 
 @functools.cache
 def make_conflicts(settings: Settings, margin: int) -> Conflicts:
-    """The conflicts among the paddles that `make_paddles` makes of the same arguments."""
+    """The conflicts between the paddles that `make_paddles` makes from the same arguments."""
     paddles = make_paddles(settings, margin)
     strong = _strong_pixels(paddles)
     span = int(max(np.abs(paddles.heads).max(), *(np.abs(one.steps).max() for one in strong)))
@@ -97,7 +99,7 @@ def make_conflicts(settings: Settings, margin: int) -> Conflicts:
             paddles,
             strong,
             masks=np.pad(border, _sides(span + outside)),
-            # No head may be outside.
+            # Heads must be inside.
             dilated=np.pad(dilate(border, margin), _sides(span + outside), constant_values=FULL),
             span=span,
         ),
@@ -135,7 +137,7 @@ def _rows(
     dilated: UInt8[np.ndarray, "rasters h w"],
     span: int,
 ) -> tuple[UInt8[np.ndarray, "rows width"], UInt64[np.ndarray, " rows"]]:
-    """The rows of a table for pivots at every pixel of rasters, but for `span` at their edges."""
+    """Rows of a table for pivots at all pixels of the rasters, except `span` at each edge."""
     count, height, width = masks.shape
     shape = (count, height - 2 * span, width - 2 * span)
 
@@ -143,7 +145,7 @@ def _rows(
         row, column = span + step
         return rasters[:, row : row + shape[1], column : column + shape[2]]
 
-    # Rows as long as words are copied fast.
+    # Rows of a multiple of 8 bytes are copied fast.
     taken = np.zeros((*shape, -8 * (-len(paddles.heads) // 8)), np.uint8)
     hits = np.zeros(shape, np.uint64)
     for candidate, (head, pixels) in enumerate(zip(paddles.heads, strong, strict=True)):

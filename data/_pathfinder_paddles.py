@@ -1,4 +1,4 @@
-"""The paddles that Pathfinder pictures are made of: every way to draw one, drawn once."""
+"""The paddles (dashes) of Pathfinder images, drawn once per orientation."""
 
 import functools
 from dataclasses import dataclass
@@ -8,39 +8,42 @@ from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
 from lastax.data._pathfinder_settings import Settings
 
-ANTIALIAS = 2  # all is drawn that much larger, then made smaller
+ANTIALIAS = 2  # factor of supersampling
 FULL = 255
-OCCUPIED = 76  # masks count in 255ths: no snake begins where more than 0.3 is taken
+OCCUPIED = 76  # no snake begins where a mask exceeds 0.3 (in 255ths)
 WEIGHT_ONE = 2**16
 _DEGREES = np.arange(-180, 180) * np.pi / 180
-_SOMEWHERE = 64  # steps are rounded up from a place, as float noise would count about 0
+_SOMEWHERE = 64  # rounding up near 0 would depend on float noise, so it starts here
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Paddles:
-    """All paddles of one size and margin. Points and steps are (row, column).
+    """All paddles of one size and margin. Points and offsets are (row, column).
 
-    Directions have numbers. The first 360 are those of a snake's first paddle, by degree. The
-    others lead from a pivot, a margin before the paddle, to one of the candidates for its head,
-    the far end. A first paddle is drawn from its tail on, any other from its head back.
+    Directions are numbered. The first 360 are directions of the first paddle of a snake, in
+    degrees. Each other direction leads from a pivot, which lies one margin before the paddle, to
+    one candidate for the head, the far end of the paddle. A first paddle is drawn from its tail
+    to its head, all other paddles from head to tail.
 
     Attributes:
-        half: rasters are 2 * half + 1 pixels wide and drawn from their middle on.
-        lines: how bright each raster is, 0..255.
-        masks: how far each takes the room, 0..255.
-        raster: the raster of a paddle of each direction.
-        angles: in which a paddle of each direction is drawn, in radians.
-        turns: step from a paddle's pivot to the next paddle's.
-        weights: of each candidate after a paddle of each direction, WEIGHT_ONE for straight on.
-            Integers, as their sums are the same in whichever order they are added.
-        heads: step from a pivot to each candidate.
-        seed_heads: step from the tail of a first paddle to its head.
-        seed_pivots: step from the tail of a first paddle to its pivot.
-        footprints: pixels that must be free for a first paddle of each raster, as steps from its
-            tail; some twice.
-        tails: pixels where the first long snake may begin, a list for each raster ...
-        tail_counts: ... of this length, then repeated. No snake begins with a raster that has none.
-        around: from the tail of the first long snake to the second one's, by degree, not rounded.
+        half: rasters are 2 * half + 1 pixels wide; paddles start at the center.
+        lines: brightness of each raster, 0..255.
+        masks: area that each raster occupies, 0..255.
+        raster: raster of each direction.
+        angles: drawing angle of each direction, in radians.
+        turns: offset from the pivot of a paddle to the pivot of the next one.
+        weights: weight of each candidate after each direction; WEIGHT_ONE for no turn. Integers,
+            so that sums do not depend on the order.
+        heads: offset from a pivot to each candidate.
+        seed_heads: offset from the tail of a first paddle to its head.
+        seed_pivots: offset from the tail of a first paddle to its pivot.
+        footprints: pixels that must be free for a first paddle of each raster, as offsets from
+            the tail; some are repeated.
+        tails: for each raster, pixels where the first long snake may begin, repeated cyclically.
+        tail_counts: number of different `tails` of each raster. No snake begins with a raster
+            whose count is 0.
+        around: offset from the tail of the first long snake to the tail of the second one, by
+            degree, not rounded.
     """
 
     half: int
@@ -61,7 +64,7 @@ class Paddles:
 
 @functools.cache
 def make_paddles(settings: Settings, margin: int) -> Paddles:
-    """The paddles of pictures drawn with `settings` and `margin`."""
+    """The paddles for `settings` and `margin`."""
     length = settings.paddle_length
     heads = _circle(length + margin)
     turned = np.arctan2(heads[:, 0], heads[:, 1])
@@ -101,7 +104,7 @@ def make_paddles(settings: Settings, margin: int) -> Paddles:
 def steps(
     angles: Float64[np.ndarray, " n"], length: int, start: int = _SOMEWHERE
 ) -> Int32[np.ndarray, "n 2"]:
-    """From a pixel `length` on, as (rows, columns), rounded up."""
+    """Offsets of `length` in the directions `angles`, as (rows, columns), rounded up."""
     return np.ceil(start + _moves(angles, length)).astype(np.int32) - start
 
 
@@ -110,7 +113,7 @@ def _moves(angles: Float64[np.ndarray, " n"], length: int) -> Float64[np.ndarray
 
 
 def dilate(rasters: UInt8[np.ndarray, "n h w"], radius: int) -> UInt8[np.ndarray, "n h w"]:
-    """Each pixel of each raster as bright as the brightest within `radius` of it."""
+    """Grayscale dilation: the maximum within `radius` of each pixel."""
     _, height, width = rasters.shape
     padded = np.pad(rasters, ((0, 0), (radius, radius), (radius, radius)))
     result = np.zeros_like(rasters)
@@ -126,7 +129,7 @@ def _disk(radius: int) -> Bool[np.ndarray, "side side"]:
 
 
 def _circle(radius: int) -> Int32[np.ndarray, "n 2"]:
-    """The pixels on a circle about a pixel, in the order of rows, then columns."""
+    """The pixels on a circle around the origin, sorted by row, then column."""
     angles = np.arange(0, 360, 360 / (2 * np.pi * radius)) * np.pi / 180
     points = _SOMEWHERE + _moves(angles, radius)
     return np.unique(points.astype(np.int32), axis=0) - _SOMEWHERE
@@ -146,7 +149,7 @@ def _draw_line(end: Int32[np.ndarray, " 2"], half: int, thickness: int) -> UInt8
 
 
 def shrink(raster: UInt8[np.ndarray, "s s"], side: int) -> UInt8[np.ndarray, "t t"]:
-    """`raster` made smaller, smoothly."""
+    """`raster` downsampled with a Lanczos filter."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(raster).resize((side, side), Image.Resampling.LANCZOS))
@@ -155,7 +158,7 @@ def shrink(raster: UInt8[np.ndarray, "s s"], side: int) -> UInt8[np.ndarray, "t 
 def _weights(
     directions: Float64[np.ndarray, " n"], turned: Float64[np.ndarray, " c"], continuity: float
 ) -> Int32[np.ndarray, "n c"]:
-    """cos(continuity * turn)**2 of the turn from each direction to each candidate's."""
+    """cos(continuity * turn)^2, where `turn` is the angle from each direction to each candidate."""
     turn = np.abs(turned - directions[:, None])
     turn = np.minimum(turn, 2 * np.pi - turn)
     chance = np.cos(np.minimum(continuity * turn, np.pi / 2)) ** 2
@@ -165,11 +168,11 @@ def _weights(
 def _footprints(
     masks: UInt8[np.ndarray, "rasters side side"], reach: int
 ) -> Int32[np.ndarray, "rasters pixels 2"]:
-    """Where a first paddle takes all the room of a pixel, as steps from its tail.
+    """Pixels that a first paddle occupies completely, as offsets from its tail.
 
-    The original draws this footprint in a square of its own, `reach` pixels to each side of the
-    tail, and there one pixel too far down and right. That decides where snakes begin, so it is
-    done here as well.
+    The original code draws this footprint into a square that extends `reach` pixels to each side
+    of the tail, one pixel too far down and to the right. The shift decides where snakes begin, so
+    this function reproduces it.
     """
     middle = masks.shape[1] // 2
     found = []
@@ -183,11 +186,11 @@ def _footprints(
 def _tails(
     settings: Settings, footprints: Int32[np.ndarray, "rasters pixels 2"]
 ) -> list[Int64[np.ndarray, "places 2"]]:
-    """For each raster, the pixels whose footprint lies in the middle of an empty picture.
+    """For each raster, the pixels whose footprint lies in the central region of an empty image.
 
-    Outside the picture footprints are free. But if one could lie there as a whole, the original
-    finds no place at all: its dilation then has nothing to take a maximum of. So first paddles
-    point up and to the left, and many short snakes find no place.
+    A footprint may extend beyond the image. If a footprint could lie completely outside, the
+    original code finds no place at all, because its dilation takes the maximum of an empty set.
+    Therefore first paddles point up and to the left, and many short snakes find no place.
     """
     side, band = settings.resolution, 2 * settings.seed_distance
     reach = int(np.abs(footprints).max())

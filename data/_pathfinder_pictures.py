@@ -1,4 +1,4 @@
-"""Pathfinder pictures: drawn from where their snakes lie, and shown on a sheet."""
+"""Drawing of Pathfinder images from their snakes, and sample sheets."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PIXELS_AT_ONCE = 2**20  # bounds memory
-_FILTER = 3  # pixels that shrinking spreads light to
+_FILTER = 3  # radius of the downsampling filter, in pixels
 
 
 def draw(
@@ -24,10 +24,16 @@ def draw(
     distractors: Int32[np.ndarray, "others 4 n"],
     marked: Int[np.ndarray, "2 n 2"],
 ) -> UInt8[np.ndarray, "n side side"]:
-    """Pictures of paddles (those of raster -1 are not there), and of markers at `marked`.
+    """Draw paddles and markers. Paddles with raster -1 are absent.
 
-    The brightest wins where things overlap; then the darkest pixel of each picture becomes 0 and
-    the brightest 255, as the tool did that saved the published ones.
+    Overlapping objects take the maximum. Each image is then scaled to 0..255, like the published
+    images.
+
+    Args:
+        kit: tables for placing and drawing paddles.
+        contours: paddles of the long snakes.
+        distractors: paddles of the short snakes.
+        marked: positions of the two markers.
     """
     count, side = marked.shape[1], kit.settings.resolution
     pictures = np.empty((count, side, side), np.uint8)
@@ -73,7 +79,7 @@ def _markers(settings: Settings, marked: Int[np.ndarray, "2 n 2"]) -> Canvas:
     side, half = settings.resolution, len(rasters) // 2
     canvas = Canvas(marked.shape[1], side, half)
     for points in marked:
-        # Near an edge shrinking loses light: there are rasters for each distance from it.
+        # Downsampling loses light near an edge, so there is one raster per distance from it.
         near = np.where(points < half, points, np.maximum(half, points - side + 2 * half + 1))
         places = (points - near + half).T.astype(np.int32)
         canvas.stamp(np.arange(len(points)), places, rasters[near[:, 0], near[:, 1]])
@@ -82,7 +88,7 @@ def _markers(settings: Settings, marked: Int[np.ndarray, "2 n 2"]) -> Canvas:
 
 @functools.cache
 def _marker_rasters(radius: float) -> UInt8[np.ndarray, "side side side side"]:
-    """A disk in a small picture, about each of its pixels."""
+    """For each pixel of a small image, the image of a disk around it."""
     half = int(np.ceil(radius)) + _FILTER + 1
     side = 2 * half + 1
     pixels = np.arange(side * ANTIALIAS)
@@ -101,9 +107,9 @@ def sample_sheet(
     columns: int = 6,
     width: int = 1200,
 ) -> "Image":
-    """A picture of pictures, to be saved as PNG: those of label 0 above, those of label 1 below.
+    """A sheet of images: those with label 0 above, those with label 1 below.
 
-    Pixels become squares of whole pixels, so the sheet is as wide as `width` or a little less.
+    Pixels are enlarged by an integer factor, so the sheet has at most `width` pixels per row.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,8 +1,8 @@
-"""Where the snakes of Pathfinder pictures lie.
+"""Placement of the snakes of Pathfinder images.
 
-Two long snakes grow by turns and all begins anew when one cannot go on; then short ones are put
-where there is room. Linsley et al., NeurIPS 2018 (github.com/drewlinsley/pathfinder). Hundreds of
-tries a picture are needed, so thousands are made side by side.
+Two long snakes grow in alternation, and both start again if one cannot grow. Then short snakes
+are placed in the free area. Linsley et al., NeurIPS 2018 (github.com/drewlinsley/pathfinder). An
+image needs hundreds of tries, so thousands of tries run in one vectorized operation.
 """
 
 import functools
@@ -19,23 +19,23 @@ from lastax.data._random_tree import below, children, uniform
 
 _TRIES_AT_ONCE = 8192
 _DISTRACTOR_TRIES = 5
-_LEAST_ROOM = 0.01  # of the picture
-_GUESSES = 16  # of a free pixel, before all are looked at
-_FAR = -(2**14)  # where paddles lie that are not there
+_LEAST_ROOM = 0.01  # share of the image
+_GUESSES = 16  # random pixels to test before all pixels are tested
+_FAR = -(2**14)  # position of absent paddles
 
-# Children of a picture's key: tries at long snakes from 0 on, then those at short ones.
+# Children of the key of an image: tries at long snakes from 0, then tries at short ones.
 _DISTRACTORS = 2**40
-# Children of a try's key: one for each paddle, by number, then those for first paddles.
+# Children of the key of a try: one per paddle, then those of first paddles.
 _SEEDS = 64
 
 
 @dataclass(frozen=True)
 class Contours:
-    """The two long snakes of pictures.
+    """The two long snakes of each image.
 
     Attributes:
-        paddles: by turns of the first and the second snake.
-        tries: how many it took.
+        paddles: paddles of the first and the second snake in alternation.
+        tries: number of tries.
     """
 
     paddles: Int32[np.ndarray, "paddles 4 n"]
@@ -43,7 +43,7 @@ class Contours:
 
 
 def place_contours(kit: Kit, length: int, keys: UInt64[np.ndarray, " n"]) -> Contours:
-    """Two snakes of `length` paddles for the picture of each key: the first try that succeeds."""
+    """Two snakes of `length` paddles for each key: the first successful try."""
     paddles = np.zeros((2 * length, 4, len(keys)), np.int32)
     tries = np.zeros(len(keys), np.int64)
     pending = np.arange(len(keys))
@@ -63,10 +63,10 @@ def place_contours(kit: Kit, length: int, keys: UInt64[np.ndarray, " n"]) -> Con
 def _try_contours(
     kit: Kit, length: int, keys: UInt64[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " m"], Int32[np.ndarray, "paddles 4 m"]]:
-    """One try for each key at two snakes: which ones succeeded, and their paddles by turns.
+    """One try at two snakes per key: the successful tries, and their paddles in alternation.
 
-    A paddle keeps off all before it but the last one of either snake. So the last of the other
-    snake is no obstacle, as if both grew at once.
+    A new paddle avoids all earlier paddles except the last one of each snake. The last paddle of
+    the other snake is no obstacle, as if both snakes grew at the same time.
     """
     first = begin(kit, children(keys, _SEEDS), functools.partial(_first_tail, kit))
     keys = keys[first.kept]
@@ -92,7 +92,7 @@ def _first_tail(
     rasters: Int64[np.ndarray, " n"],
     keys: UInt64[np.ndarray, " n"],
 ) -> Places:
-    del which  # all pictures are empty
+    del which  # all images are empty
     counts = kit.paddles.tail_counts[rasters]
     return kit.paddles.tails[rasters, below(counts, keys, 1)].T, counts > 0
 
@@ -104,7 +104,7 @@ def _second_tail(
     rasters: Int64[np.ndarray, " n"],
     keys: UInt64[np.ndarray, " n"],
 ) -> Places:
-    """A place at the seed distance from `first`; whether it is free does not matter."""
+    """A pixel at the seed distance from `first`. It need not be free."""
     steps = kit.paddles.around[below(360, keys, 1)].T
     return np.rint(first[:, which] + steps).astype(np.int32), np.ones(len(keys), bool)
 
@@ -115,12 +115,12 @@ def place_distractors(
     contours: Int32[np.ndarray, "paddles 4 n"],
     keys: UInt64[np.ndarray, " n"],
 ) -> Int32[np.ndarray, "snakes length 4 n"]:
-    """Short snakes beside `contours`. Where one finds no room in five tries, its rasters are -1."""
+    """Short snakes next to `contours`. Rasters are -1 if five tries found no place."""
     length, snakes = level.distractor_length, level.distractors(kit.settings)
     placed = np.empty((snakes, length, 4, len(keys)), np.int32)
     placed[:] = np.array([0, _FAR, _FAR, 0])[:, None]
     found = np.zeros((snakes, len(keys)), bool)
-    # The original keeps no room for the first snake's last paddle.
+    # The original code ignores the last paddle of the first snake here.
     crowd = np.delete(contours, -2, axis=0)
     room = _Room(kit, len(keys))
     room.take(np.arange(len(keys)), crowd)
@@ -146,7 +146,7 @@ def _try_distractor(
     others: Int32[np.ndarray, "paddles 4 all"],
     keys: UInt64[np.ndarray, " n"],
 ) -> tuple[Int64[np.ndarray, " m"], Int32[np.ndarray, "length 4 m"]]:
-    """One try at a short snake in each of `pictures`: which ones succeeded, and their paddles."""
+    """One try at a short snake per image: the successful tries, and their paddles."""
     seeds = begin(kit, children(keys, _SEEDS), functools.partial(room.find, pictures))
     kept, pivots, paddles = seeds.kept, seeds.pivots, seeds.paddles[None]
     for paddle in range(1, length):
@@ -158,12 +158,12 @@ def _try_distractor(
 
 
 class _Room:
-    """What is free for the tails of short snakes, in pictures that are empty at first."""
+    """Free area for the tails of short snakes; at first everything inside the border."""
 
     def __init__(self, kit: Kit, count: int):
         self._paddles = kit.paddles
         self._side, padding = kit.settings.resolution, kit.settings.padding
-        self._steps = kit.paddles.footprints + kit.paddles.half  # to where the canvas begins
+        self._steps = kit.paddles.footprints + kit.paddles.half  # offsets in the padded canvas
         self._canvas = Canvas(count, self._side, kit.paddles.half)
         self._canvas.inside[:] = FULL
         self._canvas.inside[:, padding:-padding, padding:-padding] = 0
@@ -171,13 +171,13 @@ class _Room:
     def take(
         self, pictures: Int64[np.ndarray, " n"], paddles: Int32[np.ndarray, "paddles 4 n"]
     ) -> None:
-        """Let paddles lie in `pictures`."""
+        """Mark the area of paddles in `pictures` as occupied."""
         for rasters, *places, _ in paddles:
             self._canvas.stamp(pictures, np.stack(places), self._paddles.masks[rasters])
         self._canvas.clear_outside()
 
     def shares(self) -> Float64[np.ndarray, " n"]:
-        """What part of each picture is free."""
+        """Free share of each image."""
         return (self._canvas.inside <= OCCUPIED).mean(axis=(1, 2))
 
     def find(
@@ -187,7 +187,7 @@ class _Room:
         rasters: Int64[np.ndarray, " n"],
         keys: UInt64[np.ndarray, " n"],
     ) -> Places:
-        """A tail in each of `pictures[which]`, from all those with a free footprint, if any."""
+        """A random tail with a free footprint in each of `pictures[which]`, and whether one exists."""
         tails = np.zeros((2, len(which)), np.int32)
         some = self._paddles.tail_counts[rasters] > 0
         tried = np.flatnonzero(some)
@@ -196,7 +196,7 @@ class _Room:
         free = self._free(pictures[which[tried]], points, rasters[tried])
         best = np.argmax(free, axis=1)
         tails[:, tried] = np.take_along_axis(points, best[None, :, None], axis=2)[..., 0]
-        # Where no guess was right, all pixels are looked at: the choice stays a fair one.
+        # If no guess is free, test all pixels. The choice stays uniform.
         for index in tried[~free[np.arange(len(tried)), best]]:
             places = self._all_free(int(pictures[which[index]]), int(rasters[index]))
             some[index] = len(places) > 0
@@ -210,13 +210,13 @@ class _Room:
         points: Int64[np.ndarray, "2 n guesses"],
         rasters: Int64[np.ndarray, " n"],
     ) -> Bool[np.ndarray, "n guesses"]:
-        """Whether footprints of tails at `points` are free."""
+        """Whether the footprints of tails at `points` are free."""
         rows, columns = points[..., None] + np.moveaxis(self._steps[rasters], -1, 0)[:, :, None]
         taken = self._canvas.pixels[pictures[:, None, None], rows, columns]
         return taken.max(axis=-1) <= OCCUPIED
 
     def _all_free(self, picture: int, raster: int) -> Int64[np.ndarray, "n 2"]:
-        """All tails in `picture` with a free footprint."""
+        """All tails with a free footprint in one image."""
         pixels, side = self._canvas.pixels[picture], self._side
         taken = np.zeros((side, side), np.uint8)
         for row, column in self._steps[raster]:

@@ -1,4 +1,4 @@
-"""Sizes and difficulties of Pathfinder pictures, as the Long Range Arena has them.
+"""Sizes and levels of difficulty of Pathfinder images in the Long Range Arena.
 
 Tay et al., Long Range Arena, ICLR 2021 (settings in lra_benchmarks/data/pathfinder.py); Linsley et
 al., Learning long-range spatial dependencies with horizontal gated recurrent units, NeurIPS 2018
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How pictures of one size are drawn; lengths in pixels.
+    """Drawing parameters for images of one size; lengths in pixels.
 
     Attributes:
-        resolution: side of the picture.
-        padding: width of the border that no paddle may touch.
-        seed_distance: between the tails of the two long snakes.
-        marker_radius: of the disks at two ends of long snakes.
-        paddle_length: from end to end.
-        paddle_thickness: across.
-        margins: half the gap between paddles; each picture takes one of them.
-        continuity: how straight snakes are; a turn by 90 degrees / continuity has no chance.
-        distractor_paddles: in all short snakes of a picture together, about.
-        snake_contrast: brightness of short snakes; that of markers is 1.
-        paddle_contrast: brightness of long snakes, as a part of `snake_contrast`.
+        resolution: side of the image.
+        padding: width of the border that paddles must not touch.
+        seed_distance: distance between the tails of the two long snakes.
+        marker_radius: radius of the disks at two ends of long snakes.
+        paddle_length: length of a paddle.
+        paddle_thickness: width of a paddle.
+        margins: half the gap between paddles; each image uses one of these values.
+        continuity: straightness of snakes; a turn of 90 degrees / continuity has probability 0.
+        distractor_paddles: approximate number of paddles in all short snakes of an image.
+        snake_contrast: brightness of short snakes relative to markers.
+        paddle_contrast: brightness of long snakes relative to short ones.
     """
 
     resolution: int
@@ -51,7 +51,7 @@ SETTINGS = {
             margins=(1,),
             continuity=1.0,
             distractor_paddles=20,
-            snake_contrast=2.0,  # lines as thin as these come out at half their brightness
+            snake_contrast=2.0,  # lines this thin appear at half their brightness
             paddle_contrast=0.75,
         ),
         Settings(
@@ -88,11 +88,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Level:
-    """How hard pictures are.
+    """A level of difficulty.
 
     Attributes:
-        folder: where the published files of this level lie.
-        contour_length: paddles of each long snake.
+        folder: folder of the published files of this level.
+        contour_length: number of paddles per long snake.
     """
 
     folder: str
@@ -100,11 +100,11 @@ class Level:
 
     @property
     def distractor_length(self) -> int:
-        """Paddles of each short snake."""
+        """Number of paddles per short snake."""
         return self.contour_length // 3
 
     def distractors(self, settings: Settings) -> int:
-        """Short snakes of a picture. Only those of "hard" are published: the rule is the same."""
+        """Number of short snakes. Published for "hard" only; other levels use the same rule."""
         return settings.distractor_paddles // self.distractor_length
 
 

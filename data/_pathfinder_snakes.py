@@ -1,7 +1,7 @@
-"""How the snakes of Pathfinder pictures begin and go on, many at a time.
+"""Vectorized growth of the snakes of Pathfinder images.
 
-Paddles are (raster, row, column, direction): see `Paddles`. What is drawn for a snake depends on
-its key alone, not on those beside it.
+A paddle is (raster, row, column, direction); see `Paddles`. The random numbers of a snake depend
+on its key alone.
 """
 
 import functools
@@ -17,7 +17,7 @@ from lastax.data._pathfinder_settings import Settings
 from lastax.data._random_tree import below, children
 
 _SEED_TRIES = 3
-_LEAST_CHANCE = 1e-4  # of all candidates together
+_LEAST_CHANCE = 1e-4  # total probability of all candidates
 
 Places = tuple[Int[np.ndarray, "2 n"], Bool[np.ndarray, " n"]]
 Find = Callable[
@@ -27,7 +27,7 @@ Find = Callable[
 
 @dataclass(frozen=True)
 class Kit:
-    """What is needed to place paddles with some margin."""
+    """Tables for placing paddles with one margin."""
 
     settings: Settings
     paddles: Paddles
@@ -36,18 +36,18 @@ class Kit:
 
 @functools.cache
 def make_kit(settings: Settings, margin: int) -> Kit:
-    """The kit for `settings` and `margin`; takes up to half a second, once."""
+    """The tables for `settings` and `margin`. The first call takes up to 0.5 s."""
     return Kit(settings, make_paddles(settings, margin), make_conflicts(settings, margin))
 
 
 @dataclass(frozen=True)
 class Grown:
-    """Snakes after one more paddle; those that could not get it are left out.
+    """Snakes after adding one paddle, without the snakes that could not grow.
 
     Attributes:
-        kept: which of the snakes these are.
-        paddles: the new ones.
-        pivots: theirs.
+        kept: indices of the remaining snakes.
+        paddles: the new paddles.
+        pivots: pivots of the new paddles.
     """
 
     kept: Int64[np.ndarray, " n"]
@@ -56,10 +56,10 @@ class Grown:
 
 
 def begin(kit: Kit, keys: UInt64[np.ndarray, " n"], find: Find) -> Grown:
-    """A first paddle for each of `keys`.
+    """Place the first paddle of a snake for each of `keys`.
 
-    In up to three tries a direction is drawn and a tail by `find(which, rasters, keys)`, which
-    also says if there is any; the head and the pivot must then lie in the picture.
+    Each of up to three tries draws a direction and a tail. `find(which, rasters, keys)` returns
+    tails and whether they exist. A try succeeds if head and pivot lie in the image.
     """
     directions = np.zeros(len(keys), np.int64)
     tails = np.zeros((2, len(keys)), np.int32)
@@ -87,12 +87,12 @@ def grow(
     directions: Int32[np.ndarray, " n"],
     chance: Float64[np.ndarray, " n"],
 ) -> Grown:
-    """One more paddle for each snake whose last paddle has `pivots` and `directions`.
+    """Add one paddle to each snake whose last paddle has `pivots` and `directions`.
 
-    The rule: up to three heads are drawn from the candidates, with replacement, and the first one
-    whose paddle does not collide is taken. That is one draw, `chance`: some head is found with
-    probability 1 - (1 - q)^3, where q is the share of those that do not collide, and then it is
-    one of them in proportion to their weights.
+    The published rule draws up to three heads from the candidates, with replacement, and takes
+    the first one whose paddle does not collide. This is equivalent to a single draw, `chance`: a
+    head is found with probability 1 - (1 - q)^3, where q is the share of candidates that do not
+    collide, and it is one of those candidates with probability proportional to its weight.
     """
     pivots = pivots + kit.paddles.turns[directions].T
     taken, collide = kit.conflicts.look_up(placed[:, 0], placed[:, 1:3], pivots)

@@ -1,7 +1,7 @@
-"""Pickled uint8 arrays from a stranger, read without running anything that the file names.
+"""Safe reading of pickled uint8 arrays from untrusted files.
 
-A pickle is a program: the usual reader imports and calls whatever it asks for. This one knows the
-three names that numpy's arrays need, and even those lead to code of this module alone.
+A pickle is a program: the standard reader imports and calls anything that the file names. This
+reader accepts only the three names that numpy arrays need, and maps them to code in this module.
 """
 
 import io
@@ -17,57 +17,57 @@ from lastax.data._errors import DataError
 
 
 def read_pickle(packed: bytes) -> dict[Any, Any]:
-    """The dictionary in a pickle of dictionaries, lists, numbers, texts and uint8 arrays.
+    """Read a pickled dictionary of dictionaries, lists, numbers, strings and uint8 arrays.
 
-    Texts of Python 2 are read as Latin-1.
+    Python 2 strings are decoded as Latin-1.
 
     Raises:
-        DataError: the reason, to be put behind the file's name, if it is damaged or asks for
-            anything else.
+        DataError: if the pickle is damaged or names anything else. The message is the reason
+            alone; callers prepend the file name.
     """
     try:
         content = _Reader(io.BytesIO(packed), encoding="latin1").load()
     except DataError:
         raise
-    # Damaged bytes are a random program for the unpickler: it may fail in any way.
+    # Damaged bytes are a random program for the unpickler, which can raise anything.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"is damaged or no pickle ({reason})") from None
+        raise DataError(f"is damaged or not a pickle ({reason})") from None
     if not isinstance(content, dict):
-        raise DataError("holds no dictionary")
+        raise DataError("does not hold a dictionary")
     return {
         key: value.values if isinstance(value, _Array) else value for key, value in content.items()
     }
 
 
-# In Python, as the one in C takes as much memory as a number in the file says.
+# The Python implementation, because the one in C allocates any size that the file asks for.
 class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _KNOWN[module, name]
         except KeyError:
-            raise DataError(f"asks for {module}.{name}, which no data file needs") from None
+            raise DataError(f"names {module}.{name}, which is not allowed in a data file") from None
 
 
 class _Type:
-    """Stands for `numpy.dtype`: remembers which one."""
+    """Replaces `numpy.dtype`; stores the type code."""
 
     def __init__(self, code: str):
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and fields: nothing that a type of one byte has."""
+        """Ignore byte order and fields, which one-byte types do not have."""
 
 
 class _Array:
-    """Stands for `numpy.ndarray` until its content comes."""
+    """Replaces `numpy.ndarray`."""
 
     values: UInt8[np.ndarray, "..."] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_columns, content = state
         if not isinstance(kind, _Type) or kind.code not in ("u1", "|u1"):
-            raise DataError("holds an array of another type than uint8")
+            raise DataError("holds an array that is not uint8")
         if isinstance(content, str):
             content = content.encode("latin1")
         if by_columns or len(content) != math.prod(shape):
@@ -87,6 +87,6 @@ def _new_type(code: str, *arguments: Any) -> _Type:
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any] | str] = {
     ("numpy.core.multiarray", "_reconstruct"): _new_array,
-    ("numpy", "ndarray"): "the class of arrays, an argument of the above",
+    ("numpy", "ndarray"): "the array class, an argument of _reconstruct",
     ("numpy", "dtype"): _new_type,
 }

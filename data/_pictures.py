@@ -1,4 +1,4 @@
-"""Pictures to sequences: unpack a PNG, gray from color, gray levels to numbers."""
+"""Images to sequences: PNG decoding, grayscale conversion, standardization."""
 
 import io
 import struct
@@ -10,15 +10,17 @@ from jaxtyping import Float32, Int, UInt8
 from lastax.data._errors import DataError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHUNK = struct.Struct(">I4s")  # bytes of content, kind
+_CHUNK = struct.Struct(">I4s")  # bytes of content, type
 
 
 def decode_png(packed: bytes, *, size: int) -> UInt8[np.ndarray, "size size"]:
-    """The gray levels of a PNG file of `size` x `size` pixels; colors become gray.
+    """Decode a PNG file of `size` x `size` pixels to gray levels.
+
+    All checksums in the file are verified.
 
     Raises:
-        DataError: the reason, to be put behind the file's name, if it is damaged or of another
-            size. Every byte counts: what the checksums inside a PNG cover is compared with them.
+        DataError: if the file is damaged or has another size. The message is the reason alone;
+            callers prepend the file name.
     """
     from PIL import Image
 
@@ -26,17 +28,17 @@ def decode_png(packed: bytes, *, size: int) -> UInt8[np.ndarray, "size size"]:
     try:
         with Image.open(io.BytesIO(packed), formats=["PNG"]) as picture:
             return np.asarray(picture.convert("L"))
-    # Pillow has no common error for damage, so this lists what it raises.
+    # Pillow has no common exception for damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise DataError(f"cannot be unpacked: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot be decoded: {' '.join(str(error).split())}") from None
 
 
 def _check_png(packed: bytes, size: int) -> None:
-    """Compare length, checksums and size, which Pillow looks at in part only."""
+    """Check length, checksums and image size, which Pillow checks only in part."""
     if not packed:
         raise DataError("is empty")
     if not packed.startswith(_SIGNATURE):
-        raise DataError("is no PNG picture")
+        raise DataError("is not a PNG image")
     place, kind = len(_SIGNATURE), b""
     while kind != b"IEND":
         if place + _CHUNK.size + 4 > len(packed):
@@ -55,7 +57,7 @@ def _check_png(packed: bytes, size: int) -> None:
 
 
 def gray(colors: UInt8[np.ndarray, "... 3"]) -> UInt8[np.ndarray, "..."]:
-    """Luminance of red, green and blue in 0..255: ITU-R BT.601 in 16 bits, rounded, as Pillow."""
+    """Luminance (ITU-R BT.601), rounded in 16-bit fixed point like Pillow."""
     total = np.full(colors.shape[:-1], 2**15, np.uint32)
     for channel, weight in enumerate((19595, 38470, 7471)):
         total += colors[..., channel] * np.uint32(weight)
@@ -69,9 +71,13 @@ def standardize(
     std: Float32[np.ndarray, " d"],
     order: Int[np.ndarray, " L"] | None = None,
 ) -> Float32[np.ndarray, "L d"]:
-    """(pixels / 255 - mean) / std; `mean` and `std` are those of pixels in 0..1.
+    """Return (pixels / 255 - mean) / std.
 
-    Step t of the result is pixel `order[t]`, if an order is given.
+    Args:
+        pixels: gray levels or colors, one row per pixel.
+        mean: mean of pixels in 0..1.
+        std: standard deviation of pixels in 0..1.
+        order: if given, step t of the result is pixel `order[t]`.
     """
     if order is not None:
         pixels = pixels[order]

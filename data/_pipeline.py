@@ -1,11 +1,12 @@
-"""The one Grain pipeline: from any random-access source to batches.
+"""The Grain pipeline from random-access sources to batches.
 
-A record is a dict `{"x": float32 (L, d), "label": int32 ()}`, with `"length": int32 ()` where
+A record is a dict `{"x": float32 (L, d), "label": int32 ()}`, with `"length": int32 ()` if
 sequences are padded. A batch is the same dict with a leading batch axis.
 
-What a training batch holds is a function of (seed, batch size, number of the batch) alone: not of
-the number of worker processes, of shards, or of what was read before. So one number is the whole
-state, and a run may go on with other workers or on another number of machines.
+The content of a training batch is a function of (seed, batch size, batch number). It does not
+depend on the number of worker processes, on shards, or on earlier batches. Therefore the batch
+number is the complete state of the iterator, and a run can resume with another number of workers
+or machines.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,13 +23,16 @@ Example = dict[str, Shaped[np.ndarray | np.generic, "..."]]
 Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
 Augment = Callable[[Example, np.random.Generator], Example]
 
-# Records are cheap to read next to a training step, so a few batches ahead are enough.
+# Reading records is cheap compared with a training step, so a short prefetch is enough.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Records by number. Read from several threads; picklable if workers are to read it."""
+    """Random-access records.
+
+    Several threads read a source at once. It must be picklable if worker processes read it.
+    """
 
     def __len__(self) -> int: ...
 
@@ -36,7 +40,7 @@ class Source(Protocol):
 
 
 def batches_per_epoch(source: Source, batch_size: int) -> int:
-    """How many batches of distinct records `training_batches` makes of one epoch."""
+    """Number of batches per epoch of `training_batches`. Records of an epoch are distinct."""
     return len(source) // batch_size
 
 
@@ -50,30 +54,38 @@ def training_batches(
     shard_count: int = 1,
     workers: int = 0,
 ) -> "TrainingBatches":
-    """Batches without end, in an order that is new in each epoch and the same for one seed.
+    """Endless batches, shuffled again in each epoch. The order depends on `seed` alone.
 
-    An epoch is `batches_per_epoch` batches of distinct records; what does not fill a batch is left
-    out, each epoch something else. `augment(example, rng)` gets a generator that depends on
-    (seed, epoch, record) alone and returns a new example.
+    An epoch has `batches_per_epoch` batches of distinct records. Each epoch leaves out other
+    records that do not fill a batch.
 
-    `batch_size` is that of all shards together: shard i of n gets the i-th n-th of each batch's
-    rows, so the shards' parts, one after the other, are exactly the batch of a single process.
+    Args:
+        source: the records.
+        batch_size: number of records per batch, over all shards.
+        seed: seed of the order and of `augment`, 0..2^32-1.
+        augment: `augment(example, rng)` returns a new example. `rng` depends on (seed, epoch,
+            record) alone.
+        shard_index: number of this shard. Shard i of n gets the i-th of n equal parts of the rows
+            of each batch. The concatenated parts equal the batch of a single process.
+        shard_count: number of shards; must divide `batch_size`.
+        workers: number of processes that prepare batches; 0 uses threads of this process.
+            Processes are spawned, so a script needs `if __name__ == "__main__":`, and `augment`
+            must be picklable.
 
-    `workers` processes prepare batches; with 0 threads of this process do. Worker processes start
-    afresh (spawn): a script that uses them needs `if __name__ == "__main__":`, and `augment` must
-    be picklable.
+    Raises:
+        ValueError: if an argument is out of range.
     """
     if not 0 <= seed < 2**32:
-        raise ValueError(f"training_batches: seed is {seed}, must be in 0..2**32-1")
+        raise ValueError(f"training_batches: seed must be in 0..2**32-1; got {seed}")
     if workers < 0:
-        raise ValueError(f"training_batches: workers is {workers}, must be 0 or more")
+        raise ValueError(f"training_batches: workers must be 0 or more; got {workers}")
     rows = _shard_rows(batch_size, shard_index, shard_count)
     epoch = batches_per_epoch(source, batch_size)
     if epoch == 0:
         raise ValueError(
-            f"training_batches: batch_size {batch_size} is more than the {len(source)} records"
+            f"training_batches: batch_size is {batch_size}, but there are only {len(source)} records"
         )
-    # Grain shuffles epoch k by seed + k. Hashing keeps neighboring seeds from sharing epochs.
+    # Grain shuffles epoch k with seed + k. Hashing keeps neighboring seeds from sharing epochs.
     order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     batches = (
         grain.MapDataset.range(len(source))
@@ -89,11 +101,14 @@ def training_batches(
 def evaluation_batches(
     source: Source, *, batch_size: int, shard_index: int = 0, shard_count: int = 1
 ) -> Iterator[Batch]:
-    """One pass over all records in order, each exactly once, all batches of one shape.
+    """One pass over all records, in order. All batches have the same shape.
 
-    The last batch is filled up with copies of the last record. `"weight"` (batch,) float32 is 1
-    for a record and 0 for filling. Shards take rows of each batch as in `training_batches`, so all
-    of them get the same number of batches.
+    The last batch is filled with copies of the last record. `"weight"` (batch,) float32 is 1 for
+    records and 0 for these copies. Shards are as in `training_batches`, so all shards get the
+    same number of batches.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
     rows = _shard_rows(batch_size, shard_index, shard_count)
     load = _Load(source, rows, 1, 0, None)
@@ -108,10 +123,10 @@ def evaluation_batches(
 
 
 class TrainingBatches(grain.DatasetIterator):
-    """Iterator over training batches that can be stopped and continued anywhere.
+    """Iterator over training batches whose state can be saved and restored.
 
-    Grain's own iterator state depends on the number of workers; this one is the number of the
-    next batch, with what identifies the batches.
+    The state of Grain's own iterators depends on the number of workers. The state of this one is
+    the number of the next batch, and values that identify the batches.
     """
 
     def __init__(self, batches: grain.MapDataset, identity: dict[str, int], workers: int):
@@ -126,7 +141,7 @@ class TrainingBatches(grain.DatasetIterator):
         if self._running is None:
             rest = self._batches.slice(slice(self._next_batch, None)).to_iter_dataset(_READ)
             if self._workers:
-                # Grain's worker processes read absl flags, which only an absl program parses.
+                # Grain's worker processes read absl flags, which only absl programs parse.
                 absl.flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers)
             self._running = iter(rest.mp_prefetch(options, lambda *_: stay_with_parent()))
@@ -135,22 +150,26 @@ class TrainingBatches(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands, as a dict of ints fit for JSON."""
+        """The state, as a dict of ints that JSON can hold."""
         return {"next_batch": self._next_batch, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where `get_state` was called, in this process or an earlier one."""
+        """Continue from a state that `get_state` returned, in this or another process.
+
+        Raises:
+            ValueError: if the state belongs to other batches.
+        """
         identity = {name: state.get(name) for name in self._identity}
         if identity != self._identity:
             raise ValueError(
-                f"TrainingBatches: the state is of batches with {identity}, these have "
-                f"{self._identity}; continue with the same data and settings"
+                f"TrainingBatches.set_state: the state belongs to batches with {identity}, but these "
+                f"have {self._identity}; resume with the same data and settings"
             )
         self._stop()
         self._next_batch = int(state["next_batch"])
 
     def close(self) -> None:
-        """End threads and worker processes. Also safe to call twice."""
+        """Stop threads and worker processes. May be called twice."""
         self._stop()
         self._closed = True
 
@@ -161,7 +180,7 @@ class TrainingBatches(grain.DatasetIterator):
 
 
 class _Load:
-    """Numbers of a batch's records -> this shard's part of the batch. A class, to be picklable."""
+    """Record numbers -> the rows of this shard. A class, so that it can be pickled."""
 
     def __init__(self, source: Source, rows: slice, epoch: int, seed: int, augment: Augment | None):
         self._source = source
@@ -170,7 +189,7 @@ class _Load:
         self._seed = seed
         self._augment = augment
 
-    def __call__(self, index: int, numbers: Int[np.ndarray, " whole"]) -> Batch:
+    def __call__(self, index: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
         epoch = index // self._epoch
         return _stack([self._example(epoch, int(number)) for number in numbers[self._rows]])
 
@@ -185,15 +204,19 @@ def _stack(examples: list[Example]) -> Batch:
     shapes = [{name: np.shape(value) for name, value in example.items()} for example in examples]
     for shape in shapes:
         if shape != shapes[0]:
-            raise ValueError(f"records of one batch must agree: {shapes[0]} against {shape}")
+            raise ValueError(
+                f"records of a batch must have equal shapes; got {shapes[0]} and {shape}"
+            )
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def _shard_rows(batch_size: int, shard_index: int, shard_count: int) -> slice:
-    """The rows of each batch that belong to this shard."""
+    """Rows of each batch that belong to this shard."""
     if batch_size < 1 or shard_count < 1 or batch_size % shard_count:
-        raise ValueError(f"batch_size {batch_size} is no multiple of shard_count {shard_count}")
+        raise ValueError(
+            f"batch_size must be a multiple of shard_count {shard_count}; got {batch_size}"
+        )
     if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index is {shard_index}, must be in 0..{shard_count - 1}")
+        raise ValueError(f"shard_index must be in 0..{shard_count - 1}; got {shard_index}")
     part = batch_size // shard_count
     return slice(shard_index * part, (shard_index + 1) * part)

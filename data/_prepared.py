@@ -1,8 +1,7 @@
-"""Data prepared once: compact files that are read through the page cache, never as a whole.
+"""Prepared data: compact `.npy` files that are memory-mapped.
 
-What a data set's publisher ships is slow to read (50,000 files, text to parse, pictures to
-unpack). It is turned into plain `.npy` files once, in a folder whose name says what it was made
-from and how, and only mapped into memory from then on.
+Published files are slow to read (50,000 files, text to parse, images to decode). They are
+converted once. The name of the folder is a hash of the source files and the options.
 """
 
 import contextlib
@@ -27,20 +26,20 @@ ABOUT = "about.json"
 
 
 def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
-    """The folder of what `build` makes of a data set; built now if it is not there yet.
+    """The folder of a prepared data set. It is built if it does not exist.
 
-    Two processes that ask at once build once: the second waits for the first. A folder appears
-    whole or not at all; what a killed process left unfinished is removed by the next one.
+    If two processes need the same folder, the second waits for the first. The folder is created
+    atomically. The next process removes what a killed process left behind.
 
     Args:
-        name: of the data set, for people who look into the cache.
-        identity: whatever the result depends on, fit for JSON: `fingerprint` of the files,
-            options, the version of the code.
-        build: writes the files into the empty folder that it is given, with `write_array`,
-            `ArrayWriter` and `save_about`.
+        name: name of the data set, shown in the cache.
+        identity: everything that the result depends on, as JSON values: the `fingerprint` of the
+            files, options, the version of the code.
+        build: writes the files into an empty folder, with `write_array`, `ArrayWriter` and
+            `save_about`.
 
     Raises:
-        DataError: what `build` raises, or that the folder cannot be written (a full disk).
+        DataError: if `build` raises it, or if the folder cannot be written.
     """
     described = json.dumps({"name": name, **identity}, sort_keys=True).encode()
     folder = cache_folder() / "prepared" / f"{name}-{hashlib.sha256(described).hexdigest()[:16]}"
@@ -54,16 +53,16 @@ def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], Non
                 _build(folder, build)
     except OSError as error:
         raise DataError(
-            f"{name} cannot be prepared in {folder.parent} ({_reason(error)}); make room or "
-            "permit writing there, or name another folder by LASTAX_CACHE"
+            f"cannot prepare {name} in {folder.parent} ({_reason(error)}); free disk space, fix "
+            "the permissions, or choose another folder with LASTAX_CACHE"
         ) from error
     return folder
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Names, sizes and times of change of files, as one short word: cheap, no file is opened.
+    """A hash of the names, sizes and modification times of files. No file is opened.
 
-    Names count from the folder that all files share, so a set may be moved.
+    Names are relative to the common folder, so a data set may be moved.
 
     Raises:
         DataError: if a file is missing.
@@ -75,16 +74,16 @@ def fingerprint(paths: Iterable[Path]) -> str:
         try:
             status = os.stat(file)
         except OSError as error:
-            raise DataError(f"{file} cannot be read ({error.strerror}); restore it") from None
+            raise DataError(f"cannot read {file} ({error.strerror}); restore it") from None
         name = file[len(shared) :]
         seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return seen.hexdigest()[:16]
 
 
 class StoredArray:
-    """An array in a `.npy` file, mapped into memory where it is first used.
+    """An array in a `.npy` file, memory-mapped on first use.
 
-    Only the path is pickled: worker processes map the file for themselves and share its pages.
+    Only the path is pickled. Worker processes map the file themselves and share its pages.
     """
 
     def __init__(self, path: Path):
@@ -97,7 +96,7 @@ class StoredArray:
         except (OSError, ValueError, EOFError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"{self.path} is damaged ({reason}); remove {self.path.parent}, it is made again"
+                f"{self.path} is damaged ({reason}); remove {self.path.parent} to prepare it again"
             ) from None
 
     @property
@@ -122,10 +121,10 @@ class StoredArray:
 
 
 def write_array(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """A new array of zeros in `folder/name.npy`, mapped for writing.
+    """A new array of zeros in `folder/name.npy`, memory-mapped for writing.
 
-    Its room on the disk is taken at once, as a mapped file that meets a full disk later kills the
-    process instead of raising OSError.
+    The disk space is reserved at once. Otherwise writing to a full disk would kill the process
+    instead of raising OSError.
     """
     path = folder / f"{name}.npy"
     size = int(np.dtype(dtype).itemsize * np.prod(shape, dtype=np.int64))
@@ -149,7 +148,7 @@ def write_array(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> 
 
 
 class ArrayWriter:
-    """`folder/name.npy`, written piece after piece: its length need not be known beforehand."""
+    """Writes `folder/name.npy` in pieces, without knowing its length in advance."""
 
     def __init__(self, folder: Path, name: str, dtype: Any):
         self._dtype = np.dtype(dtype)
@@ -161,17 +160,19 @@ class ArrayWriter:
         return self._length
 
     def append(self, piece: Shaped[np.ndarray, " n"]) -> None:
-        """Add `piece` at the end, its values converted to the array's own type."""
+        """Append `piece`, converted to the dtype of the array."""
         self._file.write(np.ascontiguousarray(piece, self._dtype).data)
         self._length += len(piece)
 
     def close(self) -> None:
-        """Write the length. Without this the array has none."""
+        """Write the length into the header. The file is invalid without it."""
         with self._file:
             self._file.seek(0)
-            # numpy leaves room in the header for the first axis to grow.
+            # numpy pads the header so that the first axis may grow.
             if self._write_header() != self._start:
-                raise RuntimeError(f"{self._file.name}: its header does not hold {self._length}")
+                raise RuntimeError(
+                    f"{self._file.name}: no space for length {self._length} in the header"
+                )
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -180,7 +181,7 @@ class ArrayWriter:
         if kind is None:
             self.close()
         else:
-            with contextlib.suppress(OSError):  # the error that is under way says more
+            with contextlib.suppress(OSError):  # the error that is being raised matters more
                 self._file.close()
 
     def _write_header(self) -> int:
@@ -196,12 +197,12 @@ class ArrayWriter:
 
 
 def save_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Keep what is known of a prepared set (vocabulary, items left out), as JSON."""
+    """Save facts about a prepared data set (vocabulary, skipped items) as JSON."""
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def load_about(folder: Path) -> dict[str, Any]:
-    """What `save_about` kept.
+    """The facts that `save_about` saved.
 
     Raises:
         DataError: if it is missing or damaged.
@@ -211,7 +212,7 @@ def load_about(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{folder / ABOUT} is damaged ({reason}); remove {folder}, it is made again"
+            f"{folder / ABOUT} is damaged ({reason}); remove {folder} to prepare it again"
         ) from None
 
 
@@ -236,7 +237,7 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left: for `folder`, whose lock is held, and for any other."""
+    """Remove unfinished folders of killed processes: of `folder`, which is locked, and others."""
     for part in folder.parent.glob(".*.part"):
         owner = part.with_name(part.name[1:].rsplit(".", 2)[0])
         if owner == folder:

@@ -1,4 +1,4 @@
-"""Work spread over processes, its results in order."""
+"""An ordered parallel map."""
 
 import collections
 import itertools
@@ -16,26 +16,26 @@ from lastax.data._errors import DataError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 3  # items in work or waiting for each process: none is idle, and results stay few
+_AHEAD = 3  # items in flight per process: keeps processes busy and limits memory
 
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
 ) -> Generator[Result, None, None]:
-    """`map(function, items)` by `workers` processes; `items` may be without end.
+    """`map(function, items)` in `workers` processes. `items` may be endless.
 
-    Close the iterator to end the processes early. With one worker it is this process.
-    `function` must be picklable, as must items and results.
+    With one worker, this process does the work. Close the iterator to stop the processes early.
+    `function`, items and results must be picklable.
 
     Raises:
-        DataError: if a process is killed.
+        DataError: if `workers` is below 1, or a process is killed.
     """
     if workers < 1:
-        raise DataError(f"workers is {workers}; make it 1 or more")
+        raise DataError(f"workers must be 1 or more; got {workers}")
     if workers == 1:
         yield from map(function, items)
         return
-    # Not forked: threads of JAX may hold locks that nobody in a child would free.
+    # Not forked: threads of JAX may hold locks that no thread of a child would release.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=stay_with_parent)
     try:
@@ -48,14 +48,14 @@ def in_order(
             running.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was killed, perhaps for lack of memory; start again with fewer"
+            "a worker process was killed, perhaps because memory ran out; use fewer workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def stay_with_parent() -> None:
-    """Prepare a worker process: it ends when, and only when, its parent says so or dies."""
+    """Initialize a worker process: ignore SIGINT, and exit when the parent process dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

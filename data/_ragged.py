@@ -1,4 +1,4 @@
-"""Sequences of numbers of different lengths: stored one after the other, read padded."""
+"""Numeric sequences of different lengths: stored concatenated, read with padding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,16 @@ from lastax.data._sources import Rows
 
 @dataclass(frozen=True, eq=False)
 class RaggedSequences:
-    """Records `{"x": float32 (length, d), "label": int32 ()}`, filled up with zeros.
+    """Records `{"x": float32 (length, d), "label": int32 ()}`, padded with zeros.
 
     Attributes:
-        values: of all sequences, flat: those of sequence k at `offsets[k]` up to `offsets[k + 1]`.
-        offsets: (n + 1,).
-        labels: (n,).
-        rows: which sequences are records.
-        length: steps of every record.
-        decode: stored values of a sequence to its steps, at most `length`; picklable.
-        with_length: whether records say by "length", int32 (), how many steps are no filling.
+        values: values of all sequences, flat. Sequence k is `values[offsets[k]:offsets[k + 1]]`.
+        offsets: shape (n + 1,).
+        labels: shape (n,).
+        rows: which sequences are records, in order; None: all.
+        length: number of steps per record.
+        decode: maps the stored values of a sequence to at most `length` steps; picklable.
+        with_length: whether records have "length", int32 (), the number of steps without padding.
     """
 
     values: StoredArray
@@ -55,15 +55,15 @@ class RaggedSequences:
 
 
 def save_lengths(folder: Path, lengths: Int64[np.ndarray, " n"], size: int) -> None:
-    """Keep where each sequence of so many steps of `size` values begins and ends."""
+    """Save the offsets of sequences with `lengths` steps of `size` values."""
     save_array(folder, "offsets", np.concatenate([[0], np.cumsum(lengths * size)]))
 
 
 def open_ragged(folder: Path, decode: Decode, *, classes: tuple[str, ...], input_size: int) -> Data:
-    """A prepared folder of `values`, written flat, `save_lengths` and `save_splits`.
+    """Open a prepared folder: flat `values`, `save_lengths` and `save_splits`.
 
-    What is known of it must say the "length" of records, and whether it is that of all sequences:
-    "uniform".
+    Its facts must hold "length", the number of steps per record, and "uniform", whether all
+    sequences have this length.
     """
     about = load_about(folder)
     stored = {name: StoredArray(folder / f"{name}.npy") for name in ("values", "offsets", "labels")}

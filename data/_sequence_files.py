@@ -1,4 +1,4 @@
-"""Prepared sequences of one length with labels and splits: which files, written and opened."""
+"""Prepared sequences of equal length, with labels and splits."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ Decode = Callable[[Shaped[np.ndarray, "..."]], Float32[np.ndarray, "L d"]]
 
 
 def create_sequences(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """The array of all records, to be filled: `shape` is that of one record after their number."""
+    """A writable array for all records. `shape` is (records, *shape of a record)."""
     return write_array(folder, "x", shape, dtype)
 
 
@@ -29,10 +29,18 @@ def save_splits(
     where: Path,
     **about: Any,
 ) -> None:
-    """Keep labels and the rows of each split; rows that are not `good` belong to none.
+    """Save labels, the rows of each split, and facts about the data set.
+
+    Args:
+        folder: the folder of the prepared data set.
+        labels: labels of all rows.
+        splits: rows of each split.
+        good: whether each row is usable. Other rows belong to no split.
+        where: location of the source files, for the error message.
+        about: further facts.
 
     Raises:
-        DataError: if nothing is left of a split of the data in `where`.
+        DataError: if no row of a split is good.
     """
     save_array(folder, "labels", labels)
     for split, rows in splits.items():
@@ -44,7 +52,7 @@ def save_splits(
 
 
 def held_out(records: int) -> tuple[int, int]:
-    """How many of a published training part are for training, and the tenth for validation."""
+    """Sizes of the training and validation splits, if a tenth of `records` is held out."""
     training = int(records * 0.9)
     return training, records - training
 
@@ -52,24 +60,24 @@ def held_out(records: int) -> tuple[int, int]:
 def mean_and_deviation(
     moments: Int64[np.ndarray, "2 d"], count: int
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
-    """Mean and standard deviation of `count` integers each, from their sums and sums of squares.
+    """Mean and standard deviation of `count` integers, from their sums and sums of squares.
 
-    The deviation is 1, the least step, where it would be less: values that never change must not
-    divide by zero.
+    The deviation is at least 1, the smallest step of an integer, because constant values must not
+    cause a division by zero.
     """
     mean, squares = moments / max(count, 1)
     return mean, np.sqrt(np.maximum(squares - mean**2, 1))
 
 
 def save_array(folder: Path, name: str, values: Shaped[np.ndarray, "..."]) -> None:
-    """`values` in `folder/name.npy`."""
+    """Save `values` to `folder/name.npy`."""
     stored = write_array(folder, name, values.shape, values.dtype)
     stored[...] = values
     stored.flush()
 
 
 def open_sequences(folder: Path, decode: Decode, classes: tuple[str, ...]) -> Data:
-    """What `create_sequences` and `save_splits` wrote, its records decoded by `decode`."""
+    """Open what `create_sequences` and `save_splits` wrote; `decode` decodes records."""
     about = load_about(folder)
     x, labels = StoredArray(folder / "x.npy"), StoredArray(folder / "labels.npy")
     sources = {

@@ -1,4 +1,4 @@
-"""What to do about a bad item: stop at the first, or leave it out and count it."""
+"""Bad items: stop at the first one, or skip and count them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,19 +9,23 @@ from jaxtyping import Bool, Int
 
 from lastax.data._errors import DataError
 
-CURE = "restore it, or leave bad items out by --skip-bad"
+CURE = "restore it, or skip bad items with --skip-bad"
 
 
 @dataclass
 class Skipping:
-    """Items are read inside `with skipping.item():`, where a DataError stops unless `allowed`."""
+    """Counts items that were skipped.
+
+    Read each item inside `with skipping.item():`. A DataError is raised unless skipping is
+    `allowed`.
+    """
 
     allowed: bool
     count: int = 0
 
     @contextlib.contextmanager
     def item(self, count: int = 1) -> Iterator[None]:
-        """A block whose DataError counts as `count` items left out, if that is allowed."""
+        """If skipping is allowed, suppress a DataError in the block and count `count` items."""
         try:
             yield
         except DataError:
@@ -33,11 +37,11 @@ class Skipping:
 def good_labels(
     where: str, labels: Int[np.ndarray, " n"], classes: int, skipping: Skipping
 ) -> Bool[np.ndarray, " n"]:
-    """Which labels are in 0..classes-1.
+    """Whether each label is in 0..classes-1.
 
     Raises:
-        DataError: at the first that is not, naming its row (from 1) in `where`, unless they may be
-            left out.
+        DataError: if a label is not and skipping is not allowed. The message names `where` and
+            the row, counted from 1.
     """
     good = (labels >= 0) & (labels < classes)
     for row in np.flatnonzero(~good):

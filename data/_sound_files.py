@@ -1,6 +1,6 @@
-"""Sound files to waveforms, with nothing missing: decoders pass over what was cut off.
+"""Audio files to waveforms. Truncated files are errors, although decoders accept them.
 
-librosa is imported where it is needed, as its import takes seconds.
+librosa is imported inside a function, because the import takes seconds.
 """
 
 import io
@@ -13,18 +13,18 @@ from jaxtyping import Float32, Int16
 
 from lastax.data._errors import DataError
 
-_CHUNK = struct.Struct("<4sI")  # kind, bytes of content
-_FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes/s, bytes a frame, bits a sample
+_CHUNK = struct.Struct("<4sI")  # type, bytes of content
+_FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes/s, bytes/frame, bits/sample
 _PCM = 1
-_UNKNOWN = (0, 2**32 - 1)  # what programs that write into a pipe put for the size
+_UNKNOWN = (0, 2**32 - 1)  # sizes that programs write if the output is a pipe
 
 
 def read_pcm16(packed: bytes, *, rate: int) -> Int16[np.ndarray, " samples"]:
-    """The samples of a WAV file of one channel in 16 bits at `rate` Hz.
+    """Samples of a mono 16-bit WAV file with `rate` samples per second.
 
     Raises:
-        DataError: the reason, to be put behind the file's name, if it is damaged or of another
-            kind.
+        DataError: if the file is damaged or has another format. The message is the reason alone;
+            callers prepend the file name.
     """
     chunks = dict(_wav_chunks(packed))
     if len(chunks.get(b"fmt ", b"")) < _FORMAT.size or b"data" not in chunks:
@@ -32,24 +32,24 @@ def read_pcm16(packed: bytes, *, rate: int) -> Int16[np.ndarray, " samples"]:
     tag, channels, found_rate, _, _, bits = _FORMAT.unpack_from(chunks[b"fmt "])
     if (tag, channels, found_rate, bits) != (_PCM, 1, rate, 16):
         raise DataError(
-            f"has {channels} channels of {bits} bits at {found_rate} Hz (format {tag}), must have "
-            f"1 of 16 at {rate} (format {_PCM})"
+            f"has {channels} channels of {bits} bits at {found_rate} Hz (format {tag}) instead of "
+            f"1 channel of 16 bits at {rate} Hz (format {_PCM})"
         )
     samples = chunks[b"data"]
     if not samples or len(samples) % 2:
-        raise DataError(f"holds {len(samples)} bytes of sound")
+        raise DataError(f"has {len(samples)} bytes of samples")
     return np.frombuffer(samples, "<i2").astype(np.int16)
 
 
 def decode_sound(packed: bytes, *, rate: int) -> Float32[np.ndarray, " samples"]:
-    """A sound file (WAV, FLAC, Ogg, MP3) as a mono waveform in -1..1 at `rate` Hz.
+    """Decode an audio file (WAV, FLAC, Ogg, MP3) to a mono waveform in -1..1 at `rate` Hz.
 
-    Channels are averaged. A file at another rate is resampled with its high frequencies removed.
+    Channels are averaged. Files at another rate are resampled with an anti-aliasing filter.
 
     Raises:
-        DataError: the reason, to be put behind the file's name, if it is damaged, cut short or
-            silent for want of samples. In Ogg and MP3, which say their length nowhere, a file that
-            was cut between two packets is a shorter one.
+        DataError: if the file is damaged, truncated or empty. The message is the reason alone;
+            callers prepend the file name. Truncation between two packets of an Ogg or MP3 file is
+            not detected, because these formats do not store the length.
     """
     import soundfile
 
@@ -63,13 +63,13 @@ def decode_sound(packed: bytes, *, rate: int) -> Float32[np.ndarray, " samples"]
             promised, found_rate = file.frames, file.samplerate
             waveform = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-        raise DataError(f"holds no sound that can be decoded ({_reason(error)})") from None
+        raise DataError(f"cannot be decoded ({_reason(error)})") from None
     if len(waveform) < promised:
         raise DataError(f"ends at sample {len(waveform):,} of {promised:,}")
     if not len(waveform):
-        raise DataError("holds no samples")
+        raise DataError("has no samples")
     if not np.isfinite(waveform).all():
-        raise DataError("holds samples that are no numbers")
+        raise DataError("has samples that are not finite")
     return waveform if found_rate == rate else _resample(waveform, found_rate, rate)
 
 
@@ -77,7 +77,7 @@ def _resample(
     waveform: Float32[np.ndarray, " samples"], rate: int, wanted: int
 ) -> Float32[np.ndarray, " resampled"]:
     with warnings.catch_warnings():
-        # Under Python 3.11 and 3.12 it imports modules that 3.13 drops, which they announce.
+        # On Python 3.11 and 3.12, librosa imports modules that are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
         import librosa
 
@@ -85,15 +85,15 @@ def _resample(
 
 
 def _wav_chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each part of a WAV file.
+    """Type and content of each chunk of a WAV file.
 
     Raises:
-        DataError: if it is none, or ends inside a part.
+        DataError: if the file is not a WAV file, or ends inside a chunk.
     """
     if not packed:
         raise DataError("is empty")
     if packed[:4] != b"RIFF" or packed[8:12] != b"WAVE":
-        raise DataError("is no WAV file")
+        raise DataError("is not a WAV file")
     place = 12
     while place + _CHUNK.size <= len(packed):
         kind, size = _CHUNK.unpack_from(packed, place)
@@ -102,13 +102,13 @@ def _wav_chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
             size = len(packed) - place
         if place + size > len(packed):
             missing = f"{len(packed) - place:,} of {size:,} bytes"
-            raise DataError(f"ends early: its part {kind.decode('latin1')!r} has {missing}")
+            raise DataError(f"ends early: its chunk {kind.decode('latin1')!r} has {missing}")
         yield kind, packed[place : place + size]
         place += size + size % 2
-    if place < len(packed) - 1:  # one byte may stand behind an odd part
-        raise DataError("ends inside the head of a part")
+    if place < len(packed) - 1:  # an odd chunk may be followed by one byte
+        raise DataError("ends inside the header of a chunk")
 
 
 def _reason(error: Exception) -> str:
-    # libsndfile puts the address of the buffer in front of its reason.
+    # libsndfile prefixes the reason with the address of the buffer.
     return " ".join(str(error).split()).rpartition(">: ")[2]

@@ -1,7 +1,7 @@
-"""Waveforms to the steps of a sequence: samples or frames, as integers of 16 bits.
+"""Waveforms to steps of a sequence: samples or frames, as 16-bit integers.
 
-The unit of the integers is fine enough to be lost beside any recording's noise. It does not
-matter otherwise, as steps are standardized before use.
+The rounding error is far below the noise of any recording. The unit does not matter otherwise,
+because steps are standardized before use.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int16
 from lastax.data._audio import BANDS, COEFFICIENTS, log_mel, mfcc
 
 FRAMES_A_SECOND = 100
-_WINDOW = 0.025  # seconds that a frame sees at least
+_WINDOW = 0.025  # minimal window of a frame, in seconds
 
 Waveform = Float32[np.ndarray, " samples"]
 Steps = Int16[np.ndarray, "L d"]
@@ -22,12 +22,12 @@ Steps = Int16[np.ndarray, "L d"]
 
 @dataclass(frozen=True)
 class SoundSteps:
-    """One way to turn sound into steps.
+    """A representation of audio as steps.
 
     Attributes:
-        compute: of a waveform and its samples a second.
-        size: values a step.
-        in_tenth: steps in a tenth of a second, of sound at so many samples a second.
+        compute: `compute(waveform, rate)`, the steps; `rate` is in samples per second.
+        size: number of values per step.
+        in_tenth: `in_tenth(rate)`, the number of steps in a tenth of a second.
     """
 
     compute: Callable[[Waveform, int], Steps]
@@ -36,25 +36,25 @@ class SoundSteps:
 
 
 def raw(waveform: Waveform, rate: int) -> Steps:
-    """The samples, in units of 2^-15: files of 16 bits are kept as they are."""
+    """The samples in units of 2^-15, exact for 16-bit files."""
     del rate
     return _integers(waveform[:, None], 2**15)
 
 
 def log_mel_frames(waveform: Waveform, rate: int) -> Steps:
-    """Log-mel frames, 100 a second, in units of 2^-10 (natural logarithm)."""
+    """100 log-mel frames per second, in units of 2^-10 (natural logarithm)."""
     return _integers(_frames(waveform, rate), 2**10)
 
 
 def mfcc_frames(waveform: Waveform, rate: int) -> Steps:
-    """Mel cepstra, 100 a second, in units of 2^-8."""
+    """100 frames of mel-frequency cepstral coefficients per second, in units of 2^-8."""
     return _integers(mfcc(_frames(waveform, rate)), 2**8)
 
 
 def _frames(waveform: Waveform, rate: int) -> Float32[np.ndarray, "L d"]:
     hop = rate // FRAMES_A_SECOND
     window = 2 ** int(np.ceil(np.log2(_WINDOW * rate)))
-    # Silence behind the end changes no frame, as a window that hangs over sees silence anyway.
+    # Padding changes no frame, because windows beyond the end see silence anyway.
     padded = np.pad(waveform, (0, max(window - len(waveform), 0)))
     frames = log_mel(padded[None], rate=rate, hop=hop, window=window)
     return frames[0, : len(waveform) // hop + 1]

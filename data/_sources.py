@@ -1,7 +1,7 @@
-"""Random-access sources over prepared arrays: what Grain reads, and worker processes are sent.
+"""Random-access sources over prepared arrays.
 
-All of them are a few paths and numbers: pickled they are small, and reading one record touches
-that record's pages of the files alone.
+A source holds a few paths and numbers, so its pickle is small. Reading a record touches only the
+pages of that record.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from lastax.data._errors import DataError
 from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray
 
-# Which records of the arrays a source has, and in which order; None: all, as they come.
+# Rows of the arrays that are the records of a source, in order; None: all rows.
 Rows = StoredArray | range | Int[np.ndarray, " n"] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences of numbers, all of one length: records `{"x": float32 (L, d), "label": int32 ()}`.
+    """Numeric sequences of equal length: records `{"x": float32 (L, d), "label": int32 ()}`.
 
-    `decode` turns what `x` holds of a record into steps; it must be picklable (a function of a
-    module, or `functools.partial` of one).
+    `decode` maps a row of `x` to steps. It must be picklable (a function of a module, or
+    `functools.partial` of one).
     """
 
     x: StoredArray
@@ -44,9 +44,9 @@ class Sequences:
 class TokenSequences:
     """Texts: records `{"x": int32 (length,), "label": int32 (), "length": int32 ()}`.
 
-    `tokens` holds the ids of all texts one after the other, text k at `offsets[k]` up to
-    `offsets[k + 1]`. `x` is filled up with 0, the id of padding; "length" counts what is not.
-    Every id is below `kinds`: the network looks them up in a table of that size.
+    `tokens` holds the ids of all texts. Text k is `tokens[offsets[k]:offsets[k + 1]]`. `x` is
+    padded with 0; "length" is the number of tokens without padding. All ids are below `kinds`,
+    the size of the embedding table.
     """
 
     tokens: StoredArray
@@ -69,7 +69,7 @@ class TokenSequences:
 class TokenPairs:
     """Pairs of texts: `{"x": int32 (2, length), "label": int32 (), "length": int32 (2,)}`.
 
-    As `TokenSequences`; pair k is texts 2 k and 2 k + 1.
+    Like `TokenSequences`. Pair k consists of texts 2 k and 2 k + 1.
     """
 
     tokens: StoredArray
@@ -97,10 +97,10 @@ def _count(rows: Rows, records: int) -> int:
 
 
 def _row(rows: Rows, count: int, index: SupportsIndex) -> int:
-    """The row of the arrays that record `index` is; IndexError ends a loop over the source."""
+    """Row of record `index`. IndexError ends a loop over the source."""
     number = index.__index__()
     if not -count <= number < count:
-        raise IndexError(f"record {number} of {count}")
+        raise IndexError(f"no record {number}; there are {count} records")
     number %= count
     return number if rows is None else int(rows[number])
 
@@ -112,8 +112,8 @@ def _padded(
     tokens = source.tokens[start:end]
     if not 0 < end - start <= source.length or tokens.max() >= source.kinds:
         raise DataError(
-            f"{source.tokens.path} is damaged at text {text}; remove {source.tokens.path.parent}, "
-            "it is made again"
+            f"{source.tokens.path} is damaged at text {text}; remove "
+            f"{source.tokens.path.parent} to prepare it again"
         )
     x = np.zeros(source.length, np.int32)
     x[: end - start] = tokens

@@ -1,4 +1,4 @@
-"""Tables of tab-separated text, read row by row: no row is in memory together with another."""
+"""Tables of tab-separated text, read row by row."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from lastax.data._errors import DataError
 from lastax.data._folders import unreadable
 from lastax.data._skipping import Skipping
 
-LONGEST = 2**26  # bytes in a row; a file of something else may have no line ends at all
-CURE = "restore the file, or leave bad rows out by --skip-bad"
+LONGEST = 2**26  # bytes per row; another file may have no line ends at all
+CURE = "restore the file, or skip bad rows with --skip-bad"
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `number` counts lines, from 1."""
+    """A row of a table. `number` is the line number, counted from 1."""
 
     path: Path
     number: int
     columns: list[bytes]
 
     def wrong(self, what: str) -> DataError:
-        """What to raise if the row is bad: `what` ends the sentence that its place begins."""
+        """The error to raise about this row."""
         return DataError(f"{self.path}, row {self.number}: {what}; {CURE}")
 
     def label(self, column: int, *, classes: int) -> int:
-        """The label in a column, written as 1 or like 1.0.
+        """The label in a column, written like 1 or 1.0.
 
         Raises:
-            DataError: if it is none of 0..classes-1.
+            DataError: if it is not in 0..classes-1.
         """
         try:
             value = float(self.columns[column])
@@ -51,26 +51,26 @@ def read_rows(
     skipping: Skipping,
     header: bytes | None = None,
 ) -> Iterator[Item]:
-    """What `parse` makes of each row of `path`.
+    """Yield `parse(row)` for each row of `path`.
 
-    Quotation marks have no meaning, and lines without content are passed over.
+    Quotation marks have no meaning. Empty lines are ignored.
 
     Args:
         path: the file.
-        parse: may raise DataError, which makes a row bad.
-        columns: how many a row has. One with more or fewer is bad.
-        skipping: what to do about bad rows.
-        header: what the first line must be; it is no row.
+        parse: function of a row. It raises DataError for a bad row.
+        columns: number of columns. Rows with another number are bad.
+        skipping: whether bad rows are skipped.
+        header: required first line, which is not a row.
 
     Raises:
-        DataError: if the file cannot be read, has no row, or another header.
+        DataError: if the file cannot be read, has no rows, or has another header.
     """
     rows = 0
     for number, line in _lines(path):
         if number == 1 and header is not None:
             if line != header:
                 raise DataError(
-                    f"{path} begins with {_shown(line)} where {_shown(header)} must be: restore it"
+                    f"{path} begins with {_shown(line)} instead of {_shown(header)}; restore it"
                 )
             continue
         if not line:
@@ -94,12 +94,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(LONGEST):
                 number += 1
                 if len(line) == LONGEST:
-                    raise DataError(f"{path}, row {number} does not end: restore the file")
+                    raise DataError(f"{path}, row {number} has no end; restore the file")
                 yield number, line.rstrip(b"\r\n")
     except OSError as error:
         raise unreadable(path, error) from None
 
 
 def _shown(text: bytes) -> str:
-    """`text` as a message quotes it: short, in one line, whatever bytes it holds."""
+    """`text`, quoted and shortened for a message."""
     return repr(text[:40].decode("utf-8", "backslashreplace")) + ("..." if len(text) > 40 else "")

@@ -1,7 +1,8 @@
-"""Texts as token ids: vocabularies, and prepared files of one split.
+"""Texts as token ids: vocabularies and prepared files of a split.
 
-Conventions of the published runs: id 0 is padding, 1 stands for what the vocabulary lacks, 2 ends
-a text; all other tokens come by falling count in the training texts, after these were cut.
+The conventions are those of the published runs: id 0 is padding, id 1 is any token that is not in
+the vocabulary, id 2 ends a text. The other tokens are sorted by decreasing count in the truncated
+training texts.
 """
 
 import contextlib
@@ -21,11 +22,11 @@ SPECIALS = ("<pad>", "<unk>", "<eos>")
 UNKNOWN = SPECIALS.index("<unk>")
 END = SPECIALS.index("<eos>")
 CODE_POINTS = 0x110000
-TEXTS_AT_ONCE = 512  # of 4,000 characters at most: some 10 MB
+TEXTS_AT_ONCE = 512  # about 10 MB for texts of 4,000 characters
 
 
 def count_characters(texts: Iterable[str], *, length: int) -> Int64[np.ndarray, " code_points"]:
-    """How often each Unicode character occurs in what `encode_characters` keeps of `texts`."""
+    """Count of each Unicode character in the part of `texts` that `encode_characters` keeps."""
     counts = np.zeros(CODE_POINTS, np.int64)
     for some in in_groups(texts):
         counts += np.bincount(
@@ -37,9 +38,9 @@ def count_characters(texts: Iterable[str], *, length: int) -> Int64[np.ndarray, 
 def character_vocabulary(
     counts: Int64[np.ndarray, " code_points"], *, minimum: int
 ) -> tuple[str, ...]:
-    """The special tokens, then each character that occurs `minimum` times or more.
+    """The special tokens, then all characters that occur at least `minimum` times.
 
-    By falling count; of equal counts the lower code point comes first.
+    Sorted by decreasing count, then by code point.
     """
     found = np.flatnonzero(counts >= max(minimum, 1))
     ordered = found[np.argsort(-counts[found], kind="stable")]
@@ -47,7 +48,7 @@ def character_vocabulary(
 
 
 def character_ids(vocabulary: Sequence[str]) -> Shaped[np.ndarray, " code_points"]:
-    """The id of each code point, in the smallest type that holds all ids."""
+    """The id of each code point, in the smallest dtype that holds all ids."""
     ids = np.full(CODE_POINTS, UNKNOWN, id_type(len(vocabulary)))
     ids[[ord(character) for character in vocabulary[len(SPECIALS) :]]] = np.arange(
         len(SPECIALS), len(vocabulary)
@@ -58,9 +59,9 @@ def character_ids(vocabulary: Sequence[str]) -> Shaped[np.ndarray, " code_points
 def encode_characters(
     texts: Sequence[str], ids: Shaped[np.ndarray, " code_points"], *, length: int
 ) -> tuple[Shaped[np.ndarray, " tokens"], Int64[np.ndarray, " texts"]]:
-    """The tokens of all texts, one after the other, and how many each has.
+    """The tokens of all texts, concatenated, and the number of tokens of each text.
 
-    Of a text the first `length` - 1 characters are kept; then comes the token for the end.
+    A text is truncated to `length` - 1 characters. Then the end token follows.
     """
     cut = [text[: length - 1] for text in texts]
     lengths = np.array([len(text) for text in cut], np.int64)
@@ -68,19 +69,19 @@ def encode_characters(
 
 
 def id_type(kinds: int) -> np.dtype:
-    """The smallest type of integers that holds the ids of `kinds` kinds of tokens."""
+    """The smallest integer dtype for the ids of a vocabulary of size `kinds`."""
     return np.min_scalar_type(kinds - 1)
 
 
 def in_groups(items: Iterable[Any], size: int = TEXTS_AT_ONCE) -> Iterator[list[Any]]:
-    """`items` in lists of `size`, the last one shorter."""
+    """Lists of `size` items. The last list may be shorter."""
     rest = iter(items)
     while some := list(itertools.islice(rest, size)):
         yield some
 
 
 class TokenWriter:
-    """Writes one split of a token data set into a prepared folder, group of texts by group."""
+    """Writes one split of a token data set into a prepared folder, in groups of texts."""
 
     def __init__(self, folder: Path, split: str, *, kinds: int):
         with contextlib.ExitStack() as files:
@@ -102,7 +103,7 @@ class TokenWriter:
         self._files.__exit__(*error)
 
     def __len__(self) -> int:
-        """Records so far."""
+        """Number of records so far."""
         return len(self._labels)
 
     def add(
@@ -111,7 +112,7 @@ class TokenWriter:
         lengths: Int64[np.ndarray, " texts"],
         labels: Sequence[int],
     ) -> None:
-        """Add texts, one after the other in `tokens`; as many labels, or half as many of pairs."""
+        """Add concatenated texts, with one label per text or one label per pair of texts."""
         self._offsets.append(len(self._tokens) + np.cumsum(lengths))
         self._tokens.append(tokens)
         self._labels.append(np.array(labels, np.uint8))
@@ -120,12 +121,12 @@ class TokenWriter:
 def open_texts(
     folder: Path, split: str, *, kinds: int, length: int, rows: Rows = None
 ) -> TokenSequences:
-    """What `TokenWriter` wrote, a record a text."""
+    """Open what `TokenWriter` wrote, with one text per record."""
     return TokenSequences(*_open(folder, split, 1), rows=rows, length=length, kinds=kinds)
 
 
 def open_pairs(folder: Path, split: str, *, kinds: int, length: int) -> TokenPairs:
-    """What `TokenWriter` wrote, a record two texts."""
+    """Open what `TokenWriter` wrote, with two texts per record."""
     return TokenPairs(*_open(folder, split, 2), rows=None, length=length, kinds=kinds)
 
 
@@ -134,7 +135,7 @@ def _open(folder: Path, split: str, texts: int) -> tuple[StoredArray, StoredArra
         StoredArray(folder / f"{split}_{name}.npy") for name in ("tokens", "offsets", "labels")
     )
     if len(offsets) != texts * len(labels) + 1 or offsets[-1] != len(tokens):
-        raise DataError(f"{split} in {folder} is damaged; remove that folder, it is made again")
+        raise DataError(f"{split} in {folder} is damaged; remove that folder to prepare it again")
     return tokens, offsets, labels
 
 

@@ -1,7 +1,7 @@
-"""Unpacking of archives from elsewhere: whole or not at all, and nothing but files and folders.
+"""Safe unpacking of archives from untrusted sources.
 
-Whatever an archive says, nothing is written outside its own folder: names that lead out, links
-and devices are refused, and content is counted as it comes, not as the archive announces it.
+Nothing is written outside the target folder. Paths that lead out of it, links and devices are
+refused. Limits apply to the actual content, not to the sizes that the archive declares.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ from lastax.data._errors import DataError
 Progress = Callable[[int, int], None]
 
 _CHUNK = 2**20  # bytes
-_LARGEST_NOTE = 2**20  # bytes of a long name or the like, which tarfile holds in memory
+_LARGEST_NOTE = (
+    2**20
+)  # bytes of an extended header (such as a long name), which tarfile holds in memory
 _NOTES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -29,8 +31,8 @@ _NOTES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-# Damage shows as any of these, depending on the bytes that it hit. BadGzipFile is an OSError;
-# RuntimeError includes NotImplementedError: an unknown way of compression.
+# A damaged archive can raise any of these. BadGzipFile is an OSError. RuntimeError includes
+# NotImplementedError, which unknown compression methods raise.
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -44,11 +46,11 @@ _DAMAGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What an archive may hold. The defaults are far beyond any data set known here.
+    """Limits on the content of an archive. The defaults exceed all registered data sets by far.
 
     Attributes:
-        members: files and folders.
-        size: bytes of all files together.
+        members: number of files and folders.
+        size: total bytes of all files.
     """
 
     members: int = 5_000_000
@@ -67,11 +69,11 @@ class _Content(Protocol):
 
 @dataclass(frozen=True)
 class _Member:
-    """One entry of an archive. `kind` names it if it is neither a file nor a folder."""
+    """An entry of an archive. `kind` describes entries that are neither files nor folders."""
 
     name: str
     kind: str | None
-    content: _Content | None  # None: a folder
+    content: _Content | None  # None for a folder
 
 
 def unpack(
@@ -82,39 +84,43 @@ def unpack(
     limits: Limits = LIMITS,
     on_progress: Progress | None = None,
 ) -> Path:
-    """Unpack `archive` below the empty `folder`, and return what is to be called `name`.
+    """Unpack `archive` into the empty `folder` and return the file or folder called `name`.
 
-    That is the archive's only file or folder if it has this name, else `folder`: many archives
-    have everything below one folder of their own, some have not. A single compressed file gets
-    `name`. The format (tar, tar.gz, zip or gz) is told by the content.
+    If the archive holds a single file or folder with this name, that is the result. Otherwise it
+    is `folder`, because some archives have no top-level folder. A single compressed file gets the
+    name `name`. The format (tar, tar.gz, zip or gz) is detected from the content.
 
     Args:
-        archive: a file.
-        folder: exists and is empty. What it holds after an error is worthless.
-        name: of the data set's file or folder.
-        limits: what is too much.
-        on_progress: called with bytes of the archive that are read, and its bytes in all.
+        archive: the archive.
+        folder: an existing empty folder. Its content is undefined after an error.
+        name: name of the file or folder of the data set.
+        limits: limits on the content.
+        on_progress: called with the number of bytes of the archive read and the total.
 
     Raises:
-        DataError: if the archive is damaged, of another format, or holds what it must not.
+        DataError: if the archive is damaged, has an unknown format, or has forbidden content.
         OSError: if `folder` cannot be written.
     """
     try:
         with archive.open("rb") as file:
             _write_all(_members(file, name), file, folder, limits, on_progress)
     except _RefusedError as refused:
-        raise DataError(f"{archive} is not unpacked: {refused}; get it elsewhere") from None
+        raise DataError(
+            f"refused to unpack {archive}: {refused}; get it from another source"
+        ) from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{archive} is damaged ({reason}); remove it and get it again") from None
+        raise DataError(
+            f"{archive} is damaged ({reason}); remove it and download it again"
+        ) from None
     made = list(folder.iterdir())
     if not made:
-        raise DataError(f"{archive} holds no file; remove it and get it again")
+        raise DataError(f"{archive} is empty; remove it and download it again")
     return made[0] if [path.name for path in made] == [name] else folder
 
 
 class _RefusedError(Exception):
-    """What an archive holds that it must not."""
+    """Forbidden content of an archive."""
 
 
 def _write_all(
@@ -129,25 +135,25 @@ def _write_all(
     room = limits.size
     for number, member in enumerate(members, start=1):
         if number > limits.members:
-            raise _RefusedError(f"it holds more than {limits.members:,} files")
+            raise _RefusedError(f"it has more than {limits.members:,} entries")
         path = folder / _safe(member)
         if member.content is None:
             path.mkdir(parents=True, exist_ok=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(member.content) as content, path.open("wb") as copy:
-            # One byte more than there is room for tells whether it fits.
+            # Reading one byte beyond the limit detects that it is exceeded.
             while chunk := content.read(min(_CHUNK, room + 1)):
                 room -= len(chunk)
                 if room < 0:
-                    raise _RefusedError(f"its files have more than {limits.size:,} bytes")
+                    raise _RefusedError(f"its files exceed {limits.size:,} bytes")
                 copy.write(chunk)
                 if on_progress is not None:
                     on_progress(min(file.tell(), total), total)
 
 
 def _safe(member: _Member) -> PurePosixPath:
-    """Where below the folder a member goes."""
+    """Path of a member inside the folder."""
     path = PurePosixPath(member.name)
     if member.kind is not None:
         raise _RefusedError(f"{member.name!r} is {member.kind}")
@@ -159,7 +165,7 @@ def _safe(member: _Member) -> PurePosixPath:
 
 
 def _members(file: io.BufferedReader, name: str) -> Iterator[_Member]:
-    """The entries of an archive of whichever format; `name` is for one that names none."""
+    """The entries of an archive. `name` is the name of a single compressed file."""
     start = file.read(512)
     file.seek(0)
     if start.startswith(b"PK"):
@@ -173,7 +179,7 @@ def _members(file: io.BufferedReader, name: str) -> Iterator[_Member]:
         return iter([_Member(name, None, gzip.GzipFile(fileobj=file))])
     if _is_tar(start):
         return _tar_members(file)
-    raise _RefusedError("it is no tar, zip or gz file")
+    raise _RefusedError("it is not a tar, zip or gz file")
 
 
 def _is_tar(start: bytes) -> bool:
@@ -181,25 +187,25 @@ def _is_tar(start: bytes) -> bool:
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar file. tarfile itself takes a damaged one, or none, for the end."""
+    """A tar header. Unlike tarfile, a damaged or missing header is not taken for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if buf.count(0) == tarfile.BLOCKSIZE:  # the end as it should be
+            if buf.count(0) == tarfile.BLOCKSIZE:  # the regular end
                 raise
             raise tarfile.ReadError(str(error)) from None
         if header.type in _NOTES and header.size > _LARGEST_NOTE:
-            raise tarfile.ReadError("a name of more than a mebibyte")
+            raise tarfile.ReadError("an extended header of more than a mebibyte")
         return header
 
 
 def _tar_members(stream: io.BufferedIOBase) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         while (header := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
             content = archive.extractfile(header) if header.isfile() else None
             yield _Member(header.name, _tar_kind(header), content)
 
@@ -209,13 +215,13 @@ def _tar_kind(header: tarfile.TarInfo) -> str | None:
         return None
     if header.issym() or header.islnk():
         return "a link"
-    return "a device or a pipe" if header.isdev() else "of unknown kind"
+    return "a device or a pipe" if header.isdev() else "of unknown type"
 
 
 def _compressed_tar_members(file: io.BufferedReader) -> Iterator[_Member]:
     with gzip.open(file) as stream:
         yield from _tar_members(stream)
-        # The checksum comes after the end of the tar file.
+        # The checksum follows the end of the tar file.
         while stream.read(_CHUNK):
             pass
 

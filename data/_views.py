@@ -1,4 +1,4 @@
-"""A data set of which only some records, or some steps of each record, are used."""
+"""Data sets restricted to some records, or to some steps per record."""
 
 import dataclasses
 from typing import SupportsIndex
@@ -15,15 +15,17 @@ def first_steps(data: Data, count: int) -> Data:
     """`data` with only the first `count` steps of each record.
 
     Raises:
-        ValueError: if the records have fewer.
+        ValueError: if records have fewer steps.
     """
     if count > data.length:
-        raise ValueError(f"length must be at most {data.length}, as the records have; got {count}")
+        raise ValueError(
+            f"length must be at most {data.length}, the length of the records; got {count}"
+        )
     return _stepped(data, slice(0, count, 1))
 
 
 def every_step(data: Data, every: int) -> Data:
-    """`data` with only the steps 0, `every`, 2 `every`, ... of each record: a lower rate."""
+    """`data` at a lower sampling rate: steps 0, `every`, 2 `every`, ... of each record."""
     return _stepped(data, slice(0, data.length, every))
 
 
@@ -35,7 +37,7 @@ def some_records(data: Data, limit: int) -> Data:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Steps:
-    """The records of `source` with only the steps `0:stop:step` on one axis of `x`."""
+    """The records of `source` with only the steps `0:stop:step` along one axis of `x`."""
 
     source: Source
     stop: int
@@ -48,7 +50,7 @@ class Steps:
     def __getitem__(self, index: SupportsIndex) -> Example:
         record = self.source[index.__index__()]
         x = np.asarray(record["x"])
-        # Contiguous, as a view would hold on to the steps that are left out.
+        # Contiguous, because a view would keep the other steps in memory.
         kept = np.moveaxis(np.moveaxis(x, self.axis, 0)[: self.stop : self.step], 0, self.axis)
         fewer = {**record, "x": np.ascontiguousarray(kept)}
         if "length" in record:
@@ -56,12 +58,12 @@ class Steps:
         return fewer
 
     def _count(self, length: Int[np.ndarray, "*pair"]) -> Int[np.ndarray | np.generic, "*pair"]:
-        """How many steps are left of sequences of some lengths."""
+        """Number of remaining steps of sequences with the given lengths."""
         return (-(-np.minimum(length, self.stop) // self.step)).astype(length.dtype)
 
 
 def _stepped(data: Data, steps: slice) -> Data:
-    # Tokens are numbers, other steps are vectors.
+    # Tokens are scalars, other steps are vectors.
     axis = -1 if data.vocabulary else -2
     return dataclasses.replace(
         data,

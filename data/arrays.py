@@ -1,4 +1,4 @@
-"""The `arrays` data set: anyone's sequences of numbers, in one `.npz` file."""
+"""The `arrays` data set: your own numeric sequences in one `.npz` file."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,31 +19,30 @@ SPLITS = ("train", "validation", "test")
 NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in ("x", "y", "lengths")), "classes")
 COMPACT = {
     np.dtype(kind) for kind in (np.uint8, np.int8, np.int16)
-}  # kept as they are; all else becomes float32
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+}  # stored unchanged; all other dtypes become float32
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = False) -> Data:
     """Sequences from `numpy.savez(file, x_train=..., y_train=..., ...)`.
 
-    - `x_train` (n, L, d) or (n, L), numbers: used as they are, in float32. Standardize them.
-    - `y_train` (n,), labels 0..k-1, each in use.
-    - `x_validation`, `y_validation`, `x_test`, `y_test`: likewise, with the same L and d. Without
-      one of the two, a tenth of the training rows takes its place, drawn as torch's
+    - `x_train` (n, L, d) or (n, L): numbers, used in float32 without scaling. Standardize them.
+    - `y_train` (n,): labels 0..k-1. Each label must occur.
+    - `x_validation`, `y_validation`, `x_test`, `y_test`: the same, with the same L and d. If one
+      of these splits is missing, it gets a tenth of the training rows, drawn like torch's
       `random_split` with seed 42 in the order train, validation, test.
-    - `lengths_train`, ... (n,), optional: steps of each sequence that are no padding. Steps behind
-      them are not looked at, and records say "length".
-    - `classes` (k,), optional: texts, what the labels mean.
+    - `lengths_train`, ... (n,), optional: number of steps of each sequence without padding. The
+      values of padding are ignored, and records have "length".
+    - `classes` (k,), optional: names of the labels.
 
     Args:
-        root: of other data sets: plays no part.
+        root: folder of the other data sets; not used.
         data: the file.
-        skip_bad: leave out rows whose label or length is out of range or that hold values that
-            are not finite.
+        skip_bad: skip rows whose label or length is out of range, or whose values are not finite.
 
     Raises:
-        DataError: if the file is damaged, an array is missing, of another shape, or no numbers, or
-            a row is bad; with `skip_bad` only if none of a split is good.
+        DataError: if the file is damaged, an array is missing, has a wrong shape or is not
+            numeric, or a row is bad; with `skip_bad`, only if no row of a split is good.
     """
     del root
     file = Npz(Path(data).expanduser())
@@ -92,34 +91,37 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
 
 
 def _given_splits(file: Npz) -> list[str]:
-    """The splits whose arrays are there."""
+    """The splits whose arrays are given."""
     for name in file.headers:
         if name not in NAMES:
-            raise file.wrong(name, f"is no name that counts: they are {', '.join(NAMES)}")
+            raise file.wrong(name, f"is not a known name; the names are {', '.join(NAMES)}")
     given = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & set(file.headers)]
     for split in dict.fromkeys(["train", *given]):
         for kind in ("x", "y"):
             if f"{kind}_{split}" not in file.headers:
-                raise file.wrong(f"{kind}_{split}", "is missing; save it with the others")
+                raise file.wrong(f"{kind}_{split}", "is missing; add it to the file")
     return given
 
 
 def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
-    """Steps and values a step of all records."""
+    """Steps per record and values per step."""
     wanted = file.headers["x_train"].shape[1:]
     for split in splits:
         name = f"x_{split}"
         header = file.headers[name]
         _check_kind(file, name, "biuf", "numbers")
         if len(header.shape) not in (2, 3) or 0 in header.shape:
-            raise file.wrong(name, f"has shape {header.shape}, must have (n, L) or (n, L, d)")
+            raise file.wrong(name, f"has shape {header.shape}, expected (n, L) or (n, L, d)")
         if header.shape[1:] != wanted:
-            raise file.wrong(name, f"has rows of shape {header.shape[1:]}, x_train of {wanted}")
+            raise file.wrong(
+                name,
+                f"has rows of shape {header.shape[1:]}, but those of x_train have shape {wanted}",
+            )
         for other in (f"y_{split}", f"lengths_{split}"):
             if other in file.headers and file.headers[other].shape != header.shape[:1]:
                 shape = file.headers[other].shape
                 raise file.wrong(
-                    other, f"has shape {shape}, must have {header.shape[:1]} as {name}"
+                    other, f"has shape {shape}, expected {header.shape[:1]} like {name}"
                 )
     length, *size = wanted
     return length, size[0] if size else 1
@@ -128,13 +130,13 @@ def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
 def _check_kind(file: Npz, name: str, kinds: str, what: str) -> None:
     dtype = file.headers[name].dtype
     if dtype.kind == "O":
-        raise file.wrong(name, f"holds Python objects, must hold {what} in one regular array")
+        raise file.wrong(name, f"has Python objects, expected {what} in one regular array")
     if dtype.kind not in kinds:
-        raise file.wrong(name, f"is of type {dtype}, must hold {what}")
+        raise file.wrong(name, f"has dtype {dtype}, expected {what}")
 
 
 def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
-    """The labels, with -1 for those that no integer type holds."""
+    """The labels, with -1 for values beyond 32 bits."""
     return _whole_numbers(file, f"y_{split}", "labels 0..k-1")
 
 
@@ -144,24 +146,26 @@ def _whole_numbers(file: Npz, name: str, what: str) -> Int64[np.ndarray, " n"]:
     usable = np.abs(values.astype(np.float64)) < 2**31
     numbers = np.where(usable, values, -1).astype(np.int64)
     if (numbers != values)[usable].any():
-        raise file.wrong(name, f"holds fractions, must hold {what}")
+        raise file.wrong(name, f"has fractions, expected {what}")
     return numbers
 
 
 def _classes(file: Npz, labels: Int64[np.ndarray, " n"]) -> list[str]:
-    """What the labels mean: the names that are given, or their numbers."""
+    """Names of the labels: as given, or their numbers."""
     used = set(np.unique(labels[labels >= 0]).tolist())
     names = [str(number) for number in sorted(used)]
     if "classes" in file.headers:
-        _check_kind(file, "classes", "U", "texts")
+        _check_kind(file, "classes", "U", "strings")
         if len(file.headers["classes"].shape) != 1:
             raise file.wrong("classes", "must have one axis")
         names = file.whole("classes").tolist()
     unused = [number for number in range(len(names)) if number not in used]
     if unused:
-        raise file.wrong("y_train", f"has no label {unused[0]}: labels are 0..k-1, each in use")
+        raise file.wrong(
+            "y_train", f"has no label {unused[0]}; each of the labels 0..k-1 must occur"
+        )
     if len(names) < 2:
-        raise file.wrong("y_train", "must have labels of two classes or more")
+        raise file.wrong("y_train", "must have at least two classes")
     return names
 
 
@@ -173,7 +177,7 @@ def _lengths(
     classes: int,
     skipping: Skipping,
 ) -> Int64[np.ndarray, " n"]:
-    """Steps of each row; 0 of a bad one."""
+    """Number of steps of each row; 0 for bad rows."""
     name = f"lengths_{split}"
     lengths = np.full(len(labels), longest, np.int64)
     if name in file.headers:
@@ -197,10 +201,10 @@ def _kept(
     dtype: np.dtype,
     skipping: Skipping,
 ) -> Iterator[Shaped[np.ndarray, " values"]]:
-    """The steps of the good rows. The length of a row that turns out bad becomes 0."""
+    """The steps of good rows. Sets the length of rows with non-finite values to 0."""
     name, start = f"x_{split}", 0
     for piece in file.pieces(name):
-        with np.errstate(over="ignore"):  # what is too large for float32 is found right away
+        with np.errstate(over="ignore"):  # overflow to infinity is detected below
             steps = piece.astype(dtype).reshape(len(piece), piece.shape[1], -1)
         here = slice(start, start + len(piece))
         counted = np.arange(steps.shape[1]) < lengths[here, None]
@@ -208,7 +212,7 @@ def _kept(
         for row in np.flatnonzero(~finite):
             with skipping.item():
                 raise file.wrong(
-                    f"{name}[{start + row}]", f"holds values that float32 cannot; {CURE}"
+                    f"{name}[{start + row}]", f"has values that are not finite in float32; {CURE}"
                 )
         counted &= finite[:, None]
         lengths[here] *= finite
@@ -217,20 +221,20 @@ def _kept(
 
 
 def _rows(counts: Mapping[str, int], file: Npz) -> dict[str, Int[np.ndarray, " m"]]:
-    """The rows of each split, counted through all splits; what is missing is held out of train."""
+    """Rows of each split, numbered over all splits. Missing splits are held out of train."""
     ends = dict(zip(counts, np.cumsum(list(counts.values())).tolist(), strict=True))
     rows = {split: np.arange(end - counts[split], end) for split, end in ends.items()}
     missing = [split for split in SPLITS if split not in counts]
     tenth = int(0.1 * counts["train"])
     if missing and not tenth:
-        raise file.wrong("x_train", f"has too few rows to hold out a tenth: give x_{missing[0]}")
+        raise file.wrong("x_train", f"has too few rows to hold out a tenth; add x_{missing[0]}")
     lengths = [counts["train"] - len(missing) * tenth, *[tenth] * len(missing)]
     dealt = random_split(counts["train"], lengths) if missing else [rows["train"]]
     return {**rows, **dict(zip(["train", *missing], dealt, strict=True))}
 
 
 def _is_present(root: Path) -> bool:
-    """Only the user knows where it is."""
+    """False: only the user knows the location."""
     del root
     return False
 
@@ -242,6 +246,6 @@ DATA_SET = DataSet(
     needs="--data FILE: an .npz file of x_train (n, L[, d]) and y_train (n,)",
     present=_is_present,
     options=("data",),
-    license="your own",
-    citation="your own",
+    license="yours",
+    citation="yours",
 )

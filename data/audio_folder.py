@@ -1,4 +1,4 @@
-"""The `audio-folder` data set: anyone's sounds, one folder a class, as samples or as frames."""
+"""The `audio-folder` data set: your own audio files, with one folder per class."""
 
 import dataclasses
 import functools
@@ -22,8 +22,8 @@ from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a frame of 25 ms cannot tell 40 bands apart
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a window of 25 ms cannot resolve 40 bands
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_audio_folder(
@@ -34,42 +34,43 @@ def open_audio_folder(
     rate: int = 16_000,
     skip_bad: bool = False,
 ) -> Data:
-    """Sounds below a folder of folders, each of which is a class by its name.
+    """Audio files in a folder with one subfolder per class.
 
-    Files that end in .wav, .flac, .ogg or .mp3 are clips, whatever their rate and number of
-    channels. Folders that begin with `_` or `.` and those without clips are no classes. Values are
-    kept as 16-bit integers and standardized: mean 0 and standard deviation 1 over all steps of the
-    training clips, each band for itself.
+    Clips are files that end in .wav, .flac, .ogg or .mp3, with any rate and number of channels.
+    Folders whose names begin with `_` or `.` and folders without clips are ignored. Values are
+    stored as 16-bit integers and standardized: mean 0 and standard deviation 1 over all steps of
+    the training clips, for each band.
 
-    If all clips have the same number of steps, so have the records. Else they have that of the
-    longest clip, rounded up to a tenth of a second, filled up with zeros, and say by "length" how
-    many steps are sound.
+    If all clips have the same number of steps, records have that length. Otherwise records have
+    the length of the longest clip, rounded up to a tenth of a second. They are padded with zeros,
+    and "length" is the number of steps without padding.
 
-    The lists validation_list.txt and testing_list.txt, lines of `<class>/<file>`, name the clips
-    of their splits, and the rest is for training. Without one of them a tenth of all clips takes
-    its place: speakers (the part before `_nohash_` in a file's name; where there is none, each
-    clip is its own) go in the order of the SHA-256 of their names, first into test and then into
-    validation, each until it has its tenth. So no speaker is in two splits, and a split depends on
-    names alone.
+    The files validation_list.txt and testing_list.txt, with lines `<class>/<file>`, list the
+    clips of these splits. The other clips are for training. If a list is missing, a tenth of all
+    clips is held out by speaker: the part of the file name before `_nohash_`, or the clip itself
+    if there is none. Speakers are sorted by the SHA-256 of their names. They fill test, then
+    validation, until each has a tenth. Therefore no speaker is in two splits, and splits depend
+    on names alone.
 
     Args:
-        root: of other data sets: plays no part.
+        root: folder of the other data sets; not used.
         data: the folder.
-        features: "raw", one sample a step; "log-mel", 40 bands, or "mfcc", 20 coefficients of a
-            frame, 100 frames a second.
-        rate: samples a second, 4,000 to 192,000, that every clip is brought to.
-        skip_bad: leave out clips that cannot be decoded or are listed and missing.
+        features: "raw", one sample per step; "log-mel", 100 frames per second of 40 bands; or
+            "mfcc", 100 frames per second of 20 coefficients.
+        rate: samples per second, 4,000 to 192,000. All clips are resampled to this rate.
+        skip_bad: skip clips that cannot be decoded, and listed clips that are missing.
 
     Raises:
-        DataError: if there are not two classes, or a clip is bad, or nothing is left of a split.
+        DataError: if there are fewer than two classes, a clip is bad, or a split is empty.
+        ValueError: if `features` is unknown.
     """
     del root
     if features not in FEATURES:
         raise ValueError(
-            f"open_audio_folder: features is {features!r}, must be one of {tuple(FEATURES)}"
+            f"open_audio_folder: features must be one of {tuple(FEATURES)}; got {features!r}"
         )
     if not SLOWEST <= rate <= FASTEST:
-        raise DataError(f"rate is {rate} Hz, must be in {SLOWEST}..{FASTEST}: give another --rate")
+        raise DataError(f"open_audio_folder: rate must be in {SLOWEST}..{FASTEST} Hz; got {rate}")
     folder = Path(data).expanduser()
     clips = _clips(folder)
     lists = {split: folder / name for split, name in LISTS.items() if (folder / name).exists()}
@@ -98,7 +99,7 @@ def open_audio_folder(
         classes=tuple(about["classes"]),
         input_size=len(mean),
     )
-    # Masking frames and moving them in time is for sounds that all end at the same step.
+    # Masking and shifting frames requires clips of equal length.
     varied = augment if about["uniform"] and features != "raw" else None
     return dataclasses.replace(opened, augment=varied)
 
@@ -113,9 +114,9 @@ def _standardize(
 
 
 def _clips(folder: Path) -> list[str]:
-    """The names of all clips, `<class>/<file>`, sorted."""
+    """Sorted names of all clips, `<class>/<file>`."""
     if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder}: give another --data")
+        raise DataError(f"folder not found: {folder}; pass another --data")
     names = []
     for path in list_folder(folder):
         if path.name.startswith(("_", ".")) or not os.path.isdir(path):
@@ -127,11 +128,11 @@ def _clips(folder: Path) -> list[str]:
         ]
     for name in names:
         if not name.isprintable():
-            raise DataError(f"{folder}: the name {name!r} is no text; rename it")
+            raise DataError(f"{folder}: the name {name!r} is not printable; rename it")
     if len({name.split("/")[0] for name in names}) < 2:
         raise DataError(
-            f"{folder} must hold two or more folders, one a class, with files that end in "
-            f"{', '.join(SUFFIXES)}: give another --data"
+            f"{folder} must hold at least two folders, one per class, with files that end in "
+            f"{', '.join(SUFFIXES)}; pass another --data"
         )
     return names
 
@@ -196,17 +197,17 @@ def _read(path: Path, steps: SoundSteps, rate: int) -> Int16[np.ndarray, "L d"]:
 
 
 def _check_classes(source: Path, classes: list[str], labels: Int32[np.ndarray, " n"]) -> None:
-    """See to it that there is a training clip of each class."""
+    """Raise DataError if a class has no training clip."""
     for label, name in enumerate(classes):
         if label not in labels:
             raise DataError(
-                f"{source / name} has no good clip for training: add clips, or list others for "
+                f"{source / name} has no usable clip for training; add clips, or list fewer for "
                 "validation and test"
             )
 
 
 def _is_present(root: Path) -> bool:
-    """Only the user knows where it is."""
+    """False: only the user knows the location."""
     del root
     return False
 
@@ -215,9 +216,9 @@ DATA_SET = DataSet(
     name="audio-folder",
     open=open_audio_folder,
     kind="audio",
-    needs="--data DIR: a folder of folders, one a class, of .wav, .flac, .ogg or .mp3 files",
+    needs="--data DIR: one folder per class with .wav, .flac, .ogg or .mp3 files",
     present=_is_present,
     options=("data", "features", "rate"),
-    license="your own",
-    citation="your own",
+    license="yours",
+    citation="yours",
 )
