@@ -1,4 +1,4 @@
-"""From the Flax parameters of the public code to lastax models, and back by name."""
+"""Convert Flax parameters of the published code to lastax models, and back by name."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from .reading import Case
 DISCRETIZATIONS = {"zoh": lastax.discretize_zoh, "bilinear": lastax.discretize_bilinear}
 SCAN_METHODS = get_args(lastax.ssm.ScanMethod)
 POOLINGS = {"pool": "mean", "last": "last"}
-# Every case is compiled for itself and run once: compiling fast matters more than running fast.
+# Every case is compiled and run once, so fast compilation matters more than fast programs.
 compiled = functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
 LAYER_OPTIONS = (
     "bidirectional", "conj_sym", "discretization", "C_init", "L", "P", "H", "step_rescale", "blocks"
@@ -49,7 +49,7 @@ def layer(flax: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> lastax.
 def network(
     parameters: Case, statistics: Case, options: Mapping[str, Any]
 ) -> lastax.Classifier | lastax.nn.Retrieval:
-    """As published: padding is kept out of the pooling alone."""
+    """As in the published code, padding is excluded from the pooling only."""
     encoder = lastax.nn.Encoder(
         embed=_linear(parameters, "encoder/encoder"),
         blocks=tuple(
@@ -68,7 +68,7 @@ def network(
 
 
 def scanned(model: Any, method: lastax.ssm.ScanMethod) -> Any:
-    """A layer or network with its recurrences computed by `method`."""
+    """A layer or network whose recurrences are computed by `method`."""
 
     def is_layer(node: Any) -> bool:
         return isinstance(node, lastax.S5)
@@ -81,7 +81,7 @@ def scanned(model: Any, method: lastax.ssm.ScanMethod) -> Any:
 
 
 def flax_leaves(model: lastax.Classifier, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every parameter leaf (an array, or what a tree of the same shape holds) by its Flax name."""
+    """Leaves of a model, or of a tree of the same structure, by their Flax names."""
     leaves = dict(_linear_leaves("encoder/encoder", model.encoder.embed))
     leaves |= _linear_leaves("decoder", model.head)
     for index, block in enumerate(model.encoder.blocks):
@@ -93,7 +93,7 @@ def flax_leaves(model: lastax.Classifier, options: Mapping[str, Any]) -> dict[st
         for name in ("Lambda_re", "Lambda_im", "B", "D", "log_step"):
             leaves[f"{prefix}/seq/{name}"] = getattr(block.layer, name)
         if options["bidirectional"]:
-            assert options["C_init"] != "complex_normal", "both halves are one leaf there"
+            assert options["C_init"] != "complex_normal", "it stores both directions in one leaf"
             leaves[f"{prefix}/seq/C1"] = block.layer.C
             leaves[f"{prefix}/seq/C2"] = block.layer.C_reverse
         else:
@@ -112,7 +112,7 @@ def flax_statistics(model: lastax.Classifier | lastax.nn.Retrieval) -> dict[str,
 
 
 def batch_of(case: Case) -> dict[str, np.ndarray]:
-    """The case's inputs, one example a row: for retrieval, document i beside document n + i."""
+    """Inputs with one record per row. For retrieval, documents `i` and `n + i` form a record."""
     names = ["x", "lengths"] if case.options["padded"] else ["x"]
     return {
         {"x": "x", "lengths": "length"}[name]: pairs(case[name])
@@ -129,12 +129,12 @@ def pairs(documents: np.ndarray) -> np.ndarray:
 def evaluated(
     model: lastax.Classifier | lastax.nn.Retrieval, case: Case
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Log-probabilities; and the embedding and every block's output, all sequences one by one."""
+    """Log-probabilities, and the outputs of the embedding and of every block per sequence."""
     return _evaluated(model, batch_of(case), case["x"], case.options["step_rescale"])
 
 
 def widened(tree: Any) -> Any:
-    """The same numbers in double precision; needs x64."""
+    """The same values in float64. Needs x64 mode."""
     return jax.tree.map(
         lambda a: (
             jnp.asarray(np.asarray(a), jnp.float64)
@@ -153,12 +153,12 @@ def system64(
     *,
     conj_sym: bool = True,
 ) -> lastax.System:
-    """A float64 system on the host, without feed-through."""
+    """A float64 system of numpy arrays, without feedthrough."""
     return lastax.System(lam, B, C, C_reverse, np.zeros(C.shape[0]), conj_sym)
 
 
 def assert_within(got: Any, wanted: np.ndarray, share: float) -> None:
-    """No entry is further off than `share` of the largest one."""
+    """The largest error is at most `share` times the largest value."""
     wanted = np.asarray(wanted)
     np.testing.assert_allclose(
         np.asarray(got), wanted, rtol=0, atol=share * np.abs(wanted).max(), strict=False

@@ -1,4 +1,4 @@
-"""Parametrizes tests by the cases of a folder of golden files, read at collection time."""
+"""Parametrize tests with the cases of a folder of golden files, which is read at collection."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ def _folder(config: pytest.Config) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test the cases that its module's `parameters(kind)` lists under the same name."""
+    """Parametrize each argument of a test that the module's `parameters(kind)` has an entry for."""
     name = getattr(metafunc.module, "KIND", None)
     if name is None:
         return
     try:
         kind = read_kind(_folder(metafunc.config), name)
     except FileNotFoundError:
-        return  # Every test of the module fails for want of `kind` or of its cases.
+        return  # Without `kind` or its cases, every test of the module fails.
     for fixture, values in metafunc.module.parameters(kind).items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, list(values.values()), ids=list(values))
@@ -32,5 +32,5 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def kind(request: pytest.FixtureRequest, folder: Path) -> Kind:
-    """The golden files of the kind that the test's module names in `KIND`."""
+    """The golden files of the kind that the test module names in `KIND`."""
     return read_kind(folder, request.module.KIND)

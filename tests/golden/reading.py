@@ -1,4 +1,7 @@
-"""Reads golden files. A case hands out only arrays whose names its test module declares."""
+"""Read golden files.
+
+All cases, sizes, lengths and ratios come from the files, so that another folder can be tested.
+"""
 
 import dataclasses
 import functools
@@ -15,10 +18,13 @@ FILES = Path(__file__).parent / "files"
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """What a test module knows about its kind.
+    """The entries of one kind of golden files that a test module uses.
 
-    `consumed` and `unconsumed` hold regular expressions of array names without the case; the
-    latter each with the reason why nothing compares with them.
+    Attributes:
+        consumed: regular expressions of the array names, without the case, that tests compare.
+        unconsumed: regular expressions of the other array names, with the reason.
+        facts: keys of the JSON file.
+        options: keys of the cases in the JSON file.
     """
 
     consumed: tuple[str, ...]
@@ -35,6 +41,8 @@ class Declaration:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
+    """The options and arrays of one case. Only declared arrays can be read."""
+
     name: str
     options: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
@@ -53,15 +61,27 @@ class Case:
         start = len(self.prefix)
         return (name[start:] for name in self.arrays if name.startswith(self.prefix))
 
+    def numbers(self, pattern: str) -> list[int]:
+        """Numbers in array names: the group of `pattern`, from all names that match in full."""
+        matches = (re.fullmatch(pattern, name) for name in self)
+        return sorted({int(match[1]) for match in matches if match})
+
     def below(self, prefix: str) -> "Case":
         return dataclasses.replace(self, prefix=f"{self.prefix}{prefix}/")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kind:
+    """All cases of one kind: the contents of a JSON file and of an `.npz` file."""
+
     name: str
     facts: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of the cases that have arrays."""
+        return list(dict.fromkeys(name.split("/", 1)[0] for name in self.arrays))
 
     def case(self, name: str, options: Mapping[str, Any], declaration: Declaration) -> Case:
         own = {n[len(name) + 1 :]: a for n, a in self.arrays.items() if n.startswith(name + "/")}
@@ -79,13 +99,12 @@ def read_kind(folder: Path, name: str) -> Kind:
 
 
 def assert_all_known(kind: Kind, cases: Iterable[Case], declaration: Declaration) -> None:
-    """Nothing in the files is passed over, and nothing that they list is missing."""
+    """Check that tests use everything in the files, and that all listed cases are stored."""
     always = {"set", "truth_tools", "reference_tools"}
     unknown_facts = set(kind.facts) - always - set(declaration.facts)
     assert not unknown_facts, f"{kind.name}.json: entries that no test knows: {unknown_facts}"
     cases = {case.name: case for case in cases}
-    stored = {name.split("/", 1)[0] for name in kind.arrays}
-    assert stored == set(cases), f"{kind.name}: cases stored and listed differ"
+    assert set(kind.stored) == set(cases), f"{kind.name}: cases stored and listed differ"
     for case in cases.values():
         options = set(case.options) - {"name"} - set(declaration.options)
         assert not options, f"{kind.name}/{case.name}: options that no test knows: {options}"

@@ -1,4 +1,4 @@
-"""What removing states does to a system, in exact norms, and the bounds on it."""
+"""Errors of a system after removing states, in exact norms, and their bounds."""
 
 import dataclasses
 
@@ -22,8 +22,8 @@ DECLARATION = Declaration(
         "bt_order", "bt_err_hinf_pair", "bt_lower_bound", "bt_upper_bound",
     ),
     unconsumed={
-        "certificate_gap_.*": "distances of eigenvalues from the unit circle in the truth's own "
-        "check of itself; lastax offers no such test",
+        "certificate_gap_.*": "distances of eigenvalues from the unit circle, with which the truth "
+        "checks itself",
     },
     options=("P", "H", "ks"),
 )  # fmt: skip
@@ -137,7 +137,7 @@ def test_hankel_singular_values(case):
     values = lastax.hankel_singular_values(forward(case))
     wanted = case["hsv_pair64"]
     np.testing.assert_allclose(values, wanted, rtol=1e-7, atol=1e-11 * wanted[0])
-    # Those of the complex map alone come twice in the map on real and imaginary parts.
+    # The real system on real and imaginary parts has every value of the complex system twice.
     lam, B, C = case["lam"], case["B"], case["C"]
     both_parts = system64(lam, np.concatenate([B, 1j * B], 1), np.concatenate([C, -1j * C]))
     both_parts = dataclasses.replace(both_parts, conj_sym=False)
@@ -156,7 +156,7 @@ def test_balanced_truncation(case):
     ):  # fmt: skip
         close(values[order], low)
         close(2 * values[order:].sum(), high)
-        # So many real dimensions, cut into states as their poles come out.
+        # `order` counts real dimensions: two per conjugate pair of poles, one per real pole.
         for states in range(int(order) // 2, int(order) + 1):
             small = lastax.balanced_truncation(system, np.arange(case.options["P"]) < states)
             dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))

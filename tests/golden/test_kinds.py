@@ -1,4 +1,4 @@
-"""The folder of golden files itself: every kind is there, and none that no test knows."""
+"""The folder of golden files has every kind that tests read, and no others."""
 
 import pytest
 

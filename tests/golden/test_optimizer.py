@@ -1,4 +1,4 @@
-"""Parameter groups, learning rates, and a whole training run, step by step."""
+"""Parameter groups, learning rates, and a training run, step by step."""
 
 import functools
 
@@ -21,6 +21,7 @@ from .adapters import (
 from .reading import Case, Declaration, Kind, assert_all_known
 
 KIND = "optimizer"
+# Of all published training runs; the files do not store it.
 WEIGHT_DECAY = 0.05
 DECLARATION = Declaration(
     consumed=(
@@ -72,8 +73,8 @@ def test_parameter_groups(kind, rule):
     )
     got = flax_leaves(groups, kind.facts["model"])
     published = kind.facts["param_groups"][rule]["labels"]
-    # Under BandCdecay the published label of B is a transform that is not there (`ssm_decay`), or
-    # another name for what we call `ssm_decay`: the layers' rate, with decay.
+    # With BandCdecay the published label of B is `ssm_decay`, which has no transform there, or
+    # `none`. Both mean the learning rate of state-space parameters with weight decay.
     renamed = {"none": "ssm_decay"}
     assert got == {name: renamed.get(label, label) for name, label in published.items()}
     if "ssm_decay" in published.values():
@@ -81,7 +82,9 @@ def test_parameter_groups(kind, rule):
 
 
 def test_every_grouping_is_published(kind):
-    assert {rule.split("/")[0] for rule in kind.facts["param_groups"]} == set(lastax.training.GROUPINGS)
+    assert {rule.split("/")[0] for rule in kind.facts["param_groups"]} == set(
+        lastax.training.GROUPINGS
+    )
 
 
 def test_published_schedule(case, x64):
@@ -89,7 +92,7 @@ def test_published_schedule(case, x64):
         steps = jnp.arange(len(case[f"{name}_used"]))
         used = jax.vmap(rate)(steps)
         base = case[f"{name}_used"][0]
-        # The public float32 cosine cancels where it comes near its end.
+        # The published float32 cosine cancels near its end.
         np.testing.assert_allclose(used, case[f"{name}_used"], rtol=1e-6, atol=1e-7 * base)
         set_after = jax.vmap(rate)(steps + 1)
         np.testing.assert_allclose(
@@ -97,14 +100,14 @@ def test_published_schedule(case, x64):
         )
 
 
-def test_textbook_schedule(case, x64):
+def test_warmup_cosine_schedule(case, x64):
     for name, rate in schedules(case, "warmup-cosine").items():
         wanted = case[f"{name}_textbook"]
         np.testing.assert_allclose(jax.vmap(rate)(jnp.arange(len(wanted))), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("style", lastax.training.SCHEDULES)
-def test_schedules_in_single_precision(case, style):
+def test_schedules_in_float32(case, style):
     for rate in schedules(case, style).values():
         steps = jnp.arange(case.options["spe"] * case.options["epochs"])
         single = jax.jit(jax.vmap(rate))(steps)
@@ -114,7 +117,7 @@ def test_schedules_in_single_precision(case, style):
 
 
 def test_training_run(case, kind):
-    """Losses of all steps, and parameters and running statistics on the way and in the end."""
+    """Losses of all steps, intermediate and final parameters, and final running statistics."""
     published = schedules(case, "published")
     optimizer = lastax.training.make_optimizer(
         published["lr"], published["ssm_lr"], weight_decay=WEIGHT_DECAY, grouping="standard"

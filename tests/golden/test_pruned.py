@@ -1,4 +1,4 @@
-"""Removing states for good gives what the public code gets by masking them."""
+"""Removing states gives the outputs of the published code, which masks them."""
 
 import jax
 import numpy as np
@@ -23,8 +23,7 @@ DECLARATION = Declaration(
         r"threshold_\d+", r"mask_\d+", r"logp_\d+", r"layer\d+_out_\d+", r"logp64_removed_\d+",
     ),
     unconsumed={
-        r"threshold_eval_\d+": "moved off a state's own score so that the public run could not "
-        "lose that state: indices, not thresholds, select here",
+        r"threshold_eval_\d+": "thresholds between two scores; lastax selects by index",
     },
     facts=("cases", "ratios"),
     options=(*NETWORK_OPTIONS, "remaining", "logp_shift_from_unpruned"),
@@ -61,7 +60,7 @@ def test_full_model(case):
     assert_within(log_p, case["logp_full"], 2e-5)
 
 
-def test_full_model_in_double_precision(case, x64):
+def test_full_model_in_float64(case, x64):
     model, batch = widened(model_of(case)), widened(batch_of(case))
     log_p = log_probabilities(model, batch, case.options["step_rescale"])
     assert_within(log_p, case["logp64_full"], 1e-9)
@@ -94,7 +93,7 @@ def test_outputs_of_the_masked_model(cut):
     np.testing.assert_allclose(shift, expected, rtol=1e-2)
 
 
-def test_outputs_of_the_removed_states_in_double_precision(cut, x64):
+def test_outputs_after_removal_in_float64(cut, x64):
     case, ratio = cut
     small = lastax.keep_states(widened(model_of(case)), list(case[f"mask_{ratio}"]))
     log_p = log_probabilities(small, widened(batch_of(case)), case.options["step_rescale"])
@@ -108,7 +107,7 @@ def test_published_scores(case):
 
 
 def test_published_selection(cut):
-    """The same states by the published score, where the threshold's ties add none."""
+    """The published score selects the published states, unless ties with the threshold add some."""
     case, ratio = cut
     model = model_of(case)
     total = sum(lastax.state_counts(model))

@@ -1,18 +1,19 @@
-"""Layers of scalar channels, against the public S4D and float64 mathematics."""
+"""S4D layers against the published implementation and float64 truth.
+
+Cases, lengths and removal ratios are those of the golden files.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import lastax
 
-from .adapters import DISCRETIZATIONS
+from .adapters import DISCRETIZATIONS, compiled
 from .reading import Case, Declaration, Kind, assert_all_known
 
 KIND = "s4d"
-LENGTHS = (16, 100)
-RATIOS = (30, 50, 90)
+INITIAL = "init"
 DECLARATION = Declaration(
     consumed=(
         "log_dt", "log_A_real", "A_imag", "C", "D", "A", "B", "dt", r"\w+/N\d+/(A|B|A64)",
@@ -24,35 +25,41 @@ DECLARATION = Declaration(
     ),
     facts=("cfg",),
 )  # fmt: skip
-LAYERS = ("default", "trained", "diag_zoh", "diag_bilinear")
-NETWORKS = ("default", "trained")
 
 
 def parameters(kind: Kind) -> dict[str, dict]:
-    def cases(names: tuple[str, ...]) -> dict[str, Case]:
-        return {name: kind.case(name, {}, DECLARATION) for name in names}
-
-    starts = kind.case("init", {}, DECLARATION)
+    layers = {name: kind.case(name, {}, DECLARATION) for name in kind.stored if name != INITIAL}
+    initial, cfg = kind.case(INITIAL, {}, DECLARATION), kind.facts["cfg"]
     return {
-        "layer": cases(LAYERS),
-        "network": cases(NETWORKS),
-        "trained": cases(("trained",)),
+        "layer": layers,
+        "network": {name: case for name, case in layers.items() if "out_conv_weight" in case},
+        "cut": {
+            f"{name}-{ratio}": (case, ratio)
+            for name, case in layers.items()
+            for ratio in case.numbers(r"mask_(\d+)")
+        },
+        "length": {f"L{length}": length for length in cfg["L"]},
         "start": {
-            f"{name}-{size}": (starts.below(f"{name}/N{size}"), name, size)
-            for name in kind.facts["cfg"]["inits"]
-            for size in kind.facts["cfg"]["init_N"]
+            f"{name}-{size}": (initial.below(f"{name}/N{size}"), name, size)
+            for name in cfg["inits"]
+            for size in cfg["init_N"]
         },
     }
 
 
 def test_every_array_is_known(kind):
-    known = parameters(kind)
-    starts = kind.case("init", {}, DECLARATION)
-    assert_all_known(kind, [*known["layer"].values(), starts], DECLARATION)
+    known, cfg = parameters(kind), kind.facts["cfg"]
+    initial = kind.case(INITIAL, {}, DECLARATION)
+    assert_all_known(kind, [*known["layer"].values(), initial], DECLARATION)
+    assert all(known.values()), "the files have no case for some tests"
+    for case in known["layer"].values():
+        assert case.numbers(r"L(\d+)/.+") == sorted(cfg["L"])
+    stored = {name.removesuffix("/A") for name in initial if name.endswith("/A")}
+    assert stored == {f"{name}/N{size}" for _, name, size in known["start"].values()}
 
 
 def public_layer(case: Case) -> lastax.S4D:
-    """The public parameters in our layer; theirs are a row a channel."""
+    """A layer with the published parameters, which have one row per channel."""
     H, N = case["C"].shape[:2]
 
     def flat(array: np.ndarray) -> jnp.ndarray:
@@ -79,7 +86,7 @@ def public_layer(case: Case) -> lastax.S4D:
         D=jnp.zeros(H),
         log_step=jnp.asarray(np.log(case["dt"][:, 0])),
         counts=(N,) * H,
-        discretize=DISCRETIZATIONS[case.name.removeprefix("diag_")],
+        discretize=DISCRETIZATIONS[case.name.rsplit("_", 1)[-1]],
     )
 
 
@@ -100,64 +107,73 @@ def close(got, wanted, rtol: float = 1e-9) -> None:
 
 
 def near(got, wanted, tolerance: float = 2e-5) -> None:
-    """Up to a share of the largest value."""
+    """The largest error is at most `tolerance` times the largest value."""
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
-def test_double_precision_system_of_the_public_layer(layer):
+@compiled
+def kernel_of(system: lastax.MultiSISO, length: int) -> jax.Array:
+    (kernel,) = system.kernels(length)
+    return kernel
+
+
+@compiled
+def responses(system: lastax.MultiSISO, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Outputs `(batch, H, L)` by convolution and by recurrence."""
+    sequences = jnp.swapaxes(u, 1, 2)
+    convolved = jax.vmap(system)(sequences)
+    recurrent = jax.vmap(lambda u: system.run(u)[0])(sequences)
+    return jnp.swapaxes(convolved, 1, 2), jnp.swapaxes(recurrent, 1, 2)
+
+
+def test_float64_system_of_the_published_layer(layer):
     (found,) = lastax.systems([public_layer(layer)])
-    # Where the public kernel has real parts plain, ours are rounded logarithms.
+    # The published diagonal kernel stores real parts; our layer stores rounded logarithms of them.
     rtol = 1e-9 if "log_A_real" in layer else 1e-6
     close(found.lam, layer["lam64"], rtol)
     close(found.B, layer["B_bar64"], rtol)
     close(found.C, layer["C64"])
 
 
-@pytest.mark.parametrize("length", LENGTHS)
 def test_kernel(layer, length):
-    (kernel,) = public_layer(layer).system().kernels(length)
+    kernel = kernel_of(public_layer(layer).system(), length)
     near(kernel, layer[f"L{length}/K"])
     near(kernel, layer[f"L{length}/K64"])
     with jax.enable_x64(True):
-        (exact,) = truth(layer).kernels(length)
-        near(exact, layer[f"L{length}/K64"], 1e-12)
+        near(kernel_of(truth(layer), length), layer[f"L{length}/K64"], 1e-12)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
 def test_convolution_and_recurrence(network, length):
-    system = public_layer(network).system()
-    convolved, u = network[f"L{length}/conv_out"], network[f"L{length}/u"]
+    u, before = network[f"L{length}/u"], network[f"L{length}/pre_activation"]
+    wanted, exact = network[f"L{length}/conv_out"], network[f"L{length}/conv_out64"]
     through = network["D"][:, None] * u
-    for u_one, direct, before, wanted, exact in zip(
-        u,
-        through,
-        network[f"L{length}/pre_activation"],
-        convolved,
-        network[f"L{length}/conv_out64"],
-        strict=True,
-    ):
-        for y in (system(jnp.asarray(u_one.T)), system.run(jnp.asarray(u_one.T))[0]):
-            near(y.T, before)
-            near(y.T - direct, wanted)
-            near(y.T - direct, exact)
-        with jax.enable_x64(True):
-            double = truth(network)
-            for y in (double(jnp.asarray(u_one.T, float)), double.run(jnp.asarray(u_one.T))[0]):
-                near(y.T - direct.astype(float), exact, 1e-6)
+    for y in responses(public_layer(network).system(), u):
+        for sequence in range(len(u)):
+            near(y[sequence], before[sequence])
+            near(y[sequence] - through[sequence], wanted[sequence])
+            near(y[sequence] - through[sequence], exact[sequence])
+    with jax.enable_x64(True):
+        for y in responses(truth(network), u.astype(float)):
+            for sequence in range(len(u)):
+                near(y[sequence] - through[sequence].astype(float), exact[sequence], 1e-6)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-def test_whole_public_layer(network, length):
-    """Exact GELU, a linear map to twice the channels, and a gated linear unit."""
-    layer = public_layer(network)
+def test_complete_published_layer(network, length):
+    """S4D, exact GELU, a linear map to `2 H` channels, and a gated linear unit."""
     weight, bias = network["out_conv_weight"][:, :, 0], network["out_conv_bias"]
+
+    @compiled
+    def outputs(layer, u):
+        g = jax.nn.gelu(layer(u.T), approximate=False)
+        value, gate = jnp.split(g @ weight.T + bias[None], 2, axis=1)
+        return (value * jax.nn.sigmoid(gate)).T
+
     for u, wanted, exact in zip(
         network[f"L{length}/u"], network[f"L{length}/y"], network[f"L{length}/y64"], strict=True
     ):
-        g = jax.nn.gelu(layer(jnp.asarray(u.T)), approximate=False)
-        value, gate = jnp.split(g @ weight.T + bias[None], 2, axis=1)
-        near((value * jax.nn.sigmoid(gate)).T, wanted)
-        near((value * jax.nn.sigmoid(gate)).T, exact)
+        y = outputs(public_layer(network), u)
+        near(y, wanted)
+        near(y, exact)
 
 
 def test_norms_of_states(layer):
@@ -182,25 +198,26 @@ def test_both_normalizations_of_last(layer):
     close(lastax.pruning.last_per_channel_scores(system), layer["LAST64_per_channel"])
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-def test_removal(trained, ratio):
-    mask = trained[f"mask_{ratio}"].ravel()
-    system = truth(trained)
+def test_removal(cut, kind):
+    case, ratio = cut
+    mask = case[f"mask_{ratio}"].ravel()
+    system = truth(case)
     (selected,) = lastax.select_global([lastax.last_scores(system)], int(mask.sum()))
     np.testing.assert_array_equal(selected, mask)
     small = system.keep(mask)
     assert small.states == mask.sum() == len(small.lam)
-    for length in LENGTHS:
+    layer = public_layer(case).keep(mask)
+    for length in kind.facts["cfg"]["L"]:
+        wanted = case[f"L{length}/K64_removed_{ratio}"]
         with jax.enable_x64(True):
-            near(small.kernels(length)[0], trained[f"L{length}/K64_removed_{ratio}"], 1e-12)
-        layer = public_layer(trained).keep(mask)
-        near(layer.system().kernels(length)[0], trained[f"L{length}/K64_removed_{ratio}"])
+            near(kernel_of(small, length), wanted, 1e-12)
+        near(kernel_of(layer.system(), length), wanted)
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
-def test_certificates(trained, ratio):
-    mask, system = trained[f"mask_{ratio}"].ravel(), truth(trained)
-    hinf, bound, h2 = (trained[f"channel_err_{name}_{ratio}"] for name in ("hinf", "bound", "h2"))
+def test_certificates(cut):
+    case, ratio = cut
+    mask, system = case[f"mask_{ratio}"].ravel(), truth(case)
+    hinf, bound, h2 = (case[f"channel_err_{name}_{ratio}"] for name in ("hinf", "bound", "h2"))
     N = len(mask) // len(system.counts)
     for h, part in enumerate(lastax.ssm.channel_systems(system)):
         keep = mask[h * N : (h + 1) * N]
@@ -208,20 +225,21 @@ def test_certificates(trained, ratio):
         np.testing.assert_allclose(lastax.error_bound(part, keep), bound[h], rtol=1e-9)
         np.testing.assert_allclose(lastax.analysis.error_h2(part, keep), h2[h], rtol=1e-9)
         assert hinf[h] <= bound[h] * (1 + 1e-12)
-    # The channels of a layer work side by side.
+    # Channels share neither inputs nor outputs.
     close(lastax.analysis.error_hinf(system, mask), hinf.max())
     close(lastax.error_bound(system, mask), bound.max())
     close(lastax.analysis.error_h2(system, mask), np.linalg.norm(h2))
 
 
-def test_starting_values(start):
+def test_initial_eigenvalues(start):
     case, name, size = start
     Lambda, B = lastax.nn.S4D_EIGENVALUES[name](size // 2)
     near(Lambda, case["A"], 1e-6)
     near(Lambda, case["A64"], 1e-12)
-    # Eigenvectors are free in phase, and imaginary parts are cut: what is cut has no invariant.
-    uncut = np.abs(case["B"].imag) < 2
-    uncut &= np.abs(B.imag) < 2
-    near(np.abs(B)[uncut], np.abs(case["B"])[uncut], 1e-5)
+    # Eigenvectors are unique up to phase, so only |B| is comparable, and only where its imaginary
+    # part is not clipped.
+    unclipped = np.abs(case["B"].imag) < 2
+    unclipped &= np.abs(B.imag) < 2
+    near(np.abs(B)[unclipped], np.abs(case["B"])[unclipped], 1e-5)
     assert np.abs(B.imag).max() <= 2
-    assert uncut.any()
+    assert unclipped.any()

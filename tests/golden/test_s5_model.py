@@ -1,4 +1,4 @@
-"""Whole networks against the public models, sample by sample and layer by layer."""
+"""Networks against the published models, sample by sample and layer by layer."""
 
 import equinox as eqx
 import jax
@@ -35,9 +35,9 @@ DECLARATION = Declaration(
 
 def parameters(kind: Kind) -> dict[str, dict[str, Case]]:
     cases = {case_id(case): case for case in kind.listed(DECLARATION)}
-    # Training mode differs under batch norm alone, and no such call is stored for retrieval.
+    # Only BatchNorm has another training mode, and it is not stored for retrieval.
     trained = {name: case for name, case in cases.items() if "train_logp" in case}
-    # To a recurrence, networks of one kind differ in their directions alone.
+    # The scan method affects only recurrences, so one case per kind and direction is enough.
     kinds = {(c.options["kind"], c.options["bidirectional"]): c for c in cases.values()}
     by_method = {
         f"{case_id(case)}-{method}": (case, method)
@@ -50,8 +50,8 @@ def parameters(kind: Kind) -> dict[str, dict[str, Case]]:
 def case_id(case: Case) -> str:
     o = case.options
     norm = ("pre" if o["prenorm"] else "post") + ("batch" if o["batchnorm"] else "layer")
-    ways = "bi" if o["bidirectional"] else "uni"
-    return f"{case.name}-{o['kind']}-{o['activation']}-{norm}norm-{ways}"
+    direction = "bi" if o["bidirectional"] else "uni"
+    return f"{case.name}-{o['kind']}-{o['activation']}-{norm}norm-{direction}"
 
 
 def model_of(case: Case) -> lastax.Classifier | lastax.nn.Retrieval:
@@ -63,7 +63,7 @@ def test_every_array_is_known(kind):
 
 
 def test_every_parameter_is_used(case):
-    """As many numbers in the model as under the Flax names: the adapter leaves none out."""
+    """The model has as many numbers as the files: the adapter omits none."""
     arrays = [a for a in jax.tree.leaves(model_of(case)) if eqx.is_array(a)]
     stored = [case[name] for name in case if name.startswith(("params/", "batch_stats/"))]
     assert sum(a.size for a in arrays) == sum(a.size for a in stored)
@@ -77,15 +77,15 @@ def test_training_arrays_belong_to_batch_norm(case):
 def test_log_probabilities_and_layer_outputs(case):
     log_p, outputs = evaluated(model_of(case), case)
     assert_within(log_p, case["logp"], 2e-5)
-    # What the public code calls the encoder's output is that of its first, linear map.
+    # In the published code `encoder_out` is the output of the linear embedding.
     assert_within(outputs[0], case["encoder_out"], 2e-5)
     assert len([name for name in case if name.startswith("layer")]) == len(outputs) - 1
     for index, output in enumerate(outputs[1:]):
         assert_within(output, case[f"layer{index}_out"], 2e-5)
 
 
-def test_double_precision(case, x64):
-    """Log-probabilities, and what the sequences are pooled to."""
+def test_float64(case, x64):
+    """Log-probabilities and pooled features."""
     rescale = case.options["step_rescale"]
     x = jnp.asarray(case["x"], jnp.float64)
     lengths = jnp.asarray(case["lengths"]) if case.options["padded"] else None
@@ -110,8 +110,8 @@ def test_every_scan_method(by_method, x64):
     assert_within(jax.nn.log_softmax(logits), case["logp64"], 1e-9)
 
 
-def test_padding_is_kept_out_of_the_pooling(case):
-    """What lies beyond a sequence's length still passes the layers, as published."""
+def test_padding_is_excluded_from_the_pooling(case):
+    """As in the published code, padding still passes through the layers."""
     if not case.options["padded"]:
         pytest.skip("no padding in this case")
     model, batch = model_of(case), batch_of(case)
@@ -122,7 +122,7 @@ def test_padding_is_kept_out_of_the_pooling(case):
 
 
 def test_training_mode(trained_case):
-    """Batch statistics over batch and time, and the running ones after them."""
+    """Outputs with batch statistics, and the updated running statistics."""
     case = trained_case
     model, batch = model_of(case), batch_of(case)
 
@@ -136,15 +136,15 @@ def test_training_mode(trained_case):
             forward, in_axes=(0, eqx.if_array(0)), out_axes=(0, None), axis_name="batch"
         )(x, length)
 
-    logits, moved = train(model, batch["x"], batch.get("length"))
+    logits, updated = train(model, batch["x"], batch.get("length"))
     assert_within(jax.nn.log_softmax(logits), case["train_logp"], 2e-5)
-    statistics = flax_statistics(moved)
+    statistics = flax_statistics(updated)
     stored = {name for name in case if name.startswith("train_batch_stats/")}
     assert stored == {f"train_batch_stats/{name}" for name in statistics}
     for name, value in statistics.items():
         assert_within(value, case[f"train_batch_stats/{name}"], 2e-5)
-        unmoved = np.abs(case[f"batch_stats/{name}"] - case[f"train_batch_stats/{name}"]).max()
-        assert unmoved > 1e-3
+        change = np.abs(case[f"batch_stats/{name}"] - case[f"train_batch_stats/{name}"]).max()
+        assert change > 1e-3
 
 
 def test_documents_are_paired_across_the_batch():

@@ -1,4 +1,4 @@
-"""One layer against the public layer and a sequential float64 loop."""
+"""One layer against the published layer and a sequential float64 loop."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ DECLARATION = Declaration(
     consumed=(
         *LAYER_PARAMETERS, "u", "y", "Lambda_bar", "B_bar", "C_tilde", "y64", "x_final64",
     ),
-    unconsumed={"max_abs_diff": "how far the public y is from y64: says nothing of this code"},
+    unconsumed={"max_abs_diff": "difference between the published y and y64"},
     options=(
         *LAYER_OPTIONS, "clip_eigs", "max_abs_diff_f32_vs_f64", "max_abs_y", "max_abs_lam",
     ),
@@ -37,23 +37,23 @@ def parameters(kind: Kind) -> dict[str, dict[str, Case]]:
 
 def case_id(case: Case) -> str:
     o = case.options
-    ways = "bi" if o["bidirectional"] else "uni"
+    direction = "bi" if o["bidirectional"] else "uni"
     clip = "-clip" if o["clip_eigs"] else ""
-    return f"{case.name}-{ways}-{o['discretization']}-{o['C_init']}-L{o['L']}{clip}"
+    return f"{case.name}-{direction}-{o['discretization']}-{o['C_init']}-L{o['L']}{clip}"
 
 
 def test_every_array_is_known(kind):
     assert_all_known(kind, parameters(kind)["case"].values(), DECLARATION)
 
 
-def test_output_of_the_public_layer(case):
+def test_output_of_the_published_layer(case):
     got = apply(layer(case, case.options), case["u"], case.options["step_rescale"])
     assert_within(got, case["y"], 2e-5)
 
 
 @pytest.mark.parametrize("method", SCAN_METHODS)
 def test_sequential_loop(case, method, x64):
-    """The output, and the forward state after the last step, however the layer computes them."""
+    """Every scan method gives the output and the final forward state of the loop."""
 
     @compiled
     def run(applied, u, step_rescale):
@@ -73,25 +73,26 @@ def test_discretized_system(case):
         real = np.minimum(real, -1e-4)
     step = case.options["step_rescale"] * np.exp(case["log_step"][:, 0].astype(float))
     size = np.abs(real + 1j * case["Lambda_im"]) * step
-    public = case["Lambda_bar"]
-    assert np.all(np.abs(np.asarray(system.lam) - public) <= 1e-6 * (1 + size) * np.abs(public))
+    published = case["Lambda_bar"]
+    error = np.abs(np.asarray(system.lam) - published)
+    assert np.all(error <= 1e-6 * (1 + size) * np.abs(published))
     share = 1e-6 * np.ones_like(size)
     if case.options["discretization"] == "zoh":
         share = np.maximum(share, 3e-7 / size)
-    public = case["B_bar"]
-    assert np.all(np.abs(np.asarray(system.B) - public) <= share[:, None] * np.abs(public))
+    published = case["B_bar"]
+    assert np.all(np.abs(np.asarray(system.B) - published) <= share[:, None] * np.abs(published))
 
 
 def test_output_maps(case):
     system = layer(case, case.options).system()
     both = [system.C] if system.C_reverse is None else [system.C, system.C_reverse]
     assert (system.C_reverse is not None) == case.options["bidirectional"]
-    # The public layer doubles C under conjugate symmetry, or the output: either is s Re(C x).
+    # With conjugate symmetry the published layer doubles C or the output; both give s Re(C x).
     np.testing.assert_allclose(np.concatenate(both, axis=1), case["C_tilde"], rtol=1e-6)
 
 
-def test_system_in_double_precision(case):
-    """`systems` finds the layer and gives what float64 arithmetic does, on the host."""
+def test_system_in_float64(case):
+    """`systems` finds the layer and discretizes it in float64, as numpy arrays."""
     (found,) = lastax.systems([layer(case, case.options)])
     assert isinstance(found.lam, np.ndarray)
     with jax.enable_x64(True):

@@ -32,11 +32,10 @@ DECLARATION = Declaration(
         "hsv_scipy",
     ),
     unconsumed={
-        "hsv_compressm": "unsorted and in single precision, of the same system as hsv64",
-        "gram_[co]64": "Gramians of the complex system, which are not handed out; the Hankel "
-        "singular values are made of them",
-        "hinf_bidir_exact_strictly_proper": "another system, with one delay more in either "
-        "direction, than the one that a layer applies",
+        "hsv_compressm": "unsorted float32 values of the same system as hsv64",
+        "gram_[co]64": "Gramians of the complex system; lastax has no function for them",
+        "hinf_bidir_exact_strictly_proper": "a system with one more delay in each direction than "
+        "that of a layer",
     },
     facts=(
         "layers", "stacks", "unstable", "control_errors",
@@ -108,7 +107,7 @@ def system_of(case: Case) -> lastax.System:
 
 
 def stacked(system: lastax.System) -> lastax.System:
-    """Both directions' output maps one above the other, run forward: norm sqrt(a^2 + b^2)."""
+    """Forward system with the output maps of both directions stacked: norm sqrt(a^2 + b^2)."""
     C = np.concatenate([system.C, system.C_reverse])
     return system64(system.lam, np.repeat(system.B, 2, axis=1) / np.sqrt(2), C)
 
@@ -118,8 +117,8 @@ def public_layer(case: Case, bidirectional: bool) -> lastax.S5:
     return layer(case, options)
 
 
-def single_precision(case: Case) -> float:
-    """The tolerance that scores in float32 need."""
+def float32_tolerance(case: Case) -> float:
+    """Relative tolerance of float32 scores."""
     return 5e-2 if case.options["regime"] == "slow" else 1e-3
 
 
@@ -127,7 +126,7 @@ def close(got, wanted, rtol: float = 1e-9) -> None:
     np.testing.assert_allclose(got, wanted, rtol=rtol)
 
 
-def test_double_precision_system_of_the_public_layer(case):
+def test_float64_system_of_the_published_layer(case):
     (found,) = lastax.systems([public_layer(case, case.options["bidirectional"])])
     system = system_of(case)
     close(found.lam, system.lam)
@@ -137,10 +136,10 @@ def test_double_precision_system_of_the_public_layer(case):
         np.testing.assert_array_equal(found.C_reverse, system.C_reverse)
 
 
-def test_system_in_single_precision(case):
+def test_system_in_float32(case):
     found = public_layer(case, case.options["bidirectional"]).system()
     close(found.lam, case["Lambda_bar"], 1e-6)
-    # B's own relative tolerance is that of the public expression, which cancels.
+    # The relative tolerance of B is that of the published expression, which cancels.
     size = np.abs(np.log(case["lam64"]))[:, None]
     assert np.all(
         np.abs(found.B - case["B_bar"]) <= np.maximum(3e-7 / size, 1e-6) * np.abs(case["B_bar"])
@@ -149,9 +148,9 @@ def test_system_in_single_precision(case):
     close(np.concatenate(both, axis=1), case["C_tilde"], 1e-6)
 
 
-def test_published_score_in_single_precision(case):
+def test_published_score_in_float32(case):
     system = public_layer(case, case.options["bidirectional"]).system()
-    rtol = single_precision(case)
+    rtol = float32_tolerance(case)
     close(lastax.analysis.published_squared_hinf_norms(system), case["ref_hinf_raw"], rtol)
     close(lastax.pruning.published_last_scores(system), case["ref_LAST"], rtol)
 
@@ -159,7 +158,7 @@ def test_published_score_in_single_precision(case):
 def test_lamp(case):
     system = system_of(case)
     close(lastax.analysis.magnitudes(system), case["magnitude64"])
-    rtol = single_precision(case)
+    rtol = float32_tolerance(case)
     close(lastax.pruning.lamp_scores(system), case["lamp_ref_magnitude"], rtol)
 
 
@@ -180,7 +179,7 @@ def test_norm_by_python_control(uni, tool):
     witness = uni[f"hinf_control_{tool}"]
     finite = np.isfinite(witness)
     assert finite.sum() == uni.options[f"hinf_control_{tool}_finite"]
-    # Without slycot, python-control bisects no closer than this.
+    # Without slycot, the bisection of python-control is less precise.
     rtol = max(1e-9, 1.01 * uni.options[f"hinf_control_{tool}_max_rel"])
     close(lastax.hinf_norms(system_of(uni))[finite], witness[finite], rtol)
 
@@ -199,7 +198,7 @@ def test_last_of_one_direction(uni):
 
 
 def test_lamp_normalization_of_norms_is_last(uni):
-    close(lastax.last_scores(system_of(uni)), uni["lamp_ref_hinf"], single_precision(uni))
+    close(lastax.last_scores(system_of(uni)), uni["lamp_ref_hinf"], float32_tolerance(uni))
 
 
 def test_published_formula_of_one_direction(uni):
@@ -242,12 +241,12 @@ def test_exact_norm_of_separate_outputs(bi):
 def test_last_of_both_directions(bi):
     system = system_of(bi)
     close(lastax.last_scores(system), bi["LAST64_sum_bound"])
-    # The square of the mean is a quarter of the square of the sum: the same score.
+    # The square of the mean is a quarter of the squared sum, which gives the same score.
     close(lastax.last_scores(system), bi["LAST64_square_of_mean"])
     close(lastax.last_scores(stacked(system)), bi["LAST64_mean_of_squares"])
     exact = lastax.analysis.swept_hinf_norms(system, pairs=False)
     close(lastax.pruning.layer_adaptive(exact**2), bi["LAST64_bidir_exact"])
-    close(lastax.last_scores(system), bi["lamp_ref_hinf"], single_precision(bi))
+    close(lastax.last_scores(system), bi["lamp_ref_hinf"], float32_tolerance(bi))
 
 
 def test_published_formula_of_both_directions(bi):
@@ -255,9 +254,12 @@ def test_published_formula_of_both_directions(bi):
     published = lastax.analysis.published_squared_hinf_norms(system)
     close(published, bi["ref_formula_raw64"])
     close(lastax.pruning.published_last_scores(system), bi["LAST64_ref_formula"])
-    # What was published, (a + b) / 4, and what was meant, ((a + b) / 2)^2.
+    # The published code computes (a + b) / 4; the paper defines ((a + b) / 2)^2.
     close(published * (bi["norm_C1"] + bi["norm_C2"]), bi["raw64_square_of_mean"])
-    close(lastax.analysis.published_squared_hinf_norms(stacked(system)) / 2, bi["raw64_mean_of_squares"])
+    close(
+        lastax.analysis.published_squared_hinf_norms(stacked(system)) / 2,
+        bi["raw64_mean_of_squares"],
+    )
 
 
 def test_unstable_state_has_no_finite_norm(unstable):
@@ -287,14 +289,14 @@ def test_impulse_energies_of_one_direction(uni):
     system = system_of(uni)
     close(lastax.analysis.impulse_energies(system), uni["aire_raw64"])
     close(lastax.pruning.aire_scores(system), uni["AIRE64"])
-    rtol = single_precision(uni)
+    rtol = float32_tolerance(uni)
     close(lastax.analysis.impulse_energies(system), uni["ref_aire_raw"], rtol)
     close(lastax.pruning.aire_scores(system), uni["ref_AIRE"], rtol)
 
 
 def test_impulse_energies_of_both_directions(bi):
     system = system_of(bi)
-    # The mean of both directions is half their sum: the same score.
+    # The mean over both directions is half the sum, which gives the same score.
     close(lastax.analysis.impulse_energies(system) / 2, bi["aire_raw64_mean_of_squares"])
     close(lastax.pruning.aire_scores(system), bi["AIRE64_mean_of_squares"])
     a, b, B = bi["norm_C1"], bi["norm_C2"], bi["norm_B"]
@@ -303,13 +305,13 @@ def test_impulse_energies_of_both_directions(bi):
     close(meant, bi["aire_raw64_square_of_mean"])
     close(lastax.pruning.layer_adaptive(meant), bi["AIRE64_square_of_mean"])
     # What was published.
-    rtol = single_precision(bi)
+    rtol = float32_tolerance(bi)
     close((a + b) / 4 * B**2 / lost, bi["ref_aire_raw"], rtol)
     close(lastax.pruning.layer_adaptive((a + b) / 4 * B**2 / lost), bi["ref_AIRE"], rtol)
 
 
 def test_hankel_singular_values(case):
-    """Of the complex system of `P` states and, with conjugates, of the real one."""
+    """Values of the complex system of `P` states, and of the real system with conjugates."""
     system = system_of(case)
     if case.options["bidirectional"]:
         parts = {"hsv64_forward": system.C, "hsv64_backward": system.C_reverse}
@@ -324,9 +326,9 @@ def test_hankel_singular_values(case):
 
 
 def complex_hankel(lam: np.ndarray, B: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """Those of the complex map alone: the real system of real and imaginary parts side by side.
+    """Hankel singular values of the complex map.
 
-    A complex map is a real one on twice the inputs and outputs; every value then comes twice.
+    A complex map is a real map with twice the inputs and outputs, which has every value twice.
     """
     inputs = np.concatenate([B, 1j * B], axis=1)
     outputs = np.concatenate([C, -1j * C])
@@ -375,7 +377,7 @@ def stored_score(part: Case, score: str) -> np.ndarray:
 
 
 def published_energies(system: lastax.System) -> np.ndarray:
-    """In two directions AIRE-Prune has (a + b) / 4 in place of a square, as LAST has."""
+    """The published AIRE-Prune has (a + b) / 4 instead of a square for both directions, as LAST."""
     if system.C_reverse is None:
         return lastax.analysis.impulse_energies(system)
     squared_C = sum(system.output_norms) / 4
@@ -383,7 +385,7 @@ def published_energies(system: lastax.System) -> np.ndarray:
 
 
 def kept_counts(stack: Case) -> list[tuple[int, int, int]]:
-    """Row, ratio in percent, and number of states kept, of every ratio below 100 %."""
+    """Row, ratio in percent and number of kept states, for every ratio below 100 %."""
     total = sum(stack.options["P"])
     return [
         (row, int(percent), lastax.keep_count(total, Fraction(int(percent), 100)))
@@ -443,17 +445,17 @@ def test_count_is_exact_where_binary_fractions_are_not(count):
 
 
 def test_highest_scores_of_all_layers(ranking):
-    """By the stored scores, and by our own."""
+    """Selection by the stored scores and by computed scores."""
     stack, score = ranking
     mask, counts = stack[f"topk_mask/{score}"], stack[f"topk_counts/{score}"]
     stored = [stored_score(part, score) for part in layers_of(stack)]
-    ours = [SCORES[score](system) for system in systems_of(stack)]
+    computed = [SCORES[score](system) for system in systems_of(stack)]
     descending = np.sort(np.concatenate(stored))[::-1]
     for row, count in enumerate(stack["ref_K_target"]):
-        candidates = [stored, ours]
-        # LAMP's alone are stored with float32's rounding, which also parts the scores of 1.
-        single = score == "lamp_magnitude" and count < len(descending)
-        if single and np.isclose(descending[count - 1], descending[count], rtol=1e-5):
+        candidates = [stored, computed]
+        # Only LAMP scores are stored in float32, whose rounding separates scores of 1.
+        tied = score == "lamp_magnitude" and count < len(descending)
+        if tied and np.isclose(descending[count - 1], descending[count], rtol=1e-5):
             candidates = [stored]
         for scores in candidates:
             selected = lastax.select_global(scores, int(count), minimum=0)
@@ -469,14 +471,16 @@ def test_highest_scores_of_each_layer(share):
     ):
         for row, percent, _ in kept_counts(stack):
             ratio = Fraction(percent, 100)
-            selected = [lastax.pruning.select_top(s, lastax.keep_count(len(s), ratio)) for s in scores]
+            selected = [
+                lastax.pruning.select_top(s, lastax.keep_count(len(s), ratio)) for s in scores
+            ]
             np.testing.assert_array_equal(
                 np.concatenate(selected), stack[f"uniform_mask/{score}"][row]
             )
 
 
 def test_published_masks(stack):
-    """As published, but for states tied with the threshold: there we keep exactly the count."""
+    """Published masks are the selected states and all states tied with the threshold."""
     edges = stack["layer_edges"][1:-1]
     scores = np.split(stack["ref_LAST_all"], edges)
     listed = stack.options["ref_kept_vs_target"]
@@ -493,10 +497,10 @@ def test_published_masks(stack):
 
 
 def test_published_masks_are_those_of_last(stack):
-    """Where the public float32 score ranks as its formula does in float64."""
+    """Masks agree where the published float32 score ranks states as in float64."""
     agrees = stack.options.get("ref_mask_equals_float64_topk")
     if agrees is None:
-        pytest.skip("the public bidirectional score is another formula")
+        pytest.skip("the published bidirectional score has another formula")
     scores = [lastax.last_scores(system) for system in systems_of(stack)]
     for row in np.flatnonzero(agrees):
         selected = lastax.select_global(scores, int(stack["ref_K_target"][row]), minimum=0)
