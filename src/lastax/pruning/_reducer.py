@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 
 from lastax._typing import Batch, OnProgress, PRNGKeyArray, silent
 from lastax.calibration._budgets import Budget
-from lastax.calibration._calibration import Calibration, calibrate
+from lastax.calibration._calibration import Calibration, measure
 from lastax.calibration._reconstruction import reconstruct
+from lastax.calibration._refit import refit
 from lastax.calibration._report import LayerReport, RefitReport
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.pruning._methods import Method, find_method
@@ -99,7 +100,8 @@ class Reducer:
             raise ValueError(f"{self.function}: this needs calibration data: pass calibration=")
         if isinstance(self.data, Calibration):
             return self.data
-        return calibrate(
+        return measure(
+            self.function,
             self.model,
             self.data,
             dense_feedthrough=self.dense_feedthrough,
@@ -155,8 +157,8 @@ class Reducer:
             remaining = count - self.feedthrough_states
             if remaining < len(self.systems):
                 raise ValueError(
-                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} are for the "
-                    "dense feedthrough matrices, and every layer needs one more; keep more "
+                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} are for "
+                    "the dense feedthrough matrices, and every layer needs one more; keep more "
                     "states, or leave D diagonal"
                 )
             return self._refitted(keep=self._plan(method, remaining).keep)
@@ -169,7 +171,7 @@ class Reducer:
         return plan(self.function, self.systems, method, count, contexts)
 
     def _refitted(self, **amount: Any) -> Reduction:
-        small, report = self.calibration.refit(**amount)
+        small, report = refit(self.model, self.calibration, **amount)
         scores = [_elimination_ranks(layer) for layer in report.layers]
         return Reduction(small, scores, report.keep, self.calibration.unstable, report)
 

@@ -1,4 +1,4 @@
-"""Scores: one number a state, comparable inside a layer or across layers. Low goes first."""
+"""Scores: one number per state. States with the lowest scores are removed first."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,13 +21,12 @@ from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems
 
 
 def layer_adaptive(squared: Float[Array, " P"]) -> Float[Array, " P"]:
-    """Each square over the sum of itself and all larger ones of its layer.
+    """Each square divided by the sum of itself and all larger squares of its layer.
 
-    In ascending order, `s_i / (s_i + s_{i+1} + ... + s_P)`: the share that a state has in what
-    would be left if the smaller ones were gone. The largest scores 1, so that ranking over layers
-    never empties one. Equal squares are told apart by position, the earlier one scoring less.
-    Infinity scores infinity, and the others as if it was not there. Lee et al., LAMP, ICLR 2021,
-    equation 3.
+    In ascending order this is `s_i / (s_i + s_{i+1} + ... + s_P)`: the share of a state in the sum
+    that remains once all smaller ones are removed. The largest square scores 1, so a global
+    ranking never empties a layer. Of equal squares the earlier one scores less. Infinity scores
+    infinity and does not affect the others. Lee et al., LAMP, ICLR 2021, equation 3.
     """
     xp = squared.__array_namespace__()
     unbounded = xp.isinf(squared)
@@ -48,8 +47,7 @@ def last_scores(system: AnySystem) -> Float[Array, " P"]:
 def last_per_channel_scores(system: AnySystem) -> Float[Array, " P"]:
     """LAST normalized inside each channel instead of inside the whole layer.
 
-    Every channel of a `MultiSISO` then has a state that scores 1. A `System` has no channels of its
-    own: the same as LAST.
+    Every channel of a `MultiSISO` then has a state that scores 1. For a `System` this is LAST.
     """
     squared = hinf_norms(system) ** 2
     if not isinstance(system, MultiSISO):
@@ -66,12 +64,12 @@ def aire_scores(system: AnySystem) -> Float[Array, " P"]:
 
 
 def finite_horizon_last_scores(system: AnySystem, length: int) -> Float[Array, " P"]:
-    """LAST on what a sequence of `length` steps lets each state reach."""
+    """LAST with the gain that each state can reach within `length` steps."""
     return layer_adaptive(finite_horizon_hinf_norms(system, length) ** 2)
 
 
 def published_last_scores(system: AnySystem) -> Float[Array, " P"]:
-    """LAST as its published code computes it: see `published_squared_hinf_norms`."""
+    """LAST as its published code computes it (`published_squared_hinf_norms`)."""
     return layer_adaptive(published_squared_hinf_norms(system))
 
 
@@ -81,7 +79,7 @@ def lamp_scores(system: AnySystem) -> Float[Array, " P"]:
 
 
 def random_scores(system: AnySystem, *, key: PRNGKeyArray) -> Float[Array, " P"]:
-    """Independent uniform numbers: the yardstick that any score has to beat."""
+    """Independent uniform random numbers: the baseline for all scores."""
     return jax.random.uniform(key, (system.states,))
 
 

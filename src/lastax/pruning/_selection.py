@@ -1,6 +1,7 @@
-"""Which states stay: from scores and a number to a mask a layer. Exact counts, ties by position.
+"""Selection: from scores and a number of states to one mask per layer.
 
-On the host: what a mask selects decides shapes.
+Counts are exact, and ties are broken by position. Masks are numpy arrays, because they determine
+shapes.
 """
 
 from collections.abc import Sequence
@@ -15,17 +16,20 @@ Masks = list[Bool[np.ndarray, " _"]]
 
 
 def uniform_counts(sizes: Sequence[int], total: int) -> list[int]:
-    """`total` shared out in proportion to `sizes`, at least one each, `total` exactly in the end.
+    """Distribute `total` in proportion to `sizes`, with at least one per layer.
 
-    Each layer gets the whole part of its share; what is left over goes to the largest fractions,
-    to earlier layers first where they are equal.
+    Each layer gets the integer part of its share. The remaining states go to the largest
+    fractions; of equal fractions, to the earlier layer.
+
+    Raises:
+        ValueError: if `total` is too small or too large.
     """
     _check_total("uniform_counts", total, sizes, minimum=1)
     shares = [Fraction(size * total, sum(sizes)) for size in sizes]
     counts = [max(1, int(share)) for share in shares]
     while sum(counts) != total:
         step = 1 if sum(counts) < total else -1
-        # A layer that the floor of one lifted above its share is not lowered again.
+        # A layer that was raised to the minimum of one is not lowered again.
         movable = [
             i for i in range(len(sizes)) if (counts[i] < sizes[i] if step > 0 else counts[i] > 1)
         ]
@@ -35,7 +39,7 @@ def uniform_counts(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, " P"]:
-    """Mask of the `count` highest scores; of equal ones the earlier stay."""
+    """Mask of the `count` highest scores; of equal scores the earlier state is kept."""
     scores = _checked(scores)
     mask = np.zeros(len(scores), bool)
     mask[np.argsort(-scores, stable=True)[:count]] = True
@@ -43,21 +47,25 @@ def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, 
 
 
 def select_uniform(scores: Scores, total: int) -> Masks:
-    """The same share of every layer (`uniform_counts`), the highest scores inside each."""
+    """The highest scores of each layer, with the same share per layer (`uniform_counts`)."""
     scores = _checked_layers(scores)
     counts = uniform_counts([len(layer) for layer in scores], total)
     return [select_top(layer, count) for layer, count in zip(scores, counts, strict=True)]
 
 
 def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
-    """The `total` highest scores of all layers together, at least `minimum` of each layer.
+    """The `total` highest scores of all layers together, with at least `minimum` per layer.
 
-    The best `minimum` of each layer come first, then all others by score; of equal ones the
-    earlier layer stays, inside a layer the earlier state. The result holds exactly `total`.
+    The best `minimum` states of each layer are kept first, then all others by score. Of equal
+    scores, the earlier layer and within a layer the earlier state is kept.
+
+    Args:
+        scores: one array per layer, one number per state.
+        total: number of states to keep; the masks keep exactly as many.
+        minimum: smallest number of states per layer.
 
     Raises:
-        ValueError: if `total` is more than there are or too few for `minimum` a layer, or if a
-            score is not a number.
+        ValueError: if `total` is impossible, or if a score is NaN.
     """
     scores = _checked_layers(scores)
     sizes = [len(layer) for layer in scores]
@@ -77,7 +85,7 @@ def _checked(scores: Float[np.ndarray, " P"], where: str = "") -> Float[np.ndarr
     scores = np.asarray(scores, float)
     if np.isnan(scores).any():
         states = np.flatnonzero(np.isnan(scores)).tolist()
-        raise ValueError(f"selection: scores of states {states}{where} are not numbers")
+        raise ValueError(f"select: scores of states {states}{where} are NaN")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""TODO serialization._arrays."""
+"""The arrays of a PyTree by name."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,18 +9,21 @@ import numpy as np
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
-    """The arrays of a PyTree, or their shapes, under names like `encoder.blocks.0.layer.B`."""
+    """The arrays (or `jax.ShapeDtypeStruct`) of a PyTree by path, as `encoder.blocks.0.layer.B`."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
-    """`tree`, which may hold shapes alone, with the array of the same name in each place.
+    """`tree` with the array of the same name in place of each of its arrays.
 
-    Each keeps the precision that it comes in.
+    Args:
+        tree: any PyTree; `jax.ShapeDtypeStruct` may stand for arrays.
+        arrays: by name, as from `named_arrays`. They keep their precision.
 
     Raises:
-        ValueError: if a name is missing or too many, or a shape or kind of number differs.
+        ValueError: if names are missing or unexpected, or if a shape or the kind of a dtype
+            differs.
     """
     expected = named_arrays(tree)
     if expected.keys() != arrays.keys():
@@ -34,7 +37,7 @@ def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
             )
     replaced, static = eqx.partition(tree, _is_array)
     treedef = jax.tree.structure(replaced)
-    # Through the host: what was read for one device may be needed on several.
+    # Through the host, because arrays read on one device may be needed on several.
     values = [jax.numpy.asarray(np.asarray(arrays[name])) for name in expected]
     return eqx.combine(jax.tree.unflatten(treedef, values), static)
 

@@ -1,4 +1,4 @@
-"""Writing so that a reader, or a crash, never meets half of a file or folder."""
+"""Atomic writing of files and folders: readers and crashes never see a partial one."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from lastax._errors import RunError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, which holds either all of it or what it held before."""
+    """Write `content` to `path`, which holds either all of it or its earlier content."""
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
@@ -32,18 +32,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def folder_written_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A new folder to fill, which appears at `path` when the block ends without an error.
+    """A temporary folder that becomes `path` when the block ends without an error.
 
     Args:
-        path: where it is to be.
-        replace: put it in the place of a folder that is there; that one is moved aside first and
-            removed last.
+        path: where the folder appears.
+        replace: replace an existing folder, which is removed only after the new one is complete.
 
     Raises:
-        RunError: if `path` is there already and `replace` is false, or cannot be written.
+        RunError: if `path` exists and `replace` is false, or if it cannot be written.
     """
     if path.exists() and not replace:
-        raise RunError(f"{path} is there already: choose another folder, or remove it")
+        raise RunError(f"{path} already exists: choose another folder, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

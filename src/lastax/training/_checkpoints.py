@@ -1,4 +1,4 @@
-"""Checkpoints of a training that goes on, through Orbax: arrays, and progress as JSON."""
+"""Checkpoints of a training run, through Orbax: arrays, and progress as JSON."""
 
 import contextlib
 import signal
@@ -16,13 +16,13 @@ from lastax.serialization._arrays import named_arrays, with_named_arrays
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let SIGINT wait until the block ends.
+    """Delay SIGINT until the block ends.
 
-    Orbax writes with threads and an event loop: broken off in their midst they leave halves behind,
-    and tell of it on the terminal.
+    Orbax writes with threads and an event loop. An interrupt in the middle would leave partial
+    files behind, and messages on the terminal.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Signals only ever interrupt the main thread.
+        yield  # Signals interrupt only the main thread.
         return
     held: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
@@ -35,20 +35,20 @@ def _interrupts_held() -> Iterator[None]:
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run. A checkpoint is there as a whole or not at all.
+    """The two newest checkpoints of a run. A checkpoint is written completely or not at all.
 
-    A context manager: leaving it waits for what is being written. SIGINT waits for it as well.
+    A context manager: leaving it waits for pending writes, and so does SIGINT.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the checkpoints in `folder`, which need not be there yet."""
+        """Open the checkpoints in `folder`, which is created if it does not exist."""
         self.folder = folder
         options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         with _interrupts_held():
             self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
 
     def __enter__(self) -> "Checkpoints":
-        """Nothing to do: it is open."""
+        """Return the open checkpoints."""
         return self
 
     def __exit__(
@@ -62,11 +62,11 @@ class Checkpoints:
             self._manager.close()
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
+        """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, tree: Any, progress: dict[str, Any]) -> None:
-        """Write the arrays of `tree` and what else is to be known, in one."""
+        """Write the arrays of `tree`, and the progress as JSON, as one checkpoint."""
         with _interrupts_held():
             self._manager.save(
                 step,
@@ -77,14 +77,14 @@ class Checkpoints:
             )
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest checkpoint's arrays in a tree like `like`, and its progress.
+        """The arrays of the newest checkpoint in the structure of `like`, and its progress.
 
         Raises:
-            RunError: if there is none, or it cannot be read or belongs to another model.
+            RunError: if there is none, or if it cannot be read or belongs to another model.
         """
         step = self.latest_step()
         if step is None:
-            raise RunError(f"no checkpoint in {self.folder}: start the run anew")
+            raise RunError(f"no checkpoint in {self.folder}: start the run again")
         try:
             with _interrupts_held():
                 restored = self._manager.restore(
@@ -95,10 +95,10 @@ class Checkpoints:
                     ),
                 )
             return with_named_arrays(like, restored["arrays"]), restored["progress"]
-        # Orbax and what it stands on raise errors of a dozen kinds on damaged files.
+        # Orbax and its dependencies raise a dozen types of errors for damaged files.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(
                 f"checkpoint {self.folder / str(step)} cannot be read ({reason}): "
-                "remove that folder to go on from the one before it"
+                "remove that folder to resume from the checkpoint before it"
             ) from error

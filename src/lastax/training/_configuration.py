@@ -1,7 +1,7 @@
-"""What describes a task: its data, the network for it, and how that is trained.
+"""Configuration of data and training, presets, and tasks.
 
-Each field is one setting: `lastax train` has a flag of its name for those that a user may set.
-`_presets.py` has the values.
+Each field is one setting. `lastax train` has a flag of the same name for each setting with a help
+text. The values for each task are in `_presets.py`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from lastax.nn._configuration import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data, and how they are read. None: the data set knows no such setting."""
+    """Which data set to read, and how. None means that the data set has no such setting."""
 
     name: str = dataclasses.field(metadata={"help": None})
     level: Literal["easy", "intermediate", "hard"] | None = setting(
-        None, "Contours of how many paddles: 6, 9 or 14."
+        None, "Number of paddles per contour: 6, 9 or 14."
     )
     normalization: Literal["standard", "published"] | None = setting(
-        None, "One mean and deviation for all steps, or one for each, as published."
+        None, "One mean and deviation in total, or per step as published."
     )
     validation: Literal["held-out", "published"] | None = setting(
-        None, "What to choose the best epoch by: a tenth of train, or, as published, test."
+        None, "Validation split: a tenth of train, or test as published."
     )
     features: Literal["raw", "log-mel", "mfcc"] | None = setting(
-        None, "What a step of sound is: a sample, or a frame of 10 ms."
+        None, "One step of sound: a sample, or a 10 ms frame."
     )
-    rate: int | None = setting(None, "Samples a second that sound is brought to.")
+    rate: int | None = setting(None, "Sampling rate of sounds, in samples per second.")
     data: str | None = setting(None, "Your own data: a folder or a file.")
-    length: int | None = setting(None, "Use so many steps of each record, from its start.")
-    every: int = setting(1, "Use every so many of these steps alone: a lower rate.")
-    skip_bad: bool = setting(False, "Leave damaged records out, instead of stopping at the first.")
+    length: int | None = setting(None, "Number of steps to use of each record.")
+    every: int = setting(1, "Use every N-th step, for a lower sampling rate.")
+    skip_bad: bool = setting(False, "Leave damaged records out.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +43,35 @@ class TrainingConfig:
     """How a network is trained."""
 
     epochs: int = setting(30, "Passes over the training set.")
-    epoch_batches: int = setting(0, "Or: so many batches an epoch; 0: one pass.", least=0)
-    batch_size: int = setting(50, "Sequences in a batch, over all devices.")
-    learning_rate: float = setting(0.008, "Rate of everything but the layers' dynamics.")
-    ssm_learning_rate: float = setting(0.002, "Rate of the layers' dynamics.")
+    epoch_batches: int = setting(0, "Batches per epoch; 0 for one pass.", least=0)
+    batch_size: int = setting(50, "Sequences per batch, over all devices.")
+    learning_rate: float = setting(0.008, "Learning rate of all other parameters.")
+    ssm_learning_rate: float = setting(0.002, "Learning rate of the layers' dynamics.")
     weight_decay: float = setting(0.05, "Decoupled weight decay.")
     grouping: Literal["standard", "BandCdecay", "BfastandCdecay", "noBCdecay"] = setting(
-        "standard", "Which parameters count as dynamics, by the published names."
+        "standard", "Parameters that count as dynamics, by published name."
     )
     step_size_global: bool = setting(False, "Train step sizes like all other parameters.")
     schedule: Literal["warmup-cosine", "published"] = setting(
-        "warmup-cosine", "Course of the rates."
+        "warmup-cosine", "Learning rate schedule."
     )
     warmup_epochs: int = setting(1, "Epochs of linear warm-up.", least=0)
-    minimum_learning_rate: float = setting(0.0, "Where the cosine ends.")
-    anneal: bool = setting(True, "Let the rates fall along a cosine.")
+    minimum_learning_rate: float = setting(0.0, "Learning rate at the end of the cosine.")
+    anneal: bool = setting(True, "Decay the learning rates along a cosine.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
-    remat: bool = setting(False, "Less memory: compute what is inside a block twice.")
-    augment: bool = setting(True, "Vary training examples, where the task knows how.")
+    remat: bool = setting(False, "Rematerialize blocks in the backward pass, to save memory.")
+    augment: bool = setting(True, "Augment training examples, where the task supports it.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A network and a training that suit each other, and how much of each record they get.
+    """Settings of a network and of its training that suit each other.
 
-    `length` and `every` are those of `DataConfig`.
+    Attributes:
+        model: the network.
+        training: the training.
+        length: as in `DataConfig`.
+        every: as in `DataConfig`.
     """
 
     model: ModelConfig
@@ -78,7 +82,12 @@ class Preset:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Data, and presets for them by (kind of layer, size); the first is the one to begin with."""
+    """A data set, and presets for it.
+
+    Attributes:
+        data: how the data are read.
+        presets: by kind of layer and size; the first one is the default.
+    """
 
     data: DataConfig
     presets: Mapping[tuple[str, str], Preset]

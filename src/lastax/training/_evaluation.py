@@ -1,4 +1,4 @@
-"""TODO training._evaluation."""
+"""Accuracy of a network, and how close the outputs of two networks are."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from lastax.training._losses import cross_entropy, kl_divergence
 
 
 class Fidelity(NamedTuple):
-    """How close one network's answers are to another's, over examples.
+    """How close the outputs of a network are to those of the original. No labels are used.
 
-    `kl_divergence` is the mean of `KL(original || other)` in nats, `agreement` the share of examples,
-    from 0 to 1, to which both give the same class. No label is looked at.
+    Attributes:
+        kl_divergence: mean of `KL(original || other)`, in nats.
+        agreement: share of examples with the same predicted class, from 0 to 1.
+        examples: number of examples.
     """
 
     kl_divergence: float
@@ -30,7 +32,13 @@ class Fidelity(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Means over examples, not over batches. Accuracy from 0 to 1."""
+    """Means over examples.
+
+    Attributes:
+        accuracy: from 0 to 1.
+        loss: cross-entropy in nats.
+        examples: number of examples.
+    """
 
     accuracy: float
     loss: float
@@ -45,7 +53,7 @@ class _Sums(NamedTuple):
 
 @eqx.filter_jit
 def _logits(model: Network, batch: Batch, step_rescale: Scalar) -> Float[Array, "batch classes"]:
-    # By itself, so that whatever is asked of a network's answers takes one compilation of it.
+    # Separate, so that accuracy and fidelity share one compiled program of the network.
     return predict(model, batch, step_rescale=step_rescale)
 
 
@@ -58,7 +66,7 @@ def _evaluation_sums(
 
 
 def _inputs(batch: Batch) -> Batch:
-    """What a network reads of a batch: whether there are labels compiles nothing anew."""
+    """The arrays that a network reads. Other arrays of a batch cause no new compilation."""
     return {name: batch[name] for name in ("x", "length") if name in batch}
 
 
@@ -105,16 +113,21 @@ def _fidelity_sums(
 
 
 def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fidelity:
-    """How close the answers of `other` are to those of `original` on all examples of `batches`.
+    """How close the outputs of `other` are to those of `original` on all examples of `batches`.
+
+    Args:
+        original: the unpruned network.
+        other: the network to compare with it.
+        batches: one pass over a split.
 
     Raises:
         ValueError: if there is no example.
     """
     total = np.zeros(3)
     for batch in batches:
-        answers = (_logits(model, _inputs(batch), 1.0) for model in (original, other))
-        total += [float(value) for value in _fidelity_sums(*answers, _weight(batch))]
-    same, moved, examples = total
+        logits = (_logits(model, _inputs(batch), 1.0) for model in (original, other))
+        total += [float(value) for value in _fidelity_sums(*logits, _weight(batch))]
+    same, divergence, examples = total
     if examples == 0:
         raise ValueError("compare: no examples to compare on")
-    return Fidelity(max(float(moved / examples), 0.0), float(same / examples), int(examples))
+    return Fidelity(max(float(divergence / examples), 0.0), float(same / examples), int(examples))

@@ -1,4 +1,4 @@
-"""The training loop. It owns time, the log and the checkpoints; the steps are pure."""
+"""The training loop. It owns the clock, the log and the checkpoints; the steps are pure."""
 
 import dataclasses
 import json
@@ -34,15 +34,15 @@ class Batches(Protocol):
         """The next batch."""
 
     def get_state(self) -> dict[str, Any]:
-        """The position, fit for JSON."""
+        """The position, as JSON values."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go back to a position."""
+        """Return to a stored position."""
 
 
 @dataclasses.dataclass
 class LoopState:
-    """What a checkpoint holds beside arrays."""
+    """What a checkpoint holds besides arrays."""
 
     loss_sum: float = 0.0
     accuracy_sum: float = 0.0
@@ -77,36 +77,35 @@ def fit(
     on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> FitResult:
-    """Train to the end, and leave the model of the best validation accuracy in `folder`.
+    """Train to the end, and write the model of the best validation accuracy to `folder`.
 
-    A checkpoint is written after each epoch, and every `checkpoint_steps` steps inside longer
-    ones. Stopped at any moment and resumed, the run ends in bit-identical weights: everything
-    that the steps depend on is in the checkpoint.
+    A checkpoint is written after each epoch, and every `checkpoint_steps` steps within an epoch. A
+    checkpoint holds everything that the steps depend on, so a run that was stopped at any moment
+    and resumed ends with bit-identical weights.
 
     Args:
         state: the state before the first step.
         step: one update on a batch.
         batches: the training batches.
         validate: accuracy and loss of a model on the validation split.
-        folder: the run's folder; gets `checkpoints/`, `metrics.jsonl`, `model.safetensors`.
-        epochs: passes over the training set.
-        steps_per_epoch: batches in one pass.
+        folder: gets `checkpoints/`, `metrics.jsonl` and the model.
+        epochs: number of epochs.
+        steps_per_epoch: number of batches per epoch.
         checkpoint_steps: steps between checkpoints inside an epoch.
-        resume: go on from the newest checkpoint, if there is one.
+        resume: resume from the newest checkpoint, if there is one.
         on_step: called after each step with its number and metrics.
-        on_epoch: called after each epoch with the line that goes into `metrics.jsonl`.
+        on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
 
     Raises:
-        TrainingDivergedError: if the loss or a parameter is not finite; the last checkpoint stays.
-        RunError: if the checkpoint to resume from cannot be read, or there is one and the run is
-            not to be resumed.
+        TrainingDivergedError: if the loss or a parameter is not finite; the last checkpoint remains.
+        RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     progress, best, log = LoopState(), state.model, folder / METRICS_FILE
     with Checkpoints(folder / CHECKPOINT_FOLDER) as checkpoints:
         last = checkpoints.latest_step()
         if last is not None and not resume:
             raise RunError(
-                f"{folder} holds the checkpoints of a run: resume it, or start elsewhere"
+                f"{folder} holds the checkpoints of a run: resume it, or choose another folder"
             )
         if last is not None:
             (state, best), stored = checkpoints.restore((state, best))
@@ -142,7 +141,7 @@ def fit(
 
 
 def _better(evaluation: Evaluation, progress: LoopState) -> bool:
-    """Higher accuracy, or as high with a lower loss: small splits have many equal accuracies."""
+    """Higher accuracy, or equal accuracy, which small splits often have, and lower loss."""
     if evaluation.accuracy != progress.best_accuracy:
         return evaluation.accuracy > progress.best_accuracy
     return evaluation.loss < progress.best_loss
@@ -171,7 +170,7 @@ def _append(log: Path, record: dict[str, Any]) -> int:
 
 
 def _truncate(log: Path, size: int) -> None:
-    """Forget lines written after the checkpoint: the steps that they speak of are run again."""
+    """Remove lines written after the checkpoint, because their steps run again."""
     with log.open("ab") as file:
         file.truncate(min(size, file.tell()))
 
@@ -191,5 +190,7 @@ def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpo
 
 def _diverged(what: str, number: int, checkpoints: Checkpoints) -> str:
     last = checkpoints.latest_step()
-    kept = "no checkpoint was written yet" if last is None else f"the one of step {last} is kept"
+    kept = (
+        "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} remains"
+    )
     return f"training diverged at step {number}: {what}; {kept}. Try lower learning rates"

@@ -1,4 +1,4 @@
-"""The optimizer: which parameters learn how fast, and how the rate moves over a run."""
+"""The optimizer, and the group of each parameter."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from lastax.training._schedules import Schedule
 
 Group = Literal["ssm", "ssm_decay", "regular"]
 
-# What moves the eigenvalues, of every kind of layer.
+# Parameters that determine the eigenvalues, for every kind of layer.
 _EIGENVALUES = (
     *("Lambda_re", "Lambda_im", "log_decay", "log_step"),
     *("nu_log", "theta_log", "gamma_log"),
@@ -20,9 +20,9 @@ _EIGENVALUES = (
 
 _DYNAMICS: Mapping[str, Group] = dict.fromkeys(_EIGENVALUES, "ssm")
 
-# The four rules of the published experiments, by their published names. Groups: `ssm` has the
-# layers' own rate and no decay, `ssm_decay` that rate with decay; what is not named here is
-# `regular`: the global rate, with decay, norms and biases included.
+# The four rules of the published experiments, by their published names. The group `ssm` has the
+# learning rate of the dynamics and no decay, `ssm_decay` the same rate with decay. All other
+# parameters are `regular`: the global rate with decay, norms and biases included.
 GROUPINGS: Mapping[str, Mapping[str, Group]] = MappingProxyType(
     {
         "standard": {**_DYNAMICS, "B": "ssm"},
@@ -36,19 +36,21 @@ GROUPINGS: Mapping[str, Mapping[str, Group]] = MappingProxyType(
 def parameter_groups(
     parameters: Model, *, grouping: str = "standard", step_size_global: bool = False
 ) -> Model:
-    """The group of every parameter, decided by its name alone, in a tree like `parameters`.
+    """The group of every parameter, by its name, in a tree of the same structure.
 
     Args:
         parameters: the trainable half of `split_trainable`.
         grouping: a name in `GROUPINGS`.
-        step_size_global: move the step sizes to the regular group, as published for Text and
-            Retrieval: weight decay then pulls their logarithms to 0.
+        step_size_global: put the step sizes in the regular group, as published for Text and
+            Retrieval. Weight decay then pulls their logarithms to 0.
 
     Raises:
         ValueError: if there is no such grouping.
     """
     if grouping not in GROUPINGS:
-        raise ValueError(f"no parameter grouping {grouping!r}; there are {', '.join(GROUPINGS)}")
+        raise ValueError(
+            f"parameter_groups: no grouping {grouping!r}; choose one of {', '.join(GROUPINGS)}"
+        )
     groups = dict(GROUPINGS[grouping])
     if step_size_global:
         groups.pop("log_step")
@@ -70,15 +72,22 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam without decay for the layers' dynamics, AdamW for everything else.
 
-    Decay is decoupled: a step takes `rate * weight_decay * parameter` off. Adam's constants are
-    optax's own (0.9, 0.999, 1e-8). Groups: `parameter_groups`.
+    Decay is decoupled: a step subtracts `rate * weight_decay * parameter`. Adam has the default
+    constants of optax (0.9, 0.999, 1e-8).
+
+    Args:
+        learning_rate: rate of the regular parameters, or a schedule.
+        ssm_learning_rate: rate of the dynamics, or a schedule.
+        weight_decay: decoupled weight decay.
+        grouping: as for `parameter_groups`.
+        step_size_global: as for `parameter_groups`.
     """
     transforms = {
         "ssm": optax.adam(ssm_learning_rate),
         "ssm_decay": optax.adamw(ssm_learning_rate, weight_decay=weight_decay),
         "regular": optax.adamw(learning_rate, weight_decay=weight_decay),
     }
-    # A function, not its result: optax would call a tree of labels that is a callable module.
+    # optax would call a tree of labels that is a callable module, so it gets a function.
     return optax.multi_transform(
         transforms,
         lambda parameters: parameter_groups(

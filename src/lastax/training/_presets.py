@@ -1,9 +1,9 @@
-"""Every task's presets, as plain data. `lastax train --task NAME --size SIZE` trains them.
+"""The presets of every task, as plain data. `lastax train --task NAME --size SIZE` trains them.
 
-`paper` is how S5 was trained for the published comparison (Smith et al., ICLR 2023) and for LAST
-(Gwak et al., NeurIPS 2024), by the public scripts of the latter. Where those run through twice
-the states with conjugates stored, `states` counts the stored half. S4D and LRU have tables of their
-own. `small` is ours: two cores take ten minutes or less.
+The size `paper` follows the public LAST scripts for S5 (Smith et al., ICLR 2023; Gwak et al.,
+NeurIPS 2024). Where those count both states of a conjugate pair, `states` here counts the stored
+one. S4D and LRU have tables of their own. The size `small` trains in ten minutes or less on two
+cores.
 """
 
 from collections.abc import Mapping
@@ -91,7 +91,7 @@ _PAPER: Mapping[str, Preset] = MappingProxyType({
             learning_rate=0.008, weight_decay=0.04, grouping="noBCdecay",
         ),
     ),
-    # LAST's script, whose layers run one way only.
+    # LAST's script, which has unidirectional layers.
     "smnist": Preset(
         ModelConfig(
             layers=4, channels=96, states=64, hippo_blocks=1, bidirectional=False,
@@ -105,9 +105,10 @@ _PAPER: Mapping[str, Preset] = MappingProxyType({
     ),
 })
 
-# Of S4D no script of the published comparison is public. These are the nearest ones: the older
-# files of S4's own code, which follow the S4D paper (Gu et al., NeurIPS 2022), with S4D-LegS. The
-# rates of A, B and the step sizes are the layers' own; warm-up is counted there in steps.
+# The S4D scripts of the published comparison are not public. These follow the nearest ones: the
+# older configurations in the S4 repository, which follow the S4D paper (Gu et al., NeurIPS 2022),
+# with S4D-LegS. A, B and the step sizes have a learning rate of their own. Warm-up is counted in
+# steps there.
 _PAPER_S4D: Mapping[str, Preset] = MappingProxyType({
     "listops": Preset(
         ModelConfig(
@@ -149,7 +150,7 @@ _PAPER_S4D: Mapping[str, Preset] = MappingProxyType({
             learning_rate=0.01, weight_decay=0.05, grouping="standard",
         ),
     ),
-    # There C has the layers' own rate as well, with decay; here without.
+    # There C has the rate of the dynamics too, with decay; here without.
     "pathfinder": Preset(
         ModelConfig(
             layer="s4d", layers=6, channels=256, states=32, activation="full_glu", dropout=0.0,
@@ -182,9 +183,9 @@ _PAPER_S4D: Mapping[str, Preset] = MappingProxyType({
     ),
 })
 
-# LRUs as trained for the compression of Hankel singular values (compressm's configurations, 2025),
-# which count steps: epochs are as many as come to that. One direction, states without conjugates.
-# Pathfinder was the easy level there.
+# LRUs as trained for the compression of Hankel singular values (CompreSSM configurations, 2025).
+# Those count steps; the number of epochs here amounts to the same. Unidirectional, without
+# conjugate pairs. Pathfinder was the easy level there.
 _PAPER_LRU: Mapping[str, Preset] = MappingProxyType({
     "listops": Preset(
         ModelConfig(
@@ -248,8 +249,8 @@ _PAPER_LRU: Mapping[str, Preset] = MappingProxyType({
     ),
 })
 
-# Steps, not passes, are counted: ten minutes are ten minutes however large the set is. What comes
-# clearly above chance in that time and what does not stands beside each.
+# These count steps instead of passes, so that the time does not depend on the size of the data set.
+# A comment says which tasks stay at chance in that time.
 _NARROW = ModelConfig(
     layers=4, channels=32, states=16, hippo_blocks=1, c_initialization="lecun_normal",
     activation="half_glu1", dropout=0.0, norm_momentum=0.9, step_minimum=0.001,
@@ -266,16 +267,16 @@ _SMALL: Mapping[str, Preset] = MappingProxyType({
     "text": Preset(_NARROW, _BRIEF, length=1024),
     "retrieval": Preset(replace(_NARROW, head="retrieval"), replace(_BRIEF, epochs=2), length=512),
     "image": Preset(_NARROW, _BRIEF),
-    # At chance: contours of 14 paddles take a hundred times as many steps.
+    # Stays at chance: contours of 14 paddles need a hundred times as many steps.
     "pathfinder": Preset(_NARROW, replace(_BRIEF, epochs=2)),
-    # At chance: to see that it runs, on a set of a few thousand pictures.
+    # Stays at chance: a check that it runs, on a few thousand pictures.
     "pathx": Preset(_NARROW, replace(_BRIEF, epochs=2, epoch_batches=100, batch_size=2)),
     # At 2 kHz.
     "speech35": Preset(_NARROW, replace(_BRIEF, epochs=2, batch_size=16), every=8),
     "smnist": Preset(
         replace(_NARROW, bidirectional=False), replace(_BRIEF, epochs=6, epoch_batches=300)
     ),
-    # Ten words of unseen speakers, bundled: 88 % on test after 2.5 minutes.
+    # Bundled, ten words of unseen speakers: 88 % on test after 2.5 minutes.
     "speech": Preset(
         ModelConfig(dropout=0.1, clip_eigenvalues=True), TrainingConfig(label_smoothing=0.1)
     ),
@@ -284,22 +285,21 @@ _SMALL: Mapping[str, Preset] = MappingProxyType({
 # fmt: on
 
 
-def _exchanged(preset: Preset, **layer: Any) -> Preset:
+def _with_layer(preset: Preset, **layer: Any) -> Preset:
     return replace(preset, model=replace(preset.model, **layer))
 
 
 def _task(data: DataConfig, *, like: str | None = None) -> Task:
-    """The task of a data set, with the presets of the task that it is most `like`."""
+    """The task of a data set. The presets are those of `like`, if it has none of its own."""
     name = like or data.name
     small = _SMALL[name]
     presets = {
         ("s5", "small"): small,
-        # Those of S5 with other layers: 16 pairs a channel, or as many real dimensions as S5 has.
-        ("s4d", "small"): _exchanged(small, layer="s4d", states=16),
-        ("lru", "small"): _exchanged(small, layer="lru", states=2 * small.model.states),
+        # As S5, with other layers: 16 pairs per channel, or as many real dimensions as S5.
+        ("s4d", "small"): _with_layer(small, layer="s4d", states=16),
+        ("lru", "small"): _with_layer(small, layer="lru", states=2 * small.model.states),
     }
     for kind, table in (("s5", _PAPER), ("s4d", _PAPER_S4D), ("lru", _PAPER_LRU)):
-        # Its own, if there is one.
         preset = table.get(data.name, table.get(name))
         if preset is not None:
             presets[kind, "paper"] = preset
@@ -316,7 +316,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "image": _task(DataConfig("image")),
         "pathfinder": _task(DataConfig("pathfinder", level="hard")),
         "pathx": _task(DataConfig("pathx", level="hard")),
-        # No script of S5 or LAST is for these two: the nearest are those of the same pictures.
+        # S5 and LAST have no scripts for `psmnist` and `scifar`; the nearest use the same pictures.
         "smnist": _task(DataConfig("smnist")),
         "psmnist": _task(DataConfig("psmnist"), like="smnist"),
         "scifar": _task(DataConfig("scifar"), like="image"),

@@ -1,4 +1,4 @@
-"""TODO training._run_config."""
+"""The configuration of a run: everything needed to build its network."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ _RECORDED_PACKAGES = ("lastax", "jax", "jaxlib", "equinox", "optax", "grain", "n
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
+    """Versions of the packages that results depend on."""
     return {name: metadata.version(name) for name in _RECORDED_PACKAGES}
 
 
@@ -36,13 +36,27 @@ def installed_versions() -> dict[str, str]:
 class RunConfig:
     """Everything that a run was made with.
 
-    `data`, `labels` and `vocabulary` say what the network's inputs and outputs mean, so that it
-    can be used on the same data again: names of the classes by label, and of tokens by id. `size`
-    names the preset that the settings began from. `states` counts the states of each layer;
-    `kept` says which of the untrained network's they are (`packed_masks`), None: all, or the first.
-    `dense_feedthrough` is whether each layer's `D` is a whole matrix: a refit may make it one.
-    `devices` shared each batch: another number rounds differently. `parent`, a path from the run's
-    own folder, and `pruning` tell where a pruned run comes from and what was done to it.
+    Attributes:
+        task: name of the task.
+        seed: seed of everything random.
+        data: how the data were read.
+        input_size: number of values per step; for tokens, size of the vocabulary.
+        classes: number of classes.
+        length: number of steps per record.
+        model: settings of the network before pruning.
+        training: settings of the training.
+        states: number of states per layer.
+        kept: which states of the unpruned network they are (`packed_masks`); None if all of them,
+            or the first ones.
+        dense_feedthrough: whether the `D` of each layer is a dense matrix.
+        labels: names of the classes.
+        vocabulary: names of the tokens; empty if records are not tokens.
+        size: name of the preset that the settings started from.
+        devices: number of devices that shared each batch. Another number rounds differently.
+        parent: for a pruned run, path of the original run, relative to the folder of this run.
+        pruning: for a pruned run, the options of its pruning.
+        git_revision: revision of the code.
+        versions: versions of installed packages.
     """
 
     task: str
@@ -67,7 +81,7 @@ class RunConfig:
 
 
 def build_from_config(config: RunConfig) -> Network:
-    """A network of the recorded shape, with the values that training started from."""
+    """The network of a configuration, with the values that training starts from."""
     network = build_network(
         config.model,
         input_size=config.input_size,
@@ -80,22 +94,26 @@ def build_from_config(config: RunConfig) -> Network:
 
 @functools.cache
 def untrained_counts(model: ModelConfig) -> tuple[int, ...]:
-    """How many states each layer has before anything is removed."""
+    """Number of states per layer before pruning."""
     counts: list[int] = []
 
     def draw(key: PRNGKeyArray) -> None:
         counts.extend(state_counts(build_network(model, input_size=1, classes=1, key=key)))
 
-    # Shapes are enough.
+    # Only shapes are needed.
     jax.eval_shape(draw, jax.random.key(0))
     return tuple(counts)
 
 
 def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray, " _"]]:
-    """Which states of an untrained network, of `counts` states a layer, a run still has.
+    """Which states of the unpruned network a run still has.
+
+    Args:
+        config: the configuration of the run.
+        counts: number of states per layer of the unpruned network.
 
     Raises:
-        ValueError: if what is recorded does not fit.
+        ValueError: if the recorded masks do not fit.
     """
     if config.kept is None:
         pairs = zip(config.states, counts, strict=True)
@@ -105,7 +123,7 @@ def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(layer), np.uint8))
         mask = bits[:count].astype(bool)
         if len(mask) != count or bits.sum() != mask.sum() or mask.sum() != states:
-            raise ValueError("kept is not of the states that are counted")
+            raise ValueError("kept does not match states")
         masks.append(mask)
     return masks
 
@@ -116,7 +134,7 @@ def packed_masks(masks: Sequence[Bool[np.ndarray, " _"]]) -> tuple[str, ...]:
 
 
 def keep_in_config(config: RunConfig, keep: Sequence[Bool[np.ndarray, " _"]]) -> RunConfig:
-    """The configuration of a run of whose states those stay for which `keep` holds."""
+    """The configuration of a run after only the states in `keep` remain, one mask per layer."""
     masks = kept_masks(config, untrained_counts(config.model))
     for mask, kept in zip(masks, keep, strict=True):
         mask[mask] = kept
@@ -138,7 +156,9 @@ def load_config(folder: Path) -> RunConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise RunError(f"no run at {folder}: there is no {CONFIG_FILE}; train one or name another")
+        raise RunError(
+            f"no run at {folder}: there is no {CONFIG_FILE}; train one, or name another folder"
+        )
     try:
         fields = _migrated(json.loads(path.read_text()))
         fields["data"] = DataConfig(**fields["data"])
@@ -150,7 +170,7 @@ def load_config(folder: Path) -> RunConfig:
         config = RunConfig(**fields)
         _check_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+        raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
     return config
 
 

@@ -1,8 +1,8 @@
-"""A run on disk: what it was made with, its best weights, and how it came about.
+"""A run on disk.
 
-`config.json` has everything that is needed to build the model, the states of each layer included;
-`model.safetensors` has the best weights under their names in the model. A pruned run is a run like
-any other.
+`config.json` has everything that is needed to build the network, `model.safetensors` its best
+weights, `metrics.jsonl` one line per epoch, and `results.json` the accuracies. A pruned run is a
+run like any other.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ RESULTS_FILE = "results.json"
 
 
 def load_run(folder: Path) -> tuple[RunConfig, Network]:
-    """A run's configuration and its best model.
+    """The configuration of a run, and its network with the best weights.
 
     Raises:
         RunError: if the run is missing, unfinished or damaged.
@@ -44,18 +44,20 @@ def load_run(folder: Path) -> tuple[RunConfig, Network]:
             f"(lastax train --task {config.task} --out {folder} --resume)"
         )
     try:
-        # Shapes are enough: what would be drawn is replaced.
+        # Only shapes are needed, because all arrays are replaced.
         network = eqx.filter_eval_shape(build_from_config, config)
         return config, with_named_arrays(network, load_arrays(path))
     except (ValueError, OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path} is damaged ({error}): restore it, or train anew") from error
+        raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
 
 
 def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
-    """Trained runs below `root`, the newest last; without those that pruning wrote.
+    """Trained runs below `root`, the newest last. Pruned runs are left out.
 
-    With `finished=False` those that can be resumed: neither finished nor diverged. Runs that
-    cannot be read are passed over.
+    Args:
+        root: folder to search.
+        finished: find finished runs; otherwise runs that can be resumed, which have neither
+            finished nor diverged. Runs that cannot be read are left out.
     """
     found = []
     for path in root.rglob(CONFIG_FILE):
@@ -71,7 +73,7 @@ def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
 
 
 def layer_sizes(model: Network) -> list[tuple[int, int]]:
-    """Number of parameters and of bytes that each layer holds."""
+    """Number of parameters and number of bytes of each layer."""
     sizes = []
     for layer in find_layers(model):
         arrays = jax.tree.leaves(eqx.filter(layer, eqx.is_array))
@@ -92,7 +94,7 @@ def load_results(folder: Path) -> dict[str, Any]:
 
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `results.json`: what the run reached, or under "diverged" why it ended early."""
+    """Write `results.json`: the accuracies, or under "diverged" the reason for an early end."""
     text = json.dumps(results, indent=2, allow_nan=False) + "\n"
     write_atomically(folder / RESULTS_FILE, text.encode())
 

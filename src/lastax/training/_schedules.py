@@ -1,4 +1,4 @@
-"""TODO training._schedules."""
+"""Learning rate schedules."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ def warmup_cosine_schedule(
     minimum: float = 0.0,
     anneal: bool = True,
 ) -> Schedule:
-    """Linear warm-up from the first step on, then a cosine from its end to the end of the run.
+    """Linear warm-up, then a cosine to the end of the run.
 
-    Step `t` of the warm-up's `w` has the rate `base (t + 1) / w`; without `anneal` the rate then
-    stays at `base`.
+    Step `t` of `w` warm-up steps has the rate `base (t + 1) / w`. Without `anneal` the rate stays
+    at `base` after the warm-up.
     """
     warmup = steps_per_epoch * warmup_epochs
     decay = max(steps_per_epoch * epochs - warmup, 1)
@@ -49,10 +49,10 @@ def published_schedule(
 ) -> Schedule:
     """The rates of the published S5 and LAST training, step for step.
 
-    Each rate is set after an update: the first step runs at the full base rate, and each later
-    one at the value of the step before. The cosine is not restarted after the warm-up: it counts
-    from step 0 over the epochs that are not warm-up, so that it sets in part-way down and rests at
-    `minimum` for the last `warmup_epochs`.
+    Each rate is set after an update, so the first step runs at the full base rate and every later
+    step at the rate of the step before. The cosine counts from step 0 over the epochs without
+    warm-up: it starts partway down after the warm-up, and stays at `minimum` for the last
+    `warmup_epochs` epochs.
     """
     warmup = steps_per_epoch * warmup_epochs
     decay = max(steps_per_epoch * (epochs - warmup_epochs), 1)

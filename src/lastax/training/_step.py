@@ -1,7 +1,7 @@
-"""One step of training, one of evaluation: pure functions of a model and a batch.
+"""One training step: a pure function of a state and a batch.
 
-A batch is a mapping of arrays with a leading batch axis: `x`, `label`, and, where they apply,
-`length` (steps that are not padding) and `weight` (0 for rows that only fill the batch up).
+A batch is a mapping of arrays with a leading batch axis: `x`, `label`, and where they apply
+`length` (number of steps that are not padding) and `weight` (0 for rows that only fill the batch).
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from lastax.training._losses import cross_entropy, kl_divergence
 
 
 class TrainState(eqx.Module):
-    """Everything that a training step changes."""
+    """Everything that a training step changes.
+
+    Attributes:
+        model: the network, with its running statistics.
+        optimizer_state: state of the optimizer.
+        step: number of steps done.
+    """
 
     model: Network
     optimizer_state: optax.OptState
@@ -36,7 +42,7 @@ class TrainState(eqx.Module):
 
 
 class StepMetrics(NamedTuple):
-    """What a training step says of itself: mean loss, and share of the batch answered right."""
+    """Mean loss and accuracy (from 0 to 1) of a batch during training."""
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
@@ -54,9 +60,18 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one batch.
 
-    `key` is the run's: the step's own is folded from it. `remat` computes again on the way back
-    what lies inside a block, instead of keeping it. With a `teacher` the loss is the divergence
-    from its answers, in place of the labels' (distillation; Hinton et al., 2015).
+    Args:
+        state: the state before.
+        batch: arrays with a leading batch axis.
+        optimizer: the optimizer of `state`.
+        key: random key of the run; the key of the step is derived from it.
+        label_smoothing: share of the target that is spread over all classes.
+        remat: compute the inside of each block again in the backward pass, to save memory.
+        teacher: a network whose outputs replace the labels: the loss is the KL divergence from
+            them (distillation; Hinton et al., 2015).
+
+    Returns:
+        The state after, and the metrics of the batch.
     """
     parameters, rest = split_trainable(state.model)
     label = jnp.asarray(batch["label"])
