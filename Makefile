@@ -1,10 +1,12 @@
-# lastax: train, score and prune state-space models. `make` lists what there is.
+# lastax: train, score and prune state-space models. `make` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LASTAX := $(BIN)/lastax
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 TASK ?= speech
 RUN ?=
@@ -15,49 +17,53 @@ ARGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report study study-refit bench bench-check test test-all lint types format clean
+.PHONY: help setup train evaluate score prune sweep report study study-refit bench bench-check \
+	check lint types test test-all docs docs-serve format package clean
 
-help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
-setup: $(INSTALLED) ## the environment in .venv, made by itself on first use
+setup: $(INSTALLED) ## create the environment in .venv; every other target does this when needed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "lastax needs Python 3.11 or newer: make PYTHON=python3.x"; rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt --editable . --group dev
+	$(PIP_INSTALL) --upgrade -c constraints.txt pip
+	PYTHONWARNINGS=ignore $(PIP_INSTALL) -c constraints.txt --editable . --group dev
 	@touch $@
 
-# Huge pages for what a training step maps anew each time; other C libraries ignore it.
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP_INSTALL) -c constraints.txt --group docs
+	@touch $@
+
+# With huge pages a training step spends less time on fresh memory. Only glibc reads this variable.
 train prune: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 train: $(INSTALLED) ## train a network: TASK=speech ARGS="--epochs 20 --seed 0"
 	$(LASTAX) train --task $(TASK) $(ARGS)
 
-evaluate: $(INSTALLED) ## accuracy on the test split: RUN=runs/... (default: the newest)
+evaluate: $(INSTALLED) ## accuracy on the test split: RUN=runs/... (default: the newest run)
 	$(LASTAX) evaluate $(RUN) $(ARGS)
 
-score: $(INSTALLED) ## what each layer's states are worth: RUN= METHOD=last
+score: $(INSTALLED) ## score the states of each layer: RUN= METHOD=last
 	$(LASTAX) score $(RUN) --method $(METHOD) $(ARGS)
 
 prune: $(INSTALLED) ## train if there is no run yet, then remove states: RUN= METHOD=last RATIO=0.3
 	@test -n "$(RUN)" || $(LASTAX) train --task $(TASK) --if-missing
-	$(LASTAX) prune $(RUN) --method $(METHOD) --beside calibrated --ratio $(RATIO) $(ARGS)
+	$(LASTAX) prune $(RUN) --method $(METHOD) --compare-with calibrated --ratio $(RATIO) $(ARGS)
 
 sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="--ratios 0.3,0.5"
 	$(LASTAX) sweep $(RUN) $(ARGS)
 
-report: $(INSTALLED) ## one page about a run or a sweep: RUN= (default: the newest run)
+report: $(INSTALLED) ## write an HTML page about a run or a sweep: RUN= (default: the newest run)
 	$(LASTAX) report $(RUN) $(ARGS)
 
-# What the three parts of a study share. Called again it goes on where it was stopped.
+# The parts of the studies share these options. A sweep that was interrupted resumes.
 STUDY := --seeds 0,1,2 --jobs $(JOBS)
 
-study: $(INSTALLED) ## all methods on four kinds of layers and three tasks, two hours: docs/study.md
-	$(LASTAX) sweep --task speech --layer s5,s5-one-way,s4d,lru $(STUDY) \
+study: $(INSTALLED) ## all methods, four kinds of layers, three tasks; two hours: docs/study.md
+	$(LASTAX) sweep --task speech --layer s5,s5-unidirectional,s4d,lru $(STUDY) \
 		--ratios 0.1,0.3,0.5,0.6,0.7,0.8,0.9 --out runs/study/speech $(ARGS)
 	$(LASTAX) sweep --task smnist --layer s5,s4d $(STUDY) \
 		--ratios 0.1,0.3,0.5,0.7,0.9 --limit 1000 --out runs/study/smnist $(ARGS)
@@ -67,38 +73,38 @@ study: $(INSTALLED) ## all methods on four kinds of layers and three tasks, two 
 
 REFIT := runs/study-refit
 
-study-refit: $(INSTALLED) ## refits after training, polished, on S4D, on other data, and their cost, an hour and a half: docs/refit.md
+study-refit: $(INSTALLED) ## refitting, reconstruction and distillation; an hour and a half: docs/refit.md
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
 		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
-		--methods last,aire,uniform-magnitude,measured-energy,measured-balanced,calibrated $(ARGS)
+		--methods last,aire,uniform-magnitude,empirical-energy,empirical-balanced,calibrated $(ARGS)
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --ratios 0.6,0.7,0.8,0.9 --calibration 256 \
-		--methods last,measured-balanced,calibrated --polish last,measured-balanced,calibrated \
-		--out $(REFIT)/polished $(ARGS)
+		--methods last,empirical-balanced,calibrated --reconstruct last,empirical-balanced,calibrated \
+		--out $(REFIT)/reconstructed $(ARGS)
 	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --calibration 256 \
-		--methods calibrated --polish calibrated --out $(REFIT)/polished-s4d $(ARGS)
+		--methods calibrated --reconstruct calibrated --out $(REFIT)/reconstructed-s4d $(ARGS)
 	for model in s5-0.8 s5-0.9 s4d-0.95; do layer=$${model%-*}; ratio=$${model#*-}; \
 		for seed in 0 1 2; do for tuning in 3-0.1 30-0.3; do \
 		out=$(REFIT)/distilled-$$model-$$tuning-seed$$seed; \
 		test -d $$out || $(LASTAX) prune runs/speech/$$layer-seed$$seed --method calibrated \
-			--ratio $$ratio --calibration 256 --polish 100 --finetune $${tuning%-*} \
+			--ratio $$ratio --calibration 256 --reconstruct 100 --finetune $${tuning%-*} \
 			--finetune-rate $${tuning#*-} --distill --out $$out || exit 1; done; done; done
 	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last --ratios 0.8,0.9 \
 		--finetune 30 --finetune-rate 0.3 --distill --out $(REFIT)/training-long $(ARGS)
 	for seed in 0 1 2; do for ratio in 0.5 0.6; do \
-		out=$(REFIT)/full-D$$ratio-seed$$seed; \
+		out=$(REFIT)/dense-feedthrough$$ratio-seed$$seed; \
 		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
-			--full-D --out $$out || exit 1; done; done
+			--dense-feedthrough --out $$out || exit 1; done; done
 	for seed in 0 1 2; do for states in 6 3; do \
 		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
 			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
 	$(BIN)/python examples/calibration_drift.py runs/speech/s5-seed0 runs/speech/s5-seed1 \
 		runs/speech/s5-seed2 | tee $(REFIT)/drift.txt
 	$(LASTAX) bench refit
-	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/polished $(REFIT)/polished-s4d \
+	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/reconstructed $(REFIT)/reconstructed-s4d \
 		--out $(REFIT)/report.html
 
-bench: $(INSTALLED) ## speed beside the public way of computing: ARGS="--shape short"
+bench: $(INSTALLED) ## speed compared with a reference implementation: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)
 	$(LASTAX) bench prune $(ARGS)
 
@@ -106,24 +112,39 @@ bench-check: $(INSTALLED) ## fail if a ratio is over 25 % worse than in docs/per
 	$(LASTAX) bench train-step --check docs/performance.json $(ARGS)
 	$(LASTAX) bench prune --check docs/performance.json $(ARGS)
 
+check: lint types test docs ## everything that CI runs
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## let ruff fix and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: package ## mypy
+	cd build/package && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
+
 test: $(INSTALLED) ## the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: $(INSTALLED) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" $(ARGS)
 
-lint: $(INSTALLED) ## ruff: rules and format
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# The variable disables an advertisement of the theme's successor.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 
-format: $(INSTALLED) ## let ruff rewrite
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+docs: package $(INSTALLED_DOCS) ## build the documentation in build/site
+	$(BIN)/mkdocs build --strict --quiet
 
-types: $(INSTALLED) ## mypy on an installed copy: it can't follow the mapping of folders to packages
-	@rm -rf build/types build/lib && mkdir -p build/types
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	cd build/types && MYPYPATH=. $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
+docs-serve: package $(INSTALLED_DOCS) ## serve the documentation on http://127.0.0.1:8000
+	$(BIN)/mkdocs serve
+
+# mypy and the API reference read an installed copy: they cannot follow the mapping of folders to
+# packages in pyproject.toml.
+package: $(INSTALLED)
+	@rm -rf build/package build/lib
+	@$(PIP_INSTALL) --no-deps --target build/package .
 
 clean: ## remove what was built, but not .venv and runs
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info src/*.egg-info
