@@ -1,6 +1,7 @@
-"""Shared by all tests: strict shapes, keys, x64 where a test asks for it."""
+"""Shared by all tests: strict rank promotion, keys, and double precision on request."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -10,7 +11,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register what only the first `conftest.py` that pytest reads may register."""
+    """Register options, which only the first `conftest.py` that pytest reads may do."""
     parser.addoption(
         "--golden", metavar="FOLDER", help="golden files to test against instead of the bundled"
     )
@@ -18,22 +19,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Most of the tests' time is compiling: equal programs of different tests share theirs."""
-    folder = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    """Share compiled programs between all tests of a run, which spend most of their time compiling.
+
+    The workers of pytest-xdist share one folder: the parent of their own temporary folders.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Compiled programs take memory and mappings, of which a process has only so many."""
+    """Free compiled programs: a process has a limited number of memory mappings."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def getkey() -> Callable[[], jax.Array]:
-    """A new key at every call, the same ones in every run of a test."""
+    """A new key for every call, the same keys in every run of a test."""
     seeds = itertools.count()
     return lambda: jax.random.key(next(seeds))
 

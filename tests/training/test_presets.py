@@ -5,10 +5,10 @@ import json
 
 import equinox as eqx
 import jax
-import lastax.data
 import pytest
 
 import lastax
+import lastax.data
 
 # Flags of LAST's bin/run_experiments/*.sh, with the defaults of its run_train.py filled in.
 FLAGS = """
@@ -118,7 +118,9 @@ def test_speech_trains_as_it_did():
 
 def test_a_run_remembers_its_data(tmp_path):
     preset = lastax.training.TASKS["text"].presets["s5", "small"]
-    data = lastax.training.DataConfig("text", validation="published", length=7, every=2, skip_bad=True)
+    data = lastax.training.DataConfig(
+        "text", validation="published", length=7, every=2, skip_bad=True
+    )
     config = lastax.training.RunConfig(
         task="text",
         seed=1,
