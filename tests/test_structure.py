@@ -1,7 +1,10 @@
-"""The house: imports run downward, public names are documented, annotated and listed."""
+"""Packages import in one direction; public names are listed, documented and annotated."""
 
 import ast
+import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,108 +13,88 @@ import lastax
 
 ROOT = Path(__file__).parents[1]
 
-FLOORS = (
-    {
-        "_typecheck",
-        "_typing",
-        "_balance",
-        "_budgets",
-        "_certificates",
-        "_convolution",
-        "_data_free",
-        "_discretize",
-        "_elimination",
-        "_features",
-        "_hippo",
-        "_initialize",
-        "_multi_siso",
-        "_norms",
-        "_products",
-        "_recurrence",
-        "_refit",
-        "_scores",
-        "_selection",
-        "_sweep",
-        "_system",
-    },
-    {
-        "_blocks",
-        "_calibrate",
-        "_lru",
-        "_networks",
-        "_normalize",
-        "_polish",
-        "_prune",
-        "_reduce",
-        "_s4d",
-        "_s5",
-        "_stages",
-        "_surgery",
-    },
-    {
-        "_checkpoints",
-        "_errors",
-        "_files",
-        "_fit",
-        "_optimize",
-        "_pages",
-        "_presets",
-        "_reports",
-        "_runs",
-        "_settings",
-        "_sweeps",
-        "_tasks",
-        "_train",
-    },
+# Each package imports only from itself and those before it.
+ORDER = (
+    *("ssm", "analysis", "nn", "surgery", "calibration", "pruning"),
+    *("serialization", "training", "experiments", "plots", "data", "cmd"),
 )
-FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-UPSTAIRS = {"absl", "click", "grain", "librosa", "rich", "soundfile", "lastax.cmd", "lastax.data"}
+FOLDERS = {name: ROOT / "src/lastax" / name for name in ORDER[:-2]}
+FOLDERS |= {"data": ROOT / "data", "cmd": ROOT / "cmd/lastax"}
+MODULES = {
+    f"{package}/{path.relative_to(folder)}": (package, path)
+    for package, folder in FOLDERS.items()
+    for path in sorted(folder.rglob("*.py"))
+}
+PACKAGES = ORDER[:-1]
+# What the library leaves to the packages above it.
+APPLICATION_PACKAGES = {"absl", "click", "grain", "librosa", "rich", "soundfile"}
 
 
 def imported(path):
+    """Modules that a file imports, wherever in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "lastax":
+            yield from (f"lastax.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
 
 
-def within(name, packages):
-    return any(name == package or name.startswith(package + ".") for package in packages)
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_follow_the_order_of_the_packages(name):
+    package, path = MODULES[name]
+    for module in imported(path):
+        top, _, rest = module.partition(".")
+        target = rest.split(".")[0]
+        if top == "lastax" and target in ORDER:
+            assert ORDER.index(target) <= ORDER.index(package), f"{name} imports {module}"
+        if package not in ("data", "cmd"):
+            assert top not in APPLICATION_PACKAGES, f"{name} imports {module}"
+        if package == "data":
+            assert top not in {"click", "rich"}, f"{name} imports {module}"
 
 
-MODULES = sorted((ROOT / "src/lastax").glob("_[a-z]*.py"))
+def test_every_package_is_in_the_order():
+    found = {path.parent.name for path in (ROOT / "src/lastax").glob("*/__init__.py")}
+    assert found == set(ORDER[:-2])
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_library_imports_run_downward(path):
-    for name in imported(path):
-        assert not within(name, UPSTAIRS), f"{path.name} imports {name}"
-        module = name.removeprefix("lastax.")
-        if name.startswith("lastax."):
-            assert FLOOR[module] <= FLOOR[path.stem], f"{path.name} imports {name} from above"
+def test_importing_lastax_loads_no_heavy_package():
+    heavy = ("matplotlib", "orbax", "rich", "grain", "librosa", "click")
+    code = f"import sys, lastax; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=lambda path: path.stem)
-def test_data_knows_neither_the_program_nor_the_library(path):
-    for name in imported(path):
-        assert not within(name, {"click", "rich", "lastax.cmd"}), f"{path.name} imports {name}"
-        assert name != "lastax"
-        assert not name.startswith("lastax._")
+def test_the_top_level_is_small():
+    assert 25 <= len(lastax.__all__) <= 40
 
 
-def test_every_module_stands_on_a_floor():
-    assert {path.stem for path in MODULES} == set(FLOOR)
+@pytest.mark.parametrize("package", ["", *PACKAGES])
+def test_public_names_are_those_that_are_listed(package):
+    module = importlib.import_module(f"lastax.{package}".removesuffix("."))
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    # Names that `__init__` imports for its own use.
+    public -= {"ModuleType"}
+    assert public == set(module.__all__)
 
 
-def test_public_names_are_those_that_are_imported():
-    public = {name for name in vars(lastax) if not name.startswith("_")} - {"cmd", "data"}
-    assert public == set(lastax.__all__)
-
-
-@pytest.mark.parametrize("name", sorted(lastax.__all__))
-def test_public_functions_are_documented_and_annotated(name):
-    thing = getattr(lastax, name)
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        f"{package}.{name}"
+        for package in PACKAGES
+        for name in importlib.import_module(f"lastax.{package}").__all__
+    ),
+)
+def test_public_names_are_documented_and_annotated(name):
+    package, _, attribute = name.partition(".")
+    thing = getattr(importlib.import_module(f"lastax.{package}"), attribute)
     if not (inspect.isfunction(thing) or inspect.isclass(thing)):
         return
     assert thing.__doc__, f"{name} has no docstring"

@@ -1,15 +1,17 @@
-"""The program as its users run it: in this process where nothing has to be killed."""
+"""Run the program as users do: in this process, unless it has to be killed."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lastax.cmd.main import main
 
 # The smallest network that still has several layers to choose states from.
@@ -25,14 +27,15 @@ class Ended:
     stderr: str
 
     @property
-    def answer(self) -> dict[str, Any]:
-        """What `--json` printed; fails if anything else stands on stdout."""
+    def result(self) -> dict[str, Any]:
+        """The object that `--json` printed; fails if stdout holds anything else."""
         return json.loads(self.stdout)
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(shared: Path) -> Path:
+    """The cache folder of the program: prepared data and compiled programs."""
+    return shared / "cache"
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def cli(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Callable[..., Ended]:
-    """Call the program with arguments, in an empty folder of the test's own."""
+    """Call the program with arguments, in an empty folder of the test."""
     monkeypatch.setenv("LASTAX_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
 
@@ -59,9 +62,9 @@ def cli(
 
 @pytest.fixture(scope="session")
 def start(cache: Path) -> Callable[..., subprocess.Popen]:
-    """Start the program in a process of its own; keywords are variables of its environment."""
+    """Start the program in another process; keywords are environment variables."""
     environment = {**os.environ, "LASTAX_CACHE": str(cache), "LASTAX_TYPECHECK": "1"}
-    # Where the tests themselves run in the background, SIGINT comes down to children as ignored.
+    # Children of background jobs inherit SIGINT as ignored.
     program = (
         "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "runpy.run_module('lastax.cmd.main', run_name='__main__')"
@@ -81,11 +84,19 @@ def start(cache: Path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    start: Callable[..., subprocess.Popen], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def trained(start: Callable[..., subprocess.Popen], shared: Path) -> Path:
     """A finished run of two short epochs. Tests read it; none may write to it."""
-    folder = tmp_path_factory.mktemp("runs") / "speech" / "tiny"
+    folder = shared / "runs" / "speech" / "tiny"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # The first worker that gets here trains the run for all of them.
+        (folder.parent / "claimed").mkdir()
+    except FileExistsError:
+        deadline = time.monotonic() + 300
+        while not (folder / "results.json").exists():
+            assert time.monotonic() < deadline, "another worker failed to train the run"
+            time.sleep(0.1)
+        return folder
     process = start("train", "--task", "speech", "--epochs", 2, *TINY, "--out", folder)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -1,13 +1,14 @@
-"""What users get wrong: one line that names the thing and the remedy, and nothing half-written."""
+"""Wrong input: one line that names the problem and the remedy, and no partial output."""
 
 import dataclasses
 import functools
 import json
 import shutil
 
-import lastax.cmd._open
-import lastax.data
 import pytest
+
+import lastax.data
+import lastax.data._open
 from lastax.data import speech
 
 
@@ -31,24 +32,24 @@ from lastax.data import speech
         (["evaluate", "RUN", "--split", "exam"], 2, ["exam", "validation"]),
         (["score", "RUN", "--method", "lst"], 2, ["'lst'", "last"]),
         (["prune", "RUN", "--method", "magic"], 2, ["'magic'", "uniform-magnitude"]),
-        (["prune", "RUN", "--ratio", "1"], 2, ["--ratio 1", "below 1"]),
-        (["prune", "RUN", "--ratio", "-0.1"], 2, ["--ratio -0.1", "at least 0"]),
-        (["prune", "RUN", "--ratio", "nan"], 2, ["--ratio nan"]),
+        (["prune", "RUN", "--ratio", "1"], 2, ["--ratio", "below 1, got 1.0"]),
+        (["prune", "RUN", "--ratio", "-0.1"], 2, ["--ratio", "at least 0", "-0.1"]),
+        (["prune", "RUN", "--ratio", "nan"], 2, ["--ratio", "nan"]),
         (["prune", "RUN", "--ratio", "half"], 2, ["--ratio", "half"]),
-        (["prune", "RUN", "--states", "1"], 2, ["--states 1", "2 to 8"]),
-        (["prune", "RUN", "--states", "9"], 2, ["--states 9", "2 to 8"]),
+        (["prune", "RUN", "--states", "1"], 2, ["--states", "2 (one per layer) to 8", "got 1"]),
+        (["prune", "RUN", "--states", "9"], 2, ["--states", "to 8", "got 9"]),
         (["prune", "RUN", "--max-loss", "-1"], 2, ["--max-loss", "-1"]),
-        (["prune", "RUN", "--max-loss", "nan"], 2, ["--max-loss nan"]),
-        (["prune", "RUN", "--ratio", "0.5", "--states", "4"], 2, ["one of --ratio, --states"]),
-        (["prune", "RUN", "--out", "RUN"], 1, ["is there already", "another folder"]),
+        (["prune", "RUN", "--max-loss", "nan"], 2, ["--max-loss", "nan"]),
+        (["prune", "RUN", "--ratio", "0.5", "--states", "4"], 2, ["only one of ratio, states"]),
+        (["prune", "RUN", "--out", "RUN"], 1, ["already exists", "another folder"]),
         (["prune", "RUN", "--out", "/dev/null/x"], 1, ["cannot write /dev/null/x"]),
-        (["prune", "RUN", "--distill"], 2, ["--distill", "--finetune"]),
+        (["prune", "RUN", "--distill"], 2, ["--distill", "finetune"]),
         (["score", "RUN", "--method", "empirical-energy"], 2, ["'empirical-energy'", "last"]),
-        (["sweep", "--task", "speech", "--layer", "s5-one"], 2, ["'s5-one'", "s5-one-way"]),
+        (["sweep", "--task", "speech", "--layer", "s5-one"], 2, ["'s5-one'", "s5-unidirectional"]),
         (["sweep", "RUN", "--methods", "last,magic"], 2, ["'magic'", "lamp"]),
         (["sweep", "RUN", "--ratios", "0.1,1.5"], 2, ["1.5", "below 1"]),
         (["sweep", "RUN", "--ratios", "a"], 2, ["'a'", "0.1,0.3"]),
-        (["polish"], 2, ["polish"]),
+        (["reconstruct"], 2, ["reconstruct"]),
         (["prune", "RUN", "--rate", "1"], 2, ["--rat"]),
         (["prune", "RUN", "--seed", "9" * 30], 2, ["--seed"]),
         (["score", "RUN", "--seed", "-1"], 2, ["--seed"]),
@@ -131,7 +132,7 @@ def damaged_copies():
         width_as_text: ["config.json is damaged", "channels"],
         seed_as_text: ["config.json is damaged", "seed"],
         unknown_data: ["opera", "speech"],
-        other_words: ["not the data that the run was made with", "classes", "'sideways'"],
+        other_words: ["not the data that the run was trained on", "classes", "'sideways'"],
         missing_word: ["config.json is damaged", "9 labels, for 10 classes"],
     }
 
@@ -177,7 +178,7 @@ def test_missing_or_damaged_audio(cli, tmp_path, monkeypatch, fault):
     broken = dataclasses.replace(
         lastax.data.DATASETS["speech"], open=functools.partial(speech.open_speech, archive=archive)
     )
-    monkeypatch.setattr(lastax.cmd._open, "DATASETS", {"speech": broken})
+    monkeypatch.setattr(lastax.data._open, "DATASETS", {"speech": broken})
     ended = cli("train", "--task", "speech", "--out", tmp_path / "run")
     assert ended.status == 1
     (line,) = ended.stderr.strip().splitlines()
@@ -193,7 +194,7 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
     shutil.copytree(trained, other)
     ended = cli("prune", copy, "--ratio", 0.5)
     assert ended.status == 1
-    assert "is there already" in ended.stderr
+    assert "already exists" in ended.stderr
     assert (other / "metrics.jsonl").exists()
     shutil.rmtree(other)
     assert cli("prune", copy, "--ratio", 0.5).status == 0

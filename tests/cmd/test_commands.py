@@ -1,23 +1,23 @@
-"""evaluate, score, prune and sweep on a trained run: what they answer, write and draw."""
+"""evaluate, score, prune and sweep on a trained run: what they print, write and draw."""
 
 import dataclasses
 import json
 import re
 import shutil
 
-import lastax.data
 import numpy as np
 import pytest
 import safetensors.numpy
-from lastax.cmd._console import pruning_key
 from PIL import Image
 
 import lastax
+import lastax.data
+from lastax.experiments import pruning_key
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_evaluate_answers_with_one_object(cli, trained, split):
-    answer = cli("evaluate", trained, "--split", split, "--json").answer
+def test_evaluate_prints_one_object(cli, trained, split):
+    answer = cli("evaluate", trained, "--split", split, "--json").result
     assert answer["split"] == split
     assert answer["examples"] == {"validation": 394, "test": 841}[split]
     recorded = json.loads((trained / "results.json").read_text())[split]
@@ -27,12 +27,12 @@ def test_evaluate_answers_with_one_object(cli, trained, split):
 
 def test_accuracy_does_not_depend_on_the_batch(cli, trained):
     answers = [
-        cli("evaluate", trained, "--batch-size", size, "--json").answer for size in (50, 841)
+        cli("evaluate", trained, "--batch-size", size, "--json").result for size in (50, 841)
     ]
     assert answers[0]["accuracy"] == pytest.approx(answers[1]["accuracy"])
 
 
-def test_evaluate_agrees_with_answers_counted_one_by_one(cli, trained):
+def test_predictions_of_a_batch_are_those_of_single_records(cli, trained):
     _, model = lastax.training.load_run(trained)
     source = lastax.data.DATASETS["speech"].open(lastax.data.data_folder()).sources["validation"]
     records = [source[index] for index in range(40)]
@@ -41,8 +41,8 @@ def test_evaluate_agrees_with_answers_counted_one_by_one(cli, trained):
     np.testing.assert_allclose(logits[:3], np.stack(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_score_prints_a_row_a_layer(cli, trained):
-    answer = cli("score", trained, "--method", "last", "--json").answer
+def test_score_has_one_row_per_layer(cli, trained):
+    answer = cli("score", trained, "--method", "last", "--json").result
     assert [len(layer["scores"]) for layer in answer["layers"]] == [4, 4]
     assert [max(layer["scores"]) for layer in answer["layers"]] == [1.0, 1.0]
     assert "largest H-inf" in cli("score", trained).stdout
@@ -50,7 +50,7 @@ def test_score_prints_a_row_a_layer(cli, trained):
 
 def test_prune_writes_a_smaller_run_like_any_other(cli, trained, tmp_path):
     out = tmp_path / "small"
-    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").answer
+    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").result
     assert answer["states_before"] == 8
     assert answer["states_after"] == 4
     left = [layer["states_after"] for layer in answer["layers"]]
@@ -76,13 +76,13 @@ def test_prune_writes_a_smaller_run_like_any_other(cli, trained, tmp_path):
     assert (out / "model.safetensors").stat().st_size < (
         trained / "model.safetensors"
     ).stat().st_size
-    evaluated = cli("evaluate", out, "--split", "test", "--json").answer
+    evaluated = cli("evaluate", out, "--split", "test", "--json").result
     assert evaluated["accuracy"] == answer["test"]["after"]
-    again = cli("prune", out, "--states", 2, "--out", tmp_path / "smaller", "--json").answer
+    again = cli("prune", out, "--states", 2, "--out", tmp_path / "smaller", "--json").result
     assert [layer["states_after"] for layer in again["layers"]] == [1, 1]
 
 
-def test_prune_draws_what_it_did(cli, trained, tmp_path):
+def test_prune_draws_eigenvalues_and_states(cli, trained, tmp_path):
     cli("prune", trained, "--ratio", 0.5, "--out", tmp_path / "small")
     for name in ("poles.png", "states.png"):
         with Image.open(tmp_path / "small" / name) as picture:
@@ -91,7 +91,7 @@ def test_prune_draws_what_it_did(cli, trained, tmp_path):
 
 
 def test_nothing_removed_nothing_changed(cli, trained, tmp_path):
-    answer = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same", "--json").answer
+    answer = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same", "--json").result
     assert answer["test"]["before"] == answer["test"]["after"]
     before, after = (
         safetensors.numpy.load_file(folder / "model.safetensors")
@@ -102,46 +102,48 @@ def test_nothing_removed_nothing_changed(cli, trained, tmp_path):
 
 def test_max_loss_holds_on_the_validation_split(cli, trained, tmp_path):
     out = tmp_path / "small"
-    answer = cli("prune", trained, "--max-loss", 3, "--out", out, "--json").answer
+    answer = cli("prune", trained, "--max-loss", 3, "--out", out, "--json").result
     lost = answer["validation"]["before"] - answer["validation"]["after"]
     assert 100 * lost <= 3 + 1e-6
     assert 2 <= answer["states_after"] <= 8
 
 
-def test_a_refit_is_a_run_like_any_other(cli, trained, tmp_path):
+def test_a_refitted_run_can_be_evaluated_and_pruned_again(cli, trained, tmp_path):
     out = tmp_path / "small"
     options = ("--method", "calibrated", "--calibration", 5, "--budget", "uniform")
-    answer = cli("prune", trained, "--ratio", 0.5, *options, "--out", out, "--json").answer
+    answer = cli("prune", trained, "--ratio", 0.5, *options, "--out", out, "--json").result
     assert answer["states_after"] == 4
     config = lastax.training.load_config(out)
     assert config.states == (2, 2)
     assert config.pruning["sequences"] == 5
-    again = cli("evaluate", out, "--json").answer
+    again = cli("evaluate", out, "--json").result
     assert again["accuracy"] == pytest.approx(answer["test"]["after"])
-    # What is pruned once more keeps account of which states of the first network are left.
+    # Masks of a run that is pruned twice refer to the states of the first network.
     cli("prune", out, "--states", 2, "--out", tmp_path / "smaller")
     smaller = lastax.training.load_config(tmp_path / "smaller")
     counts = lastax.training.untrained_counts(config.model)
     for before, after in zip(
-        lastax.training.kept_masks(config, counts), lastax.training.kept_masks(smaller, counts), strict=True
+        lastax.training.kept_masks(config, counts),
+        lastax.training.kept_masks(smaller, counts),
+        strict=True,
     ):
         assert not np.any(after & ~before)
         assert after.sum() == 1
 
 
-def test_methods_are_shown_beside_each_other(cli, trained, tmp_path):
-    options = ("--ratio", 0.5, "--beside", "calibrated", "--beside", "aire", "--json")
-    answer = cli("prune", trained, *options, "--out", tmp_path / "small").answer
-    assert set(answer["beside"]) == {"calibrated", "aire"}
+def test_methods_are_compared_at_the_same_number_of_states(cli, trained, tmp_path):
+    options = ("--ratio", 0.5, "--compare-with", "calibrated", "--compare-with", "aire", "--json")
+    answer = cli("prune", trained, *options, "--out", tmp_path / "small").result
+    assert set(answer["compared"]) == {"calibrated", "aire"}
     alone = cli(
         "prune", trained, "--method", "aire", "--ratio", 0.5, "--out", tmp_path / "aire", "--json"
-    ).answer
-    assert answer["beside"]["aire"]["test"] == pytest.approx(alone["test"]["after"])
+    ).result
+    assert answer["compared"]["aire"]["test"] == pytest.approx(alone["test"]["after"])
 
 
-def test_certificates_and_fidelity_are_told(cli, trained, tmp_path):
+def test_certificates_and_fidelity_are_reported(cli, trained, tmp_path):
     out = tmp_path / "small"
-    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").answer
+    answer = cli("prune", trained, "--ratio", 0.5, "--out", out, "--json").result
     (_, model), (_, small) = lastax.training.load_run(trained), lastax.training.load_run(out)
     for told, pair in zip(
         answer["certificates"],
@@ -152,19 +154,19 @@ def test_certificates_and_fidelity_are_told(cli, trained, tmp_path):
         assert 0 < told["hinf"] <= told["bound"] * (1 + 1e-9)
     for split in ("validation", "test"):
         assert 0 < answer[split]["agreement"] <= 1
-        assert answer[split]["divergence"] > 0
+        assert answer[split]["kl_divergence"] > 0
     assert lastax.training.load_results(out)["certificates"] == answer["certificates"]
     shown = cli("prune", trained, "--ratio", 0, "--out", tmp_path / "same").stdout
-    assert "says nothing of the network's answers" in shown
-    assert "100.00 % answered as before, divergence 0.000 nats" in shown
+    assert "it does not bound the error of the network's output" in shown
+    assert "same prediction as before: 100.00 %; KL divergence: 0.000 nats" in shown
 
 
 @pytest.mark.slow
-def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
+def test_auto_keeps_the_fewest_states(cli, trained, tmp_path):
     out = tmp_path / "small"
     options = ("--method", "auto", "--calibration", 8, "--budget", "uniform", "--json")
     ended = cli("prune", trained, *options, "--max-loss", 4, "--out", out)
-    answer = ended.answer
+    answer = ended.result
     lost = answer["validation"]["before"] - answer["validation"]["after"]
     assert 100 * lost <= 4 + 1e-6
     tried = re.findall(r"^([\w-]+), (\d+) of 8 states", ended.stderr, flags=re.MULTILINE)
@@ -180,88 +182,103 @@ def test_auto_takes_what_does_best_on_validation(cli, trained, tmp_path):
             4,
             "--out",
             tmp_path / method,
-        ).answer
+        ).result
         assert alone["states_after"] >= answer["states_after"]
     assert lastax.training.load_config(out).pruning["method"] == answer["method"]
 
 
-def test_a_full_matrix_counts_as_states(cli, trained, tmp_path):
+def test_a_dense_feedthrough_counts_as_states(cli, trained, tmp_path):
     out = tmp_path / "full"
-    options = ("--method", "calibrated", "--calibration", 8, "--budget", "uniform", "--full-D")
-    answer = cli("prune", trained, "--states", 7, *options, "--out", out, "--json").answer
-    # 8 channels, both ways: 64 weights, a state has 48.
+    options = (
+        "--method",
+        "calibrated",
+        "--calibration",
+        8,
+        "--budget",
+        "uniform",
+        "--dense-feedthrough",
+    )
+    answer = cli("prune", trained, "--states", 7, *options, "--out", out, "--json").result
+    # 8 channels, bidirectional: 64 weights, and a state has 48.
     assert answer["feedthrough_states"] == 4
     assert answer["states_after"] == 3
     weights = safetensors.numpy.load_file(out / "model.safetensors")
     assert weights["encoder.blocks.0.layer.D"].shape == (8, 8)
-    again = cli("evaluate", out, "--json").answer
+    again = cli("evaluate", out, "--json").result
     assert again["accuracy"] == pytest.approx(answer["test"]["after"])
-    less = cli("prune", out, "--states", 2, "--out", tmp_path / "less", "--json").answer
+    less = cli("prune", out, "--states", 2, "--out", tmp_path / "less", "--json").result
     assert less["states_after"] == 2
     assert lastax.training.load_config(tmp_path / "less").dense_feedthrough
-    assert "count for 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
+    assert "counts as 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
     refused = (("--states", 4), ("--ratio", 0.9), ("--ratio", 0.9, "--method", "last-refitted"))
     for amount in refused:
         few = cli("prune", trained, *options, *amount)
         assert few.status == 1
-        assert "full D" in few.stderr
-    assert cli("prune", trained, "--method", "last", "--full-D").status == 2
+        assert "dense feedthrough" in few.stderr
+    assert cli("prune", trained, "--method", "last", "--dense-feedthrough").status == 2
 
 
 @pytest.mark.slow
 def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
     options = ("--ratio", 0.5, "--finetune", 1, "--finetune-rate", 1, "--json")
     answers = {}
-    ways = {"tuned": (), "distilled": ("--distill",), "norms": ("--norms",)}
-    for name, more in (ways | {"polished": ("--polish", 20)}).items():
+    variants = {"tuned": (), "distilled": ("--distill",)}
+    variants |= {"recalibrated": ("--recalibrate-batch-norm",)}
+    for name, more in (variants | {"reconstructed": ("--reconstruct", 20)}).items():
         some = options if name in ("tuned", "distilled") else (*options[:2], "--json")
         out = tmp_path / name
-        answers[name] = cli("prune", trained, *some, *more, "--out", out).answer
-        again = cli("evaluate", out, "--json").answer
+        answers[name] = cli("prune", trained, *some, *more, "--out", out).result
+        again = cli("evaluate", out, "--json").result
         assert again["accuracy"] == pytest.approx(answers[name]["test"]["after"])
         assert lastax.training.load_config(out).states == tuple(
             layer["states_after"] for layer in answers[name]["layers"]
         )
-    tuned, distilled = (lastax.training.load_config(tmp_path / name) for name in ("tuned", "distilled"))
+    tuned, distilled = (
+        lastax.training.load_config(tmp_path / name) for name in ("tuned", "distilled")
+    )
     assert tuned.pruning["finetune"] == 1
     assert not tuned.pruning["distill"]
     assert distilled.pruning["distill"]
-    assert lastax.training.load_config(tmp_path / "norms").pruning["norms"]
-    assert lastax.training.load_config(tmp_path / "polished").pruning["polish"] == 20
-    polished, norms = (answers[name]["validation"]["divergence"] for name in ("polished", "norms"))
-    assert polished < norms
-    # The trained run's own labels are smoothed; its teacher's answers are not.
+    assert lastax.training.load_config(tmp_path / "recalibrated").pruning["recalibrate_batch_norm"]
+    assert lastax.training.load_config(tmp_path / "reconstructed").pruning["reconstruct"] == 20
+    reconstructed, recalibrated = (
+        answers[name]["validation"]["kl_divergence"] for name in ("reconstructed", "recalibrated")
+    )
+    assert reconstructed < recalibrated
+    # The labels of the run are smoothed; the outputs of its teacher are not.
     assert answers["tuned"]["test"] != answers["distilled"]["test"]
 
 
-@pytest.mark.parametrize("layer", ["s4d", "lru"])
-def test_other_layers_go_all_the_way(cli, tmp_path, layer):
+@pytest.mark.parametrize(
+    ("layer", "methods"), [("s4d", ("last-per-channel", "calibrated")), ("lru", ("balanced",))]
+)
+def test_other_layers_are_trained_pruned_and_scored(cli, tmp_path, layer, methods):
     run = tmp_path / layer
     small = ("--layers", 2, "--channels", 4, "--states", 2, "--epochs", 1, "--epoch-batches", 2)
     cli("train", "--task", "speech", "--layer", layer, *small, "--out", run, "--json")
     total = sum(lastax.training.load_config(run).states)
     assert total == (16 if layer == "s4d" else 4)
-    for method in ("last-per-channel", "balanced", "calibrated"):
+    for method in methods:
         out = tmp_path / method
         answer = cli(
             "prune", run, "--method", method, "--ratio", 0.5, "--out", out, "--json"
-        ).answer
+        ).result
         assert 2 <= answer["states_after"] <= total // 2
-        reached = cli("evaluate", out, "--json").answer["accuracy"]
+        reached = cli("evaluate", out, "--json").result["accuracy"]
         assert reached == pytest.approx(answer["test"]["after"])
-    scores = cli("score", run, "--json").answer
+    scores = cli("score", run, "--json").result
     assert sum(len(layer["scores"]) for layer in scores["layers"]) == total
 
 
-def test_prune_shows_a_table_for_people(cli, trained, tmp_path):
+def test_prune_prints_a_table(cli, trained, tmp_path):
     shown = cli("prune", trained, "--out", tmp_path / "small").stdout
-    assert "points)" in shown
+    assert "pp)" in shown
     assert "all" in shown
     assert "poles.png" in shown
 
 
 def test_scores_are_compared(cli, trained):
-    answer = cli("score", trained, "--compare", "--json").answer
+    answer = cli("score", trained, "--compare", "--json").result
     assert "random" not in answer["methods"]
     assert "balanced" not in answer["methods"]
     for layer in answer["layers"]:
@@ -271,14 +288,14 @@ def test_scores_are_compared(cli, trained):
             assert all(value == layer[other][one] for other, value in row.items())
             assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in row.values())
     shown = cli("score", trained, "--compare", "--method", "aire").stdout
-    assert "rank agreement with aire" in shown
+    assert "rank correlation with aire" in shown
     assert cli("score", trained, "--compare", "--method", "balanced").status == 2
 
 
-def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):
+def test_random_pruning_draws_differ_between_runs(trained, tmp_path):
     config = lastax.training.load_config(trained)
     other = dataclasses.replace(config, seed=1)
-    keys = [pruning_key(0, each) for each in (config, other)]
+    keys = [pruning_key(each, 0) for each in (config, other)]
     _, model = lastax.training.load_run(trained)
     first, second = (
         lastax.plan_pruning(model, ratio=0.5, method="random", key=key).scores for key in keys
@@ -286,7 +303,7 @@ def test_random_pruning_draws_anew_for_each_run(trained, tmp_path):
     assert not np.array_equal(first[0], second[0])
 
 
-def test_runs_are_found_however_deep_they_lie(trained, tmp_path):
+def test_runs_are_found_at_any_depth(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "mine")
     shutil.copytree(trained, tmp_path / "a" / "b" / "c")
     shutil.copytree(trained, tmp_path / ".hidden")

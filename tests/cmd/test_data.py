@@ -10,18 +10,18 @@ import shutil
 import threading
 import zipfile
 
-import lastax.cmd._bench_data
-import lastax.cmd.data
-import lastax.data
 import numpy as np
 import pytest
+from PIL import Image
+
+import lastax
+import lastax.cmd.bench._data
+import lastax.cmd.data
+import lastax.data
 from lastax.cmd._check import check_split
 from lastax.cmd._draw_data import spectrogram, spell
 from lastax.cmd._show import of_all_classes
 from lastax.data import Data
-from PIL import Image
-
-import lastax
 
 from .conftest import TINY
 
@@ -57,7 +57,7 @@ def digests(folder):
 
 def test_list_says_what_is_here(cli, root, tmp_path):
     for folder, here in ((root, True), (tmp_path, False)):
-        answer = cli("data", "list", "--data-dir", folder, "--json").answer
+        answer = cli("data", "list", "--data-dir", folder, "--json").result
         assert answer["root"] == str(folder)
         tasks = {task["task"]: task for task in answer["tasks"]}
         assert tasks.keys() == lastax.training.TASKS.keys()
@@ -76,7 +76,7 @@ def test_list_says_what_is_here(cli, root, tmp_path):
 def test_make_makes_the_same_again(cli, root, tmp_path):
     answer = cli(
         "data", "make", "listops", *ROWS, *SHORT, "--workers", 2, "--data-dir", tmp_path, "--json"
-    ).answer
+    ).result
     assert answer["train"] == 60
     assert digests(tmp_path / "listops-1000") == digests(root / "listops-1000")
     other = cli("data", "make", "listops", *ROWS, *SHORT, "--seed", 1, "--data-dir", tmp_path)
@@ -92,7 +92,7 @@ def test_the_root_may_come_from_the_environment(cli, root, monkeypatch):
 def test_check_compares_with_what_is_published(cli, root):
     right = cli("data", "check", "listops", "--any-size", "--data-dir", root, "--json")
     assert right.status == 0
-    splits = right.answer["splits"]
+    splits = right.result["splits"]
     assert {name: split["records"] for name, split in splits.items()} == {
         "train": 60,
         "validation": 20,
@@ -104,8 +104,8 @@ def test_check_compares_with_what_is_published(cli, root):
     wrong = cli("data", "check", "listops", "--data-dir", root, "--json")
     assert wrong.status == 1
     assert wrong.stderr == ""
-    assert not wrong.answer["ok"]
-    problems = wrong.answer["splits"]["train"]["problems"]
+    assert not wrong.result["ok"]
+    problems = wrong.result["splits"]["train"]["problems"]
     assert problems[0] == "60 records, 96,000 were published"
     shown = cli("data", "check", "listops", "--data-dir", root)
     assert shown.status == 1
@@ -122,9 +122,9 @@ def test_check_counts_damage_and_names_the_first(cli, root, tmp_path):
     file.write_bytes(b"\r\n".join(lines))
     ended = cli("data", "check", "listops", "--any-size", "--data-dir", tmp_path, "--json")
     assert ended.status == 1
-    assert ended.answer["damaged"] == 2
-    assert str(file) in ended.answer["first_damage"]
-    assert ended.answer["splits"]["test"]["records"] == 22
+    assert ended.result["damaged"] == 2
+    assert str(file) in ended.result["first_damage"]
+    assert ended.result["splits"]["test"]["records"] == 22
     trained = cli("train", "--task", "listops", *TRAIN, "--data-dir", tmp_path, "--out", "run")
     assert trained.status == 1
     assert str(file) in trained.stderr
@@ -186,8 +186,8 @@ def test_check_finds_tokens_beyond_the_vocabulary():
 
 def test_show_draws(cli, root, tmp_path):
     ended = cli("data", "show", "listops", "--data-dir", root, "--count", 5, "--json")
-    assert ended.answer["picture"] == "listops.png"
-    assert len(set(ended.answer["records"])) == 5
+    assert ended.result["picture"] == "listops.png"
+    assert len(set(ended.result["records"])) == 5
     with Image.open(tmp_path / "listops.png") as picture:
         assert min(picture.size) > 500
         assert len(picture.convert("RGB").getcolors(10**7)) > 20
@@ -259,7 +259,7 @@ def test_fetch_gets_checks_and_unpacks(cli, root, server, tmp_path, monkeypatch)
         "DATASETS",
         {"listops": dataclasses.replace(listops, remotes=(remote,))},
     )
-    answer = cli("data", "fetch", "listops", "--data-dir", tmp_path / "new", "--json").answer
+    answer = cli("data", "fetch", "listops", "--data-dir", tmp_path / "new", "--json").result
     assert answer["files"] == [str(tmp_path / "new" / "listops-1000")]
     assert digests(tmp_path / "new" / "listops-1000") == digests(root / "listops-1000")
     false = dataclasses.replace(remote, sha256="0" * 64)
@@ -284,19 +284,19 @@ def test_a_run_says_what_its_numbers_mean(run):
 def test_commands_find_the_data_of_a_run(cli, root, run, tmp_path):
     there = ("--data-dir", root)
     recorded = json.loads((run / "results.json").read_text())["test"]
-    answer = cli("evaluate", run, *there, "--json").answer
+    answer = cli("evaluate", run, *there, "--json").result
     assert answer["accuracy"] == pytest.approx(recorded["accuracy"])
     assert answer["examples"] == 24
-    pruned = cli("prune", run, "--ratio", 0.5, *there, "--out", "small", "--json").answer
+    pruned = cli("prune", run, "--ratio", 0.5, *there, "--out", "small", "--json").result
     assert pruned["states_after"] == 4
-    assert cli("evaluate", "small", *there, "--json").answer["examples"] == 24
+    assert cli("evaluate", "small", *there, "--json").result["examples"] == 24
     swept = cli("sweep", run, "--methods", "lamp", "--ratios", "0.5", *there, "--out", "swept")
     assert swept.status == 0, swept.stderr
     assert cli("score", run).status == 0
 
 
 def test_evaluation_at_a_lower_rate(cli, root, run):
-    answer = cli("evaluate", run, "--data-dir", root, "--every", 3, "--json").answer
+    answer = cli("evaluate", run, "--data-dir", root, "--every", 3, "--json").result
     assert answer["every"] == 3
     _, model = lastax.training.load_run(run)
     source = lastax.data.DATASETS["listops"].open(root).sources["test"]
@@ -339,12 +339,12 @@ def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert lastax.training.load_config(run).data.data == str(tmp_path / "mine.npz")
     monkeypatch.chdir("/")
-    accuracy = cli("evaluate", run, "--json").answer["accuracy"]
+    accuracy = cli("evaluate", run, "--json").result["accuracy"]
     os.rename(tmp_path / "mine.npz", tmp_path / "moved.npz")
     lost = cli("evaluate", run)
     assert lost.status == 1
     assert "mine.npz" in lost.stderr
-    moved = cli("evaluate", run, "--data", tmp_path / "moved.npz", "--json").answer
+    moved = cli("evaluate", run, "--data", tmp_path / "moved.npz", "--json").result
     assert moved["accuracy"] == accuracy
     npz(tmp_path / "other.npz", classes=4)
     other = cli("evaluate", run, "--data", tmp_path / "other.npz")
@@ -399,7 +399,7 @@ def test_one_line_about_data_commands(cli, tmp_path, monkeypatch, arguments, sta
         # The bundled sample is always there.
         gone = dataclasses.replace(lastax.data.DATASETS["speech"], present=lambda root: False)
         data_sets = dict(lastax.data.DATASETS) | {"speech": gone}
-        monkeypatch.setattr(lastax.cmd._bench_data, "DATASETS", data_sets)
+        monkeypatch.setattr(lastax.cmd.bench._data, "DATASETS", data_sets)
     ended = cli(*arguments)
     assert ended.status == status
     (line,) = ended.stderr.strip().splitlines()
@@ -409,10 +409,12 @@ def test_one_line_about_data_commands(cli, tmp_path, monkeypatch, arguments, sta
 
 
 def test_bench_sets_supply_beside_demand(cli, monkeypatch):
-    monkeypatch.setattr(lastax.cmd._bench_data, "_SECONDS", 0.05)
-    monkeypatch.setattr(lastax.cmd._bench_data, "WORKERS", (0, 1))
-    (case,) = cli("bench", "data", "--task", "speech", "--repeats", 1, "--json").answer["cases"]
+    monkeypatch.setattr(lastax.cmd.bench._data, "_SECONDS", 0.05)
+    monkeypatch.setattr(lastax.cmd.bench._data, "WORKERS", (0, 1))
+    (case,) = cli("bench", "data", "--task", "speech", "--repeats", 1, "--json").result["cases"]
     assert case["task"] == "speech"
     assert case["samples_per_second"].keys() == {"0", "1"}
     assert min(case["samples_per_second"].values()) > 0
-    assert case["appetite"] == pytest.approx(case["batch_size"] / case["step_seconds"])
+    assert case["training_samples_per_second"] == pytest.approx(
+        case["batch_size"] / case["step_seconds"]
+    )

@@ -94,9 +94,9 @@ def test_page_of_a_pruned_run(cli, pruned, method):
     out = pruned / f"small-{method}"
     answer = cli(
         "prune", pruned / "tiny", "--method", method, "--ratio", 0.5, "--out", out, "--json"
-    ).answer
+    ).result
     page = out / "own.html"
-    assert cli("report", out, "--out", page, "--json").answer == {"report": str(page)}
+    assert cli("report", out, "--out", page, "--json").result == {"report": str(page)}
     text, drawings = check(page.read_text())
     assert drawings == 3
     for split in ("validation", "test"):

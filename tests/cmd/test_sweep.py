@@ -1,4 +1,4 @@
-"""`lastax sweep`: every cell once, whatever happens in between, and a fair summary."""
+"""`lastax sweep`: every cell is measured once, and the summary is right."""
 
 import csv
 import json
@@ -12,15 +12,17 @@ import lastax
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
     methods = "last,empirical-energy,random,balanced,calibrated"
     options = ("--methods", methods, "--ratios", "0,0.5", "--out", tmp_path, "--json")
-    answer = cli("sweep", trained, *options).answer
+    answer = cli("sweep", trained, *options).result
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    # LAST has a row of its own with batch norms measured again.
+    # LAST has another row with BatchNorm recalibrated.
     assert len(rows) == len(answer["cells"]) == 1 + 5 * 2 + 2
     unpruned = rows[0]["test_accuracy"]
     assert rows[0]["method"] == "unpruned"
     assert {
-        row["test_accuracy"] for row in rows if float(row["ratio"]) == 0 and row["then"] == ""
+        row["test_accuracy"]
+        for row in rows
+        if float(row["ratio"]) == 0 and row["post_processing"] == "none"
     } == {unpruned}
     assert {row["states"] for row in rows[1:] if float(row["ratio"]) == 0.5} <= {"4", "3", "2"}
     with Image.open(tmp_path / "sweep.png") as picture:
@@ -30,31 +32,31 @@ def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
 
 def test_cells_are_those_of_pruned_networks(cli, trained, tmp_path):
     options = ("--methods", "lamp", "--ratios", "0.5")
-    answer = cli("sweep", trained, *options, "--out", tmp_path / "s", "--json").answer
+    answer = cli("sweep", trained, *options, "--out", tmp_path / "s", "--json").result
     alone = cli(
         "prune", trained, "--method", "lamp", "--ratio", 0.5, "--out", tmp_path / "p", "--json"
-    ).answer
+    ).result
     (cell,) = (cell for cell in answer["cells"] if cell["method"] == "lamp")
     assert cell["layers"] == [row["states_after"] for row in alone["layers"]]
     for split in ("validation", "test"):
         assert cell[f"{split}_accuracy"] == pytest.approx(alone[split]["after"], abs=0.003)
 
 
-def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
+def test_an_interrupted_sweep_resumes(cli, trained, tmp_path):
     options = ("--methods", "lamp,aire", "--ratios", "0.25,0.5", "--out", tmp_path, "--json")
-    whole = cli("sweep", trained, *options).answer
+    whole = cli("sweep", trained, *options).result
     path = tmp_path / "cells.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == 5
     first = json.loads(lines[1]) | {"seconds": -1.0}
-    # The rest, and half of a line, are lost; what is there is not measured again.
+    # The last lines are lost, one in part; the remaining cells are not measured again.
     path.write_bytes(lines[0] + json.dumps(first).encode() + b"\n" + lines[2][:20])
-    again = cli("sweep", trained, *options).answer
+    again = cli("sweep", trained, *options).result
     assert again["cells"][1]["seconds"] == -1
     for one, other in zip(whole["cells"], again["cells"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
-    # More of the same folder adds to it.
-    more = cli("sweep", trained, "--methods", "lamp", "--ratios", "0.75", *options[4:]).answer
+    # Other cells are added to the same folder.
+    more = cli("sweep", trained, "--methods", "lamp", "--ratios", "0.75", *options[4:]).result
     assert len(path.read_text().splitlines()) == 6
     assert [cell["ratio"] for cell in more["cells"]] == [0, 0.75]
     path.write_text("damaged\n" + path.read_text())
@@ -65,9 +67,9 @@ def test_an_interrupted_sweep_goes_on(cli, trained, tmp_path):
 
 def test_other_settings_are_other_cells(cli, trained, tmp_path):
     options = ("--methods", "random,calibrated", "--ratios", "0.5", "--out", tmp_path, "--json")
-    first = cli("sweep", trained, *options, "--calibration", 3).answer
-    assert cli("sweep", trained, *options, "--calibration", 3).answer["cells"] == first["cells"]
-    other = cli("sweep", trained, *options, "--calibration", 4, "--seed", 1).answer
+    first = cli("sweep", trained, *options, "--calibration", 3).result
+    assert cli("sweep", trained, *options, "--calibration", 3).result["cells"] == first["cells"]
+    other = cli("sweep", trained, *options, "--calibration", 4, "--seed", 1).result
     assert [cell["method"] for cell in other["cells"]] == ["unpruned", "random", "calibrated"]
     assert other["cells"][0] == first["cells"][0]
     assert other["cells"][1]["settings"] == {"pruning_seed": 1}
@@ -81,7 +83,7 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
     cli("prune", trained, "--ratio", 0.25, "--out", runs[1])
     options = ("--methods", "last,calibrated", "--ratios", "0.5", "--json")
     one, two = (
-        cli("sweep", *runs, *options, "--jobs", jobs, "--out", tmp_path / str(jobs)).answer
+        cli("sweep", *runs, *options, "--jobs", jobs, "--out", tmp_path / str(jobs)).result
         for jobs in (1, 2)
     )
 
@@ -92,12 +94,18 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
     assert sorted_cells(one) == sorted_cells(two)
 
 
-def test_what_is_done_after_is_a_row_of_its_own(cli, trained, tmp_path):
+def test_post_processing_has_rows_of_its_own(cli, trained, tmp_path):
     options = ("--methods", "last", "--ratios", "0.5", "--finetune", 1, "--finetune-rate", 1)
-    options += ("--distill", "--polish", "last", "--out", tmp_path, "--json")
-    answer = cli("sweep", trained, *options).answer
+    options += ("--distill", "--reconstruct", "last", "--out", tmp_path, "--json")
+    answer = cli("sweep", trained, *options).result
     cells = answer["cells"][1:]
-    assert [cell["then"] for cell in cells] == ["", "norms", "polished", "tuned", "distilled"]
+    assert [cell["post_processing"] for cell in cells] == [
+        "none",
+        "recalibrated",
+        "reconstructed",
+        "fine-tuned",
+        "distilled",
+    ]
     assert [cell["finetune"] for cell in cells] == [0, 0, 0, 1, 1]
     assert len({tuple(cell["layers"]) for cell in cells}) == 1
     assert len({cell["validation_accuracy"] for cell in cells}) >= 3
@@ -105,15 +113,15 @@ def test_what_is_done_after_is_a_row_of_its_own(cli, trained, tmp_path):
         "last",
         "last + 1 epochs",
         "last + 1 epochs, distilled",
-        "last, norms measured again",
-        "last, polished",
+        "last, BatchNorm recalibrated",
+        "last, reconstructed",
     ]
 
 
-def test_a_part_of_the_records_is_the_same_part(cli, trained, tmp_path):
+def test_a_limit_selects_the_same_records_every_time(cli, trained, tmp_path):
     options = ("--methods", "lamp", "--ratios", "0.5", "--json")
     first, again = (
-        cli("sweep", trained, *options, "--limit", 10, "--out", tmp_path / name).answer["cells"]
+        cli("sweep", trained, *options, "--limit", 10, "--out", tmp_path / name).result["cells"]
         for name in ("a", "b")
     )
     for one, other in zip(first, again, strict=True):
@@ -125,8 +133,8 @@ def test_a_part_of_the_records_is_the_same_part(cli, trained, tmp_path):
             )
 
 
-def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
-    """By the same program: here only that it is called so, and its failure told."""
+def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
+    """Only the call of `lastax train`, and the report of its failure."""
     called = []
 
     def run(command, check):
@@ -134,7 +142,7 @@ def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
         return type("Done", (), {"returncode": 3})()
 
     monkeypatch.setattr("lastax.cmd.sweep.subprocess.run", run)
-    for layer, more in (("lru", ""), ("lru-one-way", "--no-bidirectional ")):
+    for layer, more in (("lru", ""), ("lru-unidirectional", "--no-bidirectional ")):
         ended = cli("sweep", "--task", "speech", "--layer", layer, "--seeds", "4,5")
         assert ended.status == 1
         assert "ended with status 3" in ended.stderr
@@ -147,7 +155,7 @@ def test_presets_are_trained_if_they_never_were(cli, tmp_path, monkeypatch):
 
 
 def cells(task, method, accuracies, layer="s5"):
-    """Validation and test accuracies by ratio; 0 is the whole network."""
+    """Validation and test accuracies by ratio; ratio 0 is the unpruned network."""
     return [
         {
             "run": f"{task}-{seed}",
@@ -156,7 +164,7 @@ def cells(task, method, accuracies, layer="s5"):
             "bidirectional": True,
             "method": method if ratio else "unpruned",
             "ratio": ratio,
-            "then": "",
+            "post_processing": "none",
             "finetune": 0,
             "validation_accuracy": validation + 0.001 * seed,
             "test_accuracy": test - 0.001 * seed,
@@ -168,7 +176,7 @@ def cells(task, method, accuracies, layer="s5"):
 
 def test_summary_by_hand():
     rows = cells("a", "m", {0: (0.9, 0.8), 0.3: (0.895, 0.77), 0.5: (0.88, 0.8), 0.7: (0.89, 0.79)})
-    # 70 % costs a point, 50 % more: the largest that will do, chosen on validation.
+    # 70 % costs one point and 50 % more: the largest qualifying ratio, chosen on validation.
     rows += cells("b", "m", {0: (0.9, 0.8), 0.3: (0.85, 0.8)})
     rows += [
         {**row, "validation_accuracy": None, "test_accuracy": None}
@@ -182,5 +190,7 @@ def test_summary_by_hand():
     assert row["ratio_compressible"] == pytest.approx(0.7)
     assert row["loss_compressible"] == pytest.approx(1)
     groups = lastax.experiments.sweep_groups(rows)
-    assert list(groups) == ["a, s5, both ways", "b, s5, both ways"]
-    assert lastax.experiments.compressible_ratio(groups["a, s5, both ways"], "m", most=0.6) == 0.3
+    assert list(groups) == ["a, s5, bidirectional", "b, s5, bidirectional"]
+    assert (
+        lastax.experiments.compressible_ratio(groups["a, s5, bidirectional"], "m", most=0.6) == 0.3
+    )

@@ -1,4 +1,4 @@
-"""`lastax train`: what a run holds, and that stopping it at any moment changes nothing."""
+"""`lastax train`: the files of a run, and stopping and resuming it."""
 
 import json
 import signal
@@ -15,12 +15,12 @@ from .conftest import TINY
 
 
 def metrics(folder):
-    """The log without the clock."""
+    """The log without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-def test_a_run_holds_everything_that_is_needed(trained):
+def test_a_run_holds_configuration_weights_and_results(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["states"] == [4, 4]
     assert config["model"]["channels"] == 8
@@ -38,7 +38,7 @@ def test_a_run_holds_everything_that_is_needed(trained):
 def test_training_learns(trained):
     first, second = metrics(trained)
     assert second["train_loss"] < first["train_loss"] < 2.6
-    assert second["validation_accuracy"] > 0.15  # ten words: chance is 0.1
+    assert second["validation_accuracy"] > 0.15  # chance is 0.1 for ten words
 
 
 @pytest.mark.parametrize("moment", ["between steps", "at the end of an epoch"])
@@ -51,7 +51,7 @@ def test_killed_and_resumed_is_bit_identical(trained, start, tmp_path, moment):
         # After the first checkpoint, inside the second epoch.
         wanted = lambda: any(checkpoints.glob("*/_CHECKPOINT_METADATA"))  # noqa: E731
     else:
-        # The line of an epoch is in the log before its checkpoint is whole.
+        # The line of an epoch is in the log before its checkpoint is complete.
         wanted = lambda: (folder / "metrics.jsonl").exists() and metrics(folder)  # noqa: E731
     while not wanted():
         assert process.poll() is None, process.communicate()[1]
@@ -93,13 +93,13 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(cli, tmp_path):
     resumed = cli("train", "--task", "speech", "--out", tmp_path / "run", "--resume")
     assert evaluated.status == resumed.status == 1
     assert "training diverged at step" in evaluated.stderr
-    assert "would end as before" in resumed.stderr
-    # What diverged would diverge again: `--if-missing` does not pick it up.
+    assert "would fail again" in resumed.stderr
+    # A diverged run would diverge again, so `--if-missing` does not resume it.
     assert lastax.training.find_runs(tmp_path, finished=False) == []
 
 
 @pytest.mark.parametrize("moment", ["while compiling", "after an epoch"])
-def test_interrupted_says_how_to_go_on(start, tmp_path, moment):
+def test_an_interrupted_run_prints_how_to_resume(start, tmp_path, moment):
     folder = tmp_path / "run"
     fresh = {"LASTAX_CACHE": str(tmp_path)} if moment == "while compiling" else {}
     process = start("train", "--task", "speech", "--epochs", 9, *TINY, "--out", folder, **fresh)
@@ -109,7 +109,7 @@ def test_interrupted_says_how_to_go_on(start, tmp_path, moment):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # Whatever is compiled takes seconds.
+    # Compilation takes seconds.
     time.sleep(1 if moment == "while compiling" else 0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -134,11 +134,11 @@ try:
     for _ in range(2000):
         time.sleep(0.01)
 except KeyboardInterrupt:
-    print("heard")
+    print("interrupted")
 """
 
 
-def test_an_interrupt_lost_in_the_garbage_collector_is_heard():
+def test_an_interrupt_during_garbage_collection_is_sent_again():
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
-    assert done.stdout == "heard\n"
+    assert done.stdout == "interrupted\n"
     assert done.stderr == ""
