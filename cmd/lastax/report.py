@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 import lastax
-from lastax.cmd._console import debug_option, emit, err, json_option, out, resolve_run
+from lastax.cmd._console import emit, err, out, resolve_run
+from lastax.cmd._options import debug_option, json_option
 from lastax.serialization import write_atomically
 
 REPORT = "report.html"

@@ -17,12 +17,14 @@ from lastax.plots._pruning import draw_layout as draw_layout
 from lastax.plots._pruning import draw_poles as draw_poles
 from lastax.plots._pruning import draw_states as draw_states
 from lastax.plots._pruning import save_pruning_figures as save_pruning_figures
+from lastax.plots._records import draw_records as draw_records
 from lastax.plots._report import report_page as report_page
 
 __all__ = [
     "draw_layout",
     "draw_learning",
     "draw_poles",
+    "draw_records",
     "draw_speeds",
     "draw_states",
     "draw_sweep",
