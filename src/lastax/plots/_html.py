@@ -1,7 +1,7 @@
-"""One self-contained HTML page: headings, facts, tables and figures, as text.
+"""Parts of a self-contained HTML page: headings, numbers, tables and figures.
 
-Nothing is loaded from elsewhere and nothing runs. It fits a phone, a desk and paper, in the light
-or dark that the reader prefers.
+The page loads no other files and has no scripts. Its layout suits phones, desktops and print, and
+follows the light or dark theme of the browser.
 """
 
 import html
@@ -50,12 +50,18 @@ pre { overflow-x: auto; padding: .7rem .9rem; border: 1px solid var(--line); bor
 
 
 def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
-    """The whole page; `parts` are HTML, made by the functions below."""
-    body = "\n".join(_numbered(part, index) for index, part in enumerate(parts))
+    """A complete page.
+
+    Args:
+        title: title and heading; plain text.
+        lead: a line below the heading; plain text.
+        parts: sections as HTML, made by the other functions of this module.
+    """
+    body = "\n".join(_with_unique_ids(part, index) for index, part in enumerate(parts))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # A page without an icon makes browsers ask a server for one.
+        # Without an icon, browsers request one from the server.
         '<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
@@ -64,7 +70,7 @@ def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
 
 
 def html_heading(text: str) -> str:
-    """The beginning of a section."""
+    """The heading of a section."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
@@ -74,7 +80,7 @@ def html_text(text: str) -> str:
 
 
 def html_numbers(numbers: Mapping[str, str]) -> str:
-    """A few large numbers with their names."""
+    """A few large numbers with their names; names and values are plain text."""
     parts = (
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in numbers.items()
@@ -83,25 +89,25 @@ def html_numbers(numbers: Mapping[str, str]) -> str:
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table that scrolls by itself where it is wider than the page."""
+    """A table with a caption; it scrolls horizontally if it is wider than the page."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    told = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
+    below = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{told}"
+        f"<tbody>{body}</tbody></table></div>{below}"
     )
 
 
 def html_code(text: str) -> str:
-    """Text as it is typed."""
+    """A block of preformatted text."""
     return f"<pre>{html.escape(text)}</pre>"
 
 
 def html_figure(figure: Figure, caption: str) -> str:
-    """A figure as inline SVG in the page's own colors, as wide as the page."""
+    """A figure as inline SVG, in the colors and the width of the page."""
     target = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
         figure.savefig(
@@ -118,10 +124,10 @@ def html_figure(figure: Figure, caption: str) -> str:
     return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _numbered(part: str, index: int) -> str:
-    """Names inside a drawing are its own: no two drawings of a page share one."""
+def _with_unique_ids(part: str, index: int) -> str:
+    """Prefix the ids inside a figure, so that two figures of a page share none."""
     if not part.startswith("<figure>"):
         return part
-    own = f"f{index}-"
-    part = part.replace(' id="', f' id="{own}').replace("url(#", f"url(#{own}")
-    return part.replace('href="#', f'href="#{own}')
+    prefix = f"f{index}-"
+    part = part.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")
+    return part.replace('href="#', f'href="#{prefix}')
