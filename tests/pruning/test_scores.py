@@ -117,7 +117,9 @@ def test_scores_of_a_layer_by_hand():
         rtol=1e-14,
     )
     # |lam| |B| |C|: 0, 1, 9/4.
-    np.testing.assert_allclose(lastax.pruning.lamp_scores(system), [0, 1 / (1 + 81 / 16), 1], rtol=1e-14)
+    np.testing.assert_allclose(
+        lastax.pruning.lamp_scores(system), [0, 1 / (1 + 81 / 16), 1], rtol=1e-14
+    )
 
 
 @every_score

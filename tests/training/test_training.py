@@ -400,7 +400,9 @@ def test_groups_decide_who_decays(getkey):
 
 def test_unknown_groupings_are_refused(getkey):
     parameters, _ = lastax.nn.split_trainable(small_network(getkey()))
-    with pytest.raises(ValueError, match="parameter_groups: no grouping .all.; choose one of standard"):
+    with pytest.raises(
+        ValueError, match="parameter_groups: no grouping .all.; choose one of standard"
+    ):
         lastax.training.parameter_groups(parameters, grouping="all")
 
 

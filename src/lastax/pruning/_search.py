@@ -35,7 +35,7 @@ def search_method(
     accuracy: Callable[[Any], float],
     *,
     methods: Sequence[str] = AUTO_METHODS,
-    max_loss: float | None = None,
+    max_loss: float | int | None = None,
     states: int | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_failure: Callable[[str, ValueError], None] = lambda method, error: None,

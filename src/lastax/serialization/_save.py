@@ -121,7 +121,8 @@ def _encoded(array: np.ndarray) -> np.ndarray:
         return np.stack([array.real, array.imag], axis=-1)
     if array.dtype == ml_dtypes.bfloat16:
         return array.view(np.uint16)
-    return np.ascontiguousarray(array)
+    # `ascontiguousarray` gives scalars an axis.
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _decoded(array: np.ndarray, dtype: str | None) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""Options of pruning a run: what is rejected, and how folders are named."""
+
+import dataclasses
+
+import pytest
+
+import lastax
+from lastax.experiments import CalibrationOptions, OptionError, PostProcessing, PruneOptions
+from lastax.training import DataConfig, RunConfig, TrainingConfig
+
+MODEL = lastax.ModelConfig(layers=2, channels=4, states=4)
+CONFIG = RunConfig(
+    task="speech",
+    seed=0,
+    data=DataConfig("speech"),
+    input_size=3,
+    classes=2,
+    length=9,
+    model=MODEL,
+    training=TrainingConfig(),
+    states=(4, 4),
+)
+DENSE = CalibrationOptions(dense_feedthrough=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "words"),
+    [
+        ({"ratio": 0.5, "states": 3}, "ratio", "only one of"),
+        ({"ratio": 1.0}, "ratio", "below 1, got 1.0"),
+        ({"ratio": float("nan")}, "ratio", "nan"),
+        ({"states": 1}, "states", "2 (one per layer) to 8"),
+        ({"max_loss": float("inf")}, "max_loss", "0 to 100 percentage points"),
+        ({"method": "lst"}, "method", "no 'lst'"),
+        ({"compare_with": ("auto",)}, "method", "no 'auto'"),
+        ({"calibration": DENSE}, "dense_feedthrough", "last-refitted, calibrated"),
+        ({"distill": True}, "distill", "number of epochs"),
+    ],
+)
+def test_options_that_do_not_suit_a_run(options, option, words):
+    with pytest.raises(OptionError) as error:
+        PruneOptions(**options).check(CONFIG)
+    assert error.value.option == option
+    assert words in error.value.reason
+    assert str(error.value) == f"{option}: {error.value.reason}"
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ({}, "last-30"),
+        ({"method": "auto"}, "auto-loss1"),
+        ({"method": "auto", "ratio": 0.25}, "auto-25"),
+        ({"method": "aire", "states": 5}, "aire-states5"),
+        ({"method": "random", "ratio": 0.5, "seed": 2}, "random-50-seed2"),
+        ({"method": "calibrated", "calibration": DENSE}, "calibrated-30-dense-feedthrough"),
+        ({"finetune": 3}, "last-30-tuned3"),
+        (
+            {"finetune": 3, "distill": True, "recalibrate_batch_norm": True},
+            "last-30-recalibrated-distilled",
+        ),
+    ],
+)
+def test_folders_are_named_after_the_options(options, label):
+    chosen = PruneOptions(**options)
+    chosen.check(CONFIG)
+    assert chosen.label == label
+
+
+def test_calibration_data_are_drawn_only_if_needed():
+    assert not PruneOptions(ratio=0.5).needs_calibration
+    assert PruneOptions(compare_with=("calibrated",)).needs_calibration
+    assert PruneOptions(recalibrate_batch_norm=True).needs_calibration
+    assert dataclasses.replace(
+        PruneOptions(), calibration=CalibrationOptions(reconstruct=5)
+    ).needs_calibration
+
+
+def test_rows_of_post_processing_differ():
+    labels = {step.label("last", 3) for step in PostProcessing}
+    assert len(labels) == len(PostProcessing)
+    assert PostProcessing.DISTILLED.label("last", 3) == "last + 3 epochs, distilled"

@@ -1,0 +1,150 @@
+"""Saving and loading: the same tree comes back, with and without a template."""
+
+import dataclasses
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+import lastax
+from lastax.serialization import RunError
+
+
+def network(**settings):
+    config = lastax.ModelConfig(layers=2, channels=4, states=4, **settings)
+    return lastax.build_network(config, input_size=3, classes=2, key=jax.random.key(0))
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert jnp.asarray(a).dtype == jnp.asarray(b).dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"layer": "s4d", "discretization": "bilinear", "train_b": False},
+        {"layer": "lru", "bidirectional": False, "norm": "layer", "prenorm": False},
+        {"head": "retrieval", "activation": "full_glu", "pooling": "last"},
+    ],
+    ids=["s5", "s4d", "lru", "retrieval"],
+)
+def test_networks_need_no_template(tmp_path, settings):
+    model = lastax.prune(network(**settings), ratio=0.5)
+    lastax.save(tmp_path / "model", model)
+    loaded = lastax.load(tmp_path / "model")
+    assert_same(model, loaded)
+    # Static fields came back too: the compiled function is the same.
+    assert eqx.tree_equal(
+        eqx.filter(model, eqx.is_array, inverse=True),
+        eqx.filter(loaded, eqx.is_array, inverse=True),
+    )
+
+
+class Own(eqx.Module):
+    layer: lastax.S5
+    mix: jax.Array
+    scale: jax.Array
+    width: int = eqx.field(static=True)
+
+
+def own_model(key):
+    return Own(
+        lastax.S5.initialize(channels=2, states=4, key=key),
+        jnp.asarray(np.arange(4) * (1 + 2j), jnp.complex64),
+        jnp.asarray([0.5, 1.5], jnp.bfloat16),
+        3,
+    )
+
+
+def test_other_trees_need_a_template(tmp_path):
+    model = own_model(jax.random.key(1))
+    parameters = eqx.filter(model.layer, eqx.is_inexact_array)
+    state = (model, optax.adam(1e-3).init(parameters))
+    lastax.save(tmp_path, state)
+    like = (own_model(jax.random.key(2)), optax.adam(1e-3).init(parameters))
+    assert_same(state, lastax.load(tmp_path, like=like))
+    # Shapes are enough.
+    shapes = eqx.filter_eval_shape(own_model, jax.random.key(0))
+    assert_same(model, lastax.load(tmp_path, like=(shapes, like[1]))[0])
+    with pytest.raises(RunError, match="pass like="):
+        lastax.load(tmp_path)
+
+
+def test_values_keep_their_precision(tmp_path):
+    tree = {
+        "double": np.array([1 / 3, 1e300]),
+        "complex": np.array([1 / 3 + 2j / 7]),
+        "half": np.array([1.5, -2.25], ml_dtypes.bfloat16),
+        "integers": np.array([2**40 + 1]),
+    }
+    with jax.enable_x64(True):
+        lastax.save(tmp_path, tree)
+        assert_same(tree, lastax.load(tmp_path))
+
+
+def test_a_new_model_replaces_an_old_one(tmp_path):
+    lastax.save(tmp_path, network())
+    lastax.save(tmp_path, own_model(jax.random.key(0)))
+    assert not (tmp_path / "structure.json").exists()
+    small = lastax.prune(network(), states=3)
+    lastax.save(tmp_path, small)
+    assert_same(small, lastax.load(tmp_path))
+
+
+def test_errors_say_what_is_wrong(tmp_path):
+    with pytest.raises(RunError, match=r"no model in .*nowhere"):
+        lastax.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="contains no array"):
+        lastax.save(tmp_path / "empty", {"a": 1})
+    with pytest.raises(ValueError, match=r"jax\.random\.key_data"):
+        lastax.save(tmp_path / "key", {"key": jax.random.key(0)})
+    assert not (tmp_path / "empty").exists()
+    model = network()
+    lastax.save(tmp_path, model)
+    other = lastax.prune(model, ratio=0.5)
+    with pytest.raises(RunError, match=r"should be float32\["):
+        lastax.load(tmp_path, like=other)
+    (tmp_path / "structure.json").write_text('{"module": "Popen", "fields": {}}')
+    with pytest.raises(RunError, match="unknown structure"):
+        lastax.load(tmp_path)
+
+
+def test_a_structure_with_other_fields_is_rejected(tmp_path):
+    lastax.save(tmp_path, network())
+    path = tmp_path / "structure.json"
+    structure = json.loads(path.read_text())
+    structure["fields"]["head"]["fields"]["extra"] = 1
+    path.write_text(json.dumps(structure))
+    with pytest.raises(RunError, match="Linear has fields"):
+        lastax.load(tmp_path)
+
+
+def test_a_network_with_a_layer_of_ones_own_has_no_structure(tmp_path):
+    class Scaled(eqx.Module):
+        inner: lastax.S5
+
+        def system(self, step_rescale=1.0):
+            return self.inner.system(step_rescale)
+
+        def __call__(self, u, *, step_rescale=1.0):
+            return self.inner(u, step_rescale=step_rescale)
+
+        def keep(self, mask):
+            return Scaled(self.inner.keep(mask))
+
+    model = network()
+    block = dataclasses.replace(
+        model.encoder.blocks[0], layer=Scaled(model.encoder.blocks[0].layer)
+    )
+    mixed = eqx.tree_at(lambda m: m.encoder.blocks[0], model, block)
+    lastax.save(tmp_path, mixed)
+    assert_same(mixed, lastax.load(tmp_path, like=mixed))

@@ -1,0 +1,169 @@
+"""Training from a configuration and any data set, in the library alone."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import lastax
+from lastax import training
+from lastax.serialization import RunError
+
+
+class Tones:
+    """High and low tones: a data set without Grain."""
+
+    classes = ("low", "high")
+    input_size = 2
+    length = 16
+    vocabulary = ()
+
+    def records(self, split):
+        return {"train": 32, "validation": 12, "test": 10}[split]
+
+    def _batch(self, rng, size):
+        label = rng.integers(2, size=size).astype(np.int32)
+        phase = rng.uniform(0, 6, size=(size, 1, 2))
+        time = np.arange(self.length)[None, :, None]
+        x = np.sin(np.where(label, 1.5, 0.4)[:, None, None] * time + phase)
+        return {"x": x.astype(np.float32), "label": label}
+
+    def training_batches(self, *, batch_size, seed, augment=False, workers=0):
+        return Endless(
+            lambda number: self._batch(np.random.default_rng((seed, number)), batch_size)
+        )
+
+    def evaluation_batches(self, split, *, batch_size=None, limit=None):
+        size = min(self.records(split), limit or 10**6)
+        batch = self._batch(np.random.default_rng(len(split)), self.records(split))
+        yield {name: rows[:size] for name, rows in batch.items()}
+
+
+class Endless:
+    def __init__(self, make):
+        self._make, self._number = make, 0
+
+    def __next__(self):
+        self._number += 1
+        return self._make(self._number)
+
+    def get_state(self):
+        return {"number": self._number}
+
+    def set_state(self, state):
+        self._number = state["number"]
+
+
+PRESET = training.Preset(
+    lastax.ModelConfig(layers=1, channels=4, states=4, bidirectional=False),
+    training.TrainingConfig(epochs=3, batch_size=8),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Tones()
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return training.make_run_config("speech", data, PRESET, seed=3)
+
+
+@pytest.fixture(scope="module")
+def run(data, config, tmp_path_factory):
+    events = []
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    found = training.train(
+        config,
+        data,
+        folder,
+        on_start=lambda steps: events.append(("start", steps)),
+        on_step=lambda number, metrics: events.append(("step", number)),
+        on_epoch=lambda record: events.append(("epoch", record["epoch"])),
+    )
+    return found, events
+
+
+def test_any_data_set_will_do(data):
+    assert isinstance(data, training.TrainingData)
+    assert isinstance(
+        lastax.data.Data(sources={}, classes=(), input_size=1, length=1), training.TrainingData
+    )
+
+
+def test_callbacks_follow_the_training(run):
+    _, events = run
+    assert events[0] == ("start", 12)
+    assert [number for kind, number in events if kind == "step"] == list(range(1, 13))
+    assert [number for kind, number in events if kind == "epoch"] == [1, 2, 3]
+
+
+def test_a_run_can_be_loaded(run, data):
+    found, _ = run
+    config, model = training.load_run(found.folder)
+    assert config.labels == ("low", "high")
+    assert training.evaluate_split(model, data, "test") == found.test
+    assert training.load_results(found.folder) == found.summary()
+    again = lastax.load(found.folder)
+    assert training.evaluate_split(again, data, "test") == found.test
+
+
+def test_a_run_is_not_overwritten(run, config, data):
+    with pytest.raises(RunError, match="already exists"):
+        training.train(config, data, run[0].folder)
+
+
+def test_interrupted_and_resumed_is_bit_identical(run, config, data, tmp_path):
+    def interrupt(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(config, data, folder, on_epoch=interrupt)
+    resumed = training.train(config, data, folder, resume=True)
+    whole, _ = run
+    assert (folder / "model.safetensors").read_bytes() == (
+        whole.folder / "model.safetensors"
+    ).read_bytes()
+    assert resumed.test == whole.test
+
+
+def test_fine_tuning_starts_from_the_pruned_network(run, config, data):
+    small = lastax.prune(run[0].model, ratio=0.5)
+    tuned = training.fine_tune(small, config, data, epochs=1, rate=1e-9)
+    for before, after in zip(lastax.systems(small), lastax.systems(tuned.model), strict=True):
+        np.testing.assert_allclose(before.lam, after.lam, atol=1e-6)
+    assert lastax.state_counts(tuned.model) == lastax.state_counts(small)
+
+
+def test_calibration_data_have_no_labels(data):
+    batch = training.calibration_batch(data, 5, seed=1)
+    assert batch["x"].shape == (5, 16, 2)
+    assert "label" not in batch
+    # As many as there are.
+    assert len(training.calibration_batch(data, 99)["x"]) == 32
+
+
+def test_impossible_settings_are_named(data):
+    with pytest.raises(ValueError, match="no task 'sing'; choose one of speech"):
+        training.make_run_config("sing", data, PRESET)
+    large = dataclasses.replace(PRESET.training, batch_size=64)
+    with pytest.raises(ValueError, match="batch_size 64 is larger than the training split of 32"):
+        training.steps_per_epoch(large, data)
+
+
+def test_a_run_of_an_earlier_version_loads(run, tmp_path):
+    found, _ = run
+    fields = json.loads((found.folder / "config.json").read_text())
+    fields["full_D"] = fields.pop("dense_feedthrough")
+    fields["model"]["scan_method"] = "fitting"
+    fields["training"]["schedule"] = "textbook"
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "model.safetensors").write_bytes((found.folder / "model.safetensors").read_bytes())
+    config, _ = training.load_run(tmp_path)
+    assert config == training.load_config(found.folder)
+    with pytest.raises(RunError, match=r"lastax\.training\.load_run"):
+        lastax.load(tmp_path)
