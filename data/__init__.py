@@ -7,10 +7,17 @@ To add a data set, write one file in this folder and add one entry to `_registry
 """
 
 from lastax.data._cache import cache_folder as cache_folder
+from lastax.data._check import DataReport as DataReport
+from lastax.data._check import SplitReport as SplitReport
+from lastax.data._check import check_data as check_data
+from lastax.data._check import check_split as check_split
 from lastax.data._data_set import Data as Data
 from lastax.data._data_set import DataSet as DataSet
 from lastax.data._data_set import Remote as Remote
+from lastax.data._draw import balanced_records as balanced_records
+from lastax.data._draw import draw_data as draw_data
 from lastax.data._errors import DataError as DataError
+from lastax.data._fetch import fetch as fetch
 from lastax.data._folders import data_folder as data_folder
 from lastax.data._open import data_settings as data_settings
 from lastax.data._open import open_data as open_data
@@ -34,17 +41,24 @@ __all__ = [
     "Batch",
     "Data",
     "DataError",
+    "DataReport",
     "DataSet",
     "Example",
     "Remote",
     "Source",
+    "SplitReport",
     "TrainingBatches",
+    "balanced_records",
     "batches_per_epoch",
     "cache_folder",
+    "check_data",
+    "check_split",
     "data_folder",
     "data_settings",
+    "draw_data",
     "evaluation_batches",
     "every_step",
+    "fetch",
     "first_steps",
     "open_data",
     "reopen_data",

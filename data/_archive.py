@@ -22,13 +22,13 @@ class Archive:
     Attributes:
         digest: SHA-256 of the content.
         path: where it was read from.
-        cure: what error messages tell the reader to do.
+        hint: what error messages tell the reader to do.
         content: all bytes of the file.
     """
 
     digest: str
     path: Path = field(compare=False)
-    cure: str = field(compare=False)
+    hint: str = field(compare=False)
     content: bytes = field(compare=False, repr=False)
 
     def names(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Archive:
             with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
                 return tuple(sorted(archive.namelist()))
         except _DAMAGE as error:
-            raise DataError(f"{self.path} is damaged ({error}); {self.cure}") from None
+            raise DataError(f"{self.path} is damaged ({error}); {self.hint}") from None
 
     def read(self, *names: str) -> list[bytes]:
         """Contents of the members `names`, checked against the checksums of the archive.
@@ -59,21 +59,21 @@ class Archive:
                 try:
                     yield archive.read(name)
                 except KeyError:
-                    yield DataError(f"{self.path} has no member {name}; {self.cure}")
+                    yield DataError(f"{self.path} has no member {name}; {self.hint}")
                 except _DAMAGE as error:
-                    yield DataError(f"{self.member(name)} is damaged ({error}); {self.cure}")
+                    yield DataError(f"{self.member(name)} is damaged ({error}); {self.hint}")
 
     def member(self, name: str) -> str:
         """`name` and the path of the archive, for error messages."""
         return f"{name} in {self.path}"
 
 
-def open_archive(path: Path, *, cure: str) -> Archive:
+def open_archive(path: Path, *, hint: str) -> Archive:
     """Read the zip file `path` into memory.
 
     Args:
         path: the zip file.
-        cure: what error messages tell the reader to do.
+        hint: what error messages tell the reader to do.
 
     Raises:
         DataError: if the file is missing or unreadable.
@@ -81,7 +81,7 @@ def open_archive(path: Path, *, cure: str) -> Archive:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"archive not found: {path}; {cure}") from None
+        raise DataError(f"archive not found: {path}; {hint}") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {cure}") from None
-    return Archive(hashlib.sha256(content).hexdigest(), path, cure, content)
+        raise DataError(f"cannot read {path} ({error.strerror}); {hint}") from None
+    return Archive(hashlib.sha256(content).hexdigest(), path, hint, content)

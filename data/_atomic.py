@@ -11,7 +11,7 @@ from lastax.data._errors import DataError
 
 
 @contextlib.contextmanager
-def making(target: Path) -> Iterator[Path]:
+def staging_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder next to `target`, locked for this process.
 
     Other processes that create the same target wait until the block ends, so check inside the
@@ -21,21 +21,21 @@ def making(target: Path) -> Iterator[Path]:
     Raises:
         DataError: if the block raises OSError, for example because the disk is full.
     """
-    workshop = target.with_name(f".{target.name}.part")
+    staging = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with alone(target.with_name(f".{target.name}.lock")):
+        with file_lock(target.with_name(f".{target.name}.lock")):
             try:
-                shutil.rmtree(workshop, ignore_errors=True)
-                workshop.mkdir()
-                yield workshop
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir()
+                yield staging
             finally:
-                shutil.rmtree(workshop, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise unwritable(target, error) from error
 
 
-def finish(made: Path, target: Path) -> None:
+def publish(made: Path, target: Path) -> None:
     """Flush `made`, a file or folder on the same disk, and rename it to `target`.
 
     An existing file or empty folder is replaced. A folder with content is not.
@@ -57,7 +57,7 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+def file_lock(lock: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on the file `lock`, which exists only while it is locked.
 
     The operating system releases the lock if the process dies.

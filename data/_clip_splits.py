@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from lastax.data._errors import DataError
 from lastax.data._folders import read_file
-from lastax.data._skipping import CURE, Skipping
+from lastax.data._skipping import HINT, Skipping
 
 # Clips in neither list belong to the training split.
 LISTS: Mapping[str, str] = {"validation": "validation_list.txt", "test": "testing_list.txt"}
@@ -35,7 +35,7 @@ def read_lists(
                 split_of.setdefault(name, split)
             elif name.split("/")[0] in classes:
                 with skipping.item():
-                    raise DataError(f"{path}, row {row}: clip {name[:80]} is missing; {CURE}")
+                    raise DataError(f"{path}, row {row}: clip {name[:80]} is missing; {HINT}")
     return split_of
 
 

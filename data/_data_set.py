@@ -71,9 +71,12 @@ class Data:
     ) -> Iterator[Batch]:
         """One pass over a split; see `lastax.data.evaluation_batches`.
 
-        By default, a batch holds at most 128 records and 2^18 steps. This limits the memory that
-        an evaluation needs. `limit` evaluates at most that many
-        records, the same ones every time (`lastax.data.some_records`).
+        Args:
+            split: "train", "validation" or "test".
+            batch_size: number of records per batch. Default: at most 128 records and 2^18 steps,
+                which limits the memory that an evaluation needs.
+            limit: maximal number of records; the choice is deterministic
+                (`lastax.data.some_records`).
         """
         steps = self.length * (2 if self.pairs else 1)
         fitting = max(1, min(_MOST_RECORDS, _MOST_STEPS // steps))

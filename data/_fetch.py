@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from lastax.data._atomic import exists, finish, making
+from lastax.data._atomic import exists, publish, staging_folder
 from lastax.data._data_set import Remote
 from lastax.data._errors import DataError
 from lastax.data._folders import unreadable
@@ -29,7 +29,7 @@ _BUSY = frozenset({408, 416, 425, 429, 500, 502, 503, 504})  # worth another att
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """When to retry an interrupted download.
 
     Attributes:
@@ -48,7 +48,7 @@ def fetch(
     *,
     on_progress: Progress | None = None,
     on_unpack: Progress | None = None,
-    patience: Patience = Patience(),
+    retries: RetryPolicy = RetryPolicy(),
     limits: Limits = LIMITS,
 ) -> Path:
     """Download a published file, verify it and unpack it below `root`.
@@ -62,7 +62,7 @@ def fetch(
         root: folder that holds all data sets.
         on_progress: called with the number of bytes received and the total.
         on_unpack: called with the number of bytes of the archive unpacked and the total.
-        patience: when to retry.
+        retries: when to retry.
         limits: limits on the content of an archive.
 
     Returns:
@@ -74,23 +74,23 @@ def fetch(
     target = root / remote.unpacks_to
     if exists(target):
         return target
-    with making(target) as workshop:
+    with staging_folder(target) as staging:
         if exists(target):  # another process has made it
             return target
         name = PurePosixPath(urlsplit(remote.url).path).name
         part = target.with_name(f"{name}.part")
         if name == target.name:
-            download(remote, part, target, on_progress=on_progress, patience=patience)
-            finish(part, target)
+            download(remote, part, target, on_progress=on_progress, retries=retries)
+            publish(part, target)
             return target
-        archive = by_hand = root / name
-        if by_hand.is_file():
-            _check(by_hand, remote)
+        archive = manual = root / name
+        if manual.is_file():
+            _check(manual, remote)
         else:
             archive = part
-            download(remote, part, by_hand, on_progress=on_progress, patience=patience)
-        made = unpack(archive, workshop, target.name, limits=limits, on_progress=on_unpack)
-        finish(made, target)
+            download(remote, part, manual, on_progress=on_progress, retries=retries)
+        made = unpack(archive, staging, target.name, limits=limits, on_progress=on_unpack)
+        publish(made, target)
         part.unlink(missing_ok=True)
     return target
 
@@ -98,29 +98,29 @@ def fetch(
 def download(
     remote: Remote,
     part: Path,
-    by_hand: Path,
+    manual: Path,
     *,
     on_progress: Progress | None = None,
-    patience: Patience = Patience(),
+    retries: RetryPolicy = RetryPolicy(),
 ) -> None:
     """Download the published file to `part`; resume if `part` exists.
 
-    Error messages tell the reader to place a manually downloaded file at `by_hand`.
+    Error messages tell the reader to place a manually downloaded file at `manual`.
 
     Raises:
         DataError: if the download fails. `part` keeps the bytes received so far.
         OSError: if `part` cannot be written.
     """
-    connection = _Connection(remote, part, by_hand, patience.timeout)
-    pauses = iter(patience.pauses)
+    connection = _Connection(remote, part, manual, retries.timeout)
+    pauses = iter(retries.pauses)
     restarted = False
     while True:
         before = _size(part)
         try:
             connection.receive(on_progress)
-        except _BrokenOffError as error:
+        except _ConnectionLostError as error:
             if _size(part) - before >= _CHUNK:
-                pauses = iter(patience.pauses)
+                pauses = iter(retries.pauses)
             pause = next(pauses, None)
             if pause is None:
                 raise DataError(
@@ -136,12 +136,12 @@ def download(
         if before == 0 or restarted:
             raise DataError(
                 f"the content of {remote.url} differs from the published file (sha256); try "
-                f"again later, or place the correct file at {by_hand}"
+                f"again later, or place the correct file at {manual}"
             )
         restarted = True
 
 
-class _BrokenOffError(Exception):
+class _ConnectionLostError(Exception):
     """A lost connection. Another attempt may succeed."""
 
 
@@ -151,7 +151,7 @@ class _Connection:
 
     remote: Remote
     part: Path
-    by_hand: Path
+    manual: Path
     timeout: float
 
     def receive(self, on_progress: Progress | None) -> None:
@@ -170,11 +170,11 @@ class _Connection:
             done = self._start(response, done)
             with self.part.open("ab" if done else "wb") as file:
                 while done < size:
-                    with _breaking_off():
+                    with _connection_errors():
                         # One packet at a time, so that everything received so far is kept.
                         chunk = response.read1(min(_CHUNK, size - done))
                     if not chunk:
-                        raise _BrokenOffError("the connection was closed")
+                        raise _ConnectionLostError("the connection was closed")
                     file.write(chunk)
                     done += len(chunk)
                     if on_progress is not None:
@@ -184,7 +184,7 @@ class _Connection:
         headers = {"User-Agent": "lastax"} | ({"Range": f"bytes={start}-"} if start else {})
         request = urllib.request.Request(self.remote.url, headers=headers)
         try:
-            with _breaking_off():
+            with _connection_errors():
                 response = urllib.request.urlopen(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             with error:
@@ -192,10 +192,10 @@ class _Connection:
                     self.part.unlink(missing_ok=True)  # part of another file
                 reply = " ".join(f"{error.code} ({error.reason})".split())
                 if error.code in _BUSY:
-                    raise _BrokenOffError(f"the server replied {reply}") from None
+                    raise _ConnectionLostError(f"the server replied {reply}") from None
                 raise DataError(
                     f"{self.remote.url}: the server replied {reply}; try again later, or place "
-                    f"the file at {self.by_hand}"
+                    f"the file at {self.manual}"
                 ) from None
         if not isinstance(response, http.client.HTTPResponse):  # urllib also speaks FTP
             response.close()
@@ -207,27 +207,27 @@ class _Connection:
         start = asked if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if start and _first_byte(response) != asked:
             self.part.unlink()
-            raise _BrokenOffError("the server sent another range than requested")
+            raise _ConnectionLostError("the server sent another range than requested")
         if response.length not in (None, self.remote.size - start):
             raise DataError(
                 f"{self.remote.url} now has {start + response.length:,} bytes instead of "
-                f"{self.remote.size:,}; place the published file at {self.by_hand}"
+                f"{self.remote.size:,}; place the published file at {self.manual}"
             )
         return start
 
 
 @contextlib.contextmanager
-def _breaking_off() -> Iterator[None]:
-    """Turn connection errors into `_BrokenOffError`; HTTP error responses pass unchanged."""
+def _connection_errors() -> Iterator[None]:
+    """Turn connection errors into `_ConnectionLostError`; HTTP error responses pass unchanged."""
     try:
         yield
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
-        raise _BrokenOffError(error.reason) from None
+        raise _ConnectionLostError(error.reason) from None
     # ValueError: a redirection to an invalid URL.
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _BrokenOffError(str(error) or type(error).__name__) from None
+        raise _ConnectionLostError(str(error) or type(error).__name__) from None
 
 
 def _first_byte(response: http.client.HTTPResponse) -> int | None:
@@ -236,15 +236,15 @@ def _first_byte(response: http.client.HTTPResponse) -> int | None:
     return int(found[1]) if found else None
 
 
-def _check(by_hand: Path, remote: Remote) -> None:
+def _check(manual: Path, remote: Remote) -> None:
     """Raise DataError if the file is not the published one."""
     try:
-        right = _size(by_hand) == remote.size and _digest(by_hand) == remote.sha256
+        right = _size(manual) == remote.size and _digest(manual) == remote.sha256
     except OSError as error:
-        raise unreadable(by_hand, error) from None
+        raise unreadable(manual, error) from None
     if not right:
         raise DataError(
-            f"{by_hand} is not the file published at {remote.url} ({remote.size:,} bytes, "
+            f"{manual} is not the file published at {remote.url} ({remote.size:,} bytes, "
             f"sha256 {remote.sha256}); remove it"
         )
 

@@ -37,15 +37,15 @@ def find(root: Path, *candidates: str) -> Path | None:
     return None
 
 
-def need(root: Path, *candidates: str, cure: str) -> Path:
+def need(root: Path, *candidates: str, hint: str) -> Path:
     """Like `find`, but required.
 
     Raises:
-        DataError: if no candidate exists. The message names the first one, then `cure`.
+        DataError: if no candidate exists. The message names the first one, then `hint`.
     """
     found = find(root, *candidates)
     if found is None:
-        raise DataError(f"not found: {root / candidates[0]}; {cure}")
+        raise DataError(f"not found: {root / candidates[0]}; {hint}")
     return found
 
 

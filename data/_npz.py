@@ -62,11 +62,11 @@ class Npz:
         names = (name.removesuffix(_SUFFIX) for name in members if name.endswith(_SUFFIX))
         self.headers: Mapping[str, Header] = {name: self._header(name) for name in names}
 
-    def wrong(self, name: str, what: str) -> DataError:
+    def error(self, name: str, what: str) -> DataError:
         """The error to raise about the array `name`."""
         return DataError(f"{self.path}: {name} {what}")
 
-    def whole(self, name: str) -> Shaped[np.ndarray, "..."]:
+    def read(self, name: str) -> Shaped[np.ndarray, "..."]:
         """A complete array."""
         header = self.headers[name]
         return np.concatenate([np.zeros((0, *header.shape[1:]), header.dtype), *self.pieces(name)])
@@ -104,7 +104,7 @@ class Npz:
                     yield member.file_size, cast(zipfile.ZipExtFile, stream)
         except _DAMAGE as error:
             reason = " ".join(str(error).split())
-            raise self.wrong(name, f"is damaged ({reason}); save the file again") from None
+            raise self.error(name, f"is damaged ({reason}); save the file again") from None
 
 
 def _read_header(stream: zipfile.ZipExtFile) -> Header:

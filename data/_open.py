@@ -1,4 +1,4 @@
-"""Opening the data that a configuration or a run describes."""
+"""Opening data sets by configuration, by name, or by run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _COMMON = frozenset({"length", "every", "skip_bad"})
 
 
 def open_data(config: DataConfig | str, root: str | Path | None = None, **settings: Any) -> Data:
-    """Open a data set; it is prepared on first use.
+    """Open a data set. The first call prepares it, which may take minutes.
 
     Args:
-        config: what to open and how to read it, or the name of a data set.
-        root: folder that holds all data sets. Default: `LASTAX_DATA`, or `data` in the cache
-            folder.
-        settings: fields of `DataConfig` that replace those of `config`.
+        config: a configuration, or the name of a data set (`lastax.data.DATASETS`).
+        root: folder that holds all data sets. Default: the environment variable `LASTAX_DATA`, or
+            `data` in the cache folder.
+        settings: fields of `DataConfig` that replace those of `config`. None keeps a field.
 
     Raises:
         DataError: if the data set is unknown, missing or damaged.
@@ -32,31 +32,36 @@ def open_data(config: DataConfig | str, root: str | Path | None = None, **settin
     if isinstance(config, str):
         config = DataConfig(config)
     data_set = _find(config.name)
-    config = dataclasses.replace(config, **data_settings(config.name, settings))
+    given = {key: value for key, value in settings.items() if value is not None}
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    name = fields.pop("name")
+    config = DataConfig(name, **data_settings(name, fields | given))
     check_settings(config)
-    options = {name: getattr(config, name) for name in data_set.options}
+    options = {key: getattr(config, key) for key in data_set.options}
     if "data" in options:
         if options["data"] is None:
-            raise DataError(f"{config.name} needs data=: {data_set.needs}")
+            raise DataError(f"open_data: {name} needs data= ({data_set.needs})")
         options["data"] = Path(options["data"])
-    given = {name: value for name, value in options.items() if value is not None}
+    chosen = {key: value for key, value in options.items() if value is not None}
     folder = data_folder(None if root is None else Path(root))
-    data = data_set.open(folder, skip_bad=config.skip_bad, **given)
+    data = data_set.open(folder, skip_bad=config.skip_bad, **chosen)
     if config.length is not None:
         data = first_steps(data, config.length)
     return data if config.every == 1 else every_step(data, config.every)
 
 
 def reopen_data(config: RunConfig, root: str | Path | None = None, **settings: Any) -> Data:
-    """Open the data of a run, and check that they are those it was trained on.
+    """Open the data of a run and check that the run was trained on them.
 
     Args:
-        config: the configuration of the run.
+        config: configuration of the run.
         root: as for `open_data`.
-        settings: as for `open_data`; for example `data=` if the run's own data have moved.
+        settings: as for `open_data`; for example `data=` if your own data were moved.
 
     Raises:
-        DataError: if the data are missing, damaged, or of other classes, tokens or sizes.
+        DataError: if the data are missing or damaged, or if their classes, tokens or sizes differ
+            from those of the run.
+        ValueError: if a setting is unknown or out of range.
     """
     _find(config.data.name)
     data = open_data(config.data, root, **settings)
@@ -69,16 +74,21 @@ def reopen_data(config: RunConfig, root: str | Path | None = None, **settings: A
         if now != then:
             raise DataError(
                 f"these are not the data that the run was trained on: {what}: {_short(now)}; the "
-                f"run has {_short(then)}; pass its own data, or train a new run"
+                f"run has {_short(then)}; pass the data of the run, or train a new run"
             )
     return data
 
 
 def data_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a data set, with paths made absolute; None values are left out.
+    """Check settings of a data set, drop None values, and make paths absolute.
+
+    Args:
+        name: name of the data set.
+        settings: fields of `DataConfig` except `name`.
 
     Raises:
-        ValueError: if the data set does not know a setting.
+        DataError: if the data set is unknown.
+        ValueError: if the data set does not have a setting.
     """
     fields = {field.name for field in dataclasses.fields(DataConfig)}
     given = {key: value for key, value in settings.items() if value is not None}

@@ -28,7 +28,7 @@ class Canvas:
         places: Int32[np.ndarray, "2 m"],
         rasters: UInt8[np.ndarray, "m s s"],
     ) -> None:
-        """Draw one raster into each of the images `which`, centered at `places`; keep the maximum."""
+        """Draw a raster, centered at `places`, into each image of `which`; keep the maximum."""
         corners = (which * self._across + places[0]) * self._across + places[1]
         index = corners[:, None] + self._offsets
         flat = self.pixels.reshape(-1)

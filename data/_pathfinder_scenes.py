@@ -187,7 +187,7 @@ class _Room:
         rasters: Int64[np.ndarray, " n"],
         keys: UInt64[np.ndarray, " n"],
     ) -> Places:
-        """A random tail with a free footprint in each of `pictures[which]`, and whether one exists."""
+        """A random tail with a free footprint in each image, and whether one exists."""
         tails = np.zeros((2, len(which)), np.int32)
         some = self._paddles.tail_counts[rasters] > 0
         tried = np.flatnonzero(some)

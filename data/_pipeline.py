@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lastax.data._processes import stay_with_parent
+from lastax.data._processes import exit_with_parent
 
 Example = dict[str, Shaped[np.ndarray | np.generic, "..."]]
 Batch = dict[str, Shaped[np.ndarray, "batch ..."]]
@@ -83,7 +83,7 @@ def training_batches(
     epoch = batches_per_epoch(source, batch_size)
     if epoch == 0:
         raise ValueError(
-            f"training_batches: batch_size is {batch_size}, but there are only {len(source)} records"
+            f"training_batches: batch_size is {batch_size}, but there are {len(source)} records"
         )
     # Grain shuffles epoch k with seed + k. Hashing keeps neighboring seeds from sharing epochs.
     order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -144,7 +144,7 @@ class TrainingBatches(grain.DatasetIterator):
                 # Grain's worker processes read absl flags, which only absl programs parse.
                 absl.flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers)
-            self._running = iter(rest.mp_prefetch(options, lambda *_: stay_with_parent()))
+            self._running = iter(rest.mp_prefetch(options, lambda *_: exit_with_parent()))
         batch = next(self._running)
         self._next_batch += 1
         return batch
@@ -162,7 +162,7 @@ class TrainingBatches(grain.DatasetIterator):
         identity = {name: state.get(name) for name in self._identity}
         if identity != self._identity:
             raise ValueError(
-                f"TrainingBatches.set_state: the state belongs to batches with {identity}, but these "
+                f"TrainingBatches.set_state: the state belongs to batches with {identity}, these "
                 f"have {self._identity}; resume with the same data and settings"
             )
         self._stop()

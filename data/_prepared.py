@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from lastax.data._atomic import alone, sync
+from lastax.data._atomic import file_lock, sync
 from lastax.data._cache import cache_folder
 from lastax.data._errors import DataError
 
@@ -47,7 +47,7 @@ def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], Non
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(_lock_of(folder)):
+        with file_lock(_lock_of(folder)):
             if not folder.is_dir():
                 _remove_unfinished(folder)
                 _build(folder, build)
@@ -243,7 +243,7 @@ def _remove_unfinished(folder: Path) -> None:
         if owner == folder:
             shutil.rmtree(part, ignore_errors=True)
             continue
-        with contextlib.suppress(BlockingIOError), alone(_lock_of(owner), wait=False):
+        with contextlib.suppress(BlockingIOError), file_lock(_lock_of(owner), wait=False):
             shutil.rmtree(part, ignore_errors=True)
 
 

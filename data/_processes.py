@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 _AHEAD = 3  # items in flight per process: keeps processes busy and limits memory
 
 
-def in_order(
+def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
 ) -> Generator[Result, None, None]:
     """`map(function, items)` in `workers` processes. `items` may be endless.
@@ -37,7 +37,7 @@ def in_order(
         return
     # Not forked: threads of JAX may hold locks that no thread of a child would release.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=stay_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=exit_with_parent)
     try:
         remaining = iter(items)
         running = collections.deque(
@@ -54,7 +54,7 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def stay_with_parent() -> None:
+def exit_with_parent() -> None:
     """Initialize a worker process: ignore SIGINT, and exit when the parent process dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -10,7 +10,7 @@ from lastax.data._pipeline import Example, Source
 
 
 def some(source: Source, limit: int) -> Source:
-    """At most `limit` records of `source`, drawn at random, the same ones every time, in order."""
+    """At most `limit` records of `source`, in order. The random choice is deterministic."""
     if len(source) <= limit:
         return source
     drawn = np.random.default_rng(0).permutation(len(source))[:limit]
@@ -19,7 +19,7 @@ def some(source: Source, limit: int) -> Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """The records of `source` at some positions."""
+    """The records of `source` at `positions`."""
 
     source: Source
     positions: Int[np.ndarray, " n"]

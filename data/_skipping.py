@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from lastax.data._errors import DataError
 
-CURE = "restore it, or skip bad items with --skip-bad"
+HINT = "restore it, or skip bad items with --skip-bad"
 
 
 @dataclass
@@ -47,6 +47,6 @@ def good_labels(
     for row in np.flatnonzero(~good):
         with skipping.item():
             raise DataError(
-                f"{where}, row {row + 1}: label {labels[row]} is not in 0..{classes - 1}; {CURE}"
+                f"{where}, row {row + 1}: label {labels[row]} is not in 0..{classes - 1}; {HINT}"
             )
     return good

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int16
 
 from lastax.data._audio import BANDS, COEFFICIENTS, log_mel, mfcc
 
-FRAMES_A_SECOND = 100
+FRAMES_PER_SECOND = 100
 _WINDOW = 0.025  # minimal window of a frame, in seconds
 
 Waveform = Float32[np.ndarray, " samples"]
@@ -27,12 +27,12 @@ class SoundSteps:
     Attributes:
         compute: `compute(waveform, rate)`, the steps; `rate` is in samples per second.
         size: number of values per step.
-        in_tenth: `in_tenth(rate)`, the number of steps in a tenth of a second.
+        per_tenth: `per_tenth(rate)`, the number of steps in a tenth of a second.
     """
 
     compute: Callable[[Waveform, int], Steps]
     size: int
-    in_tenth: Callable[[int], int]
+    per_tenth: Callable[[int], int]
 
 
 def raw(waveform: Waveform, rate: int) -> Steps:
@@ -52,7 +52,7 @@ def mfcc_frames(waveform: Waveform, rate: int) -> Steps:
 
 
 def _frames(waveform: Waveform, rate: int) -> Float32[np.ndarray, "L d"]:
-    hop = rate // FRAMES_A_SECOND
+    hop = rate // FRAMES_PER_SECOND
     window = 2 ** int(np.ceil(np.log2(_WINDOW * rate)))
     # Padding changes no frame, because windows beyond the end see silence anyway.
     padded = np.pad(waveform, (0, max(window - len(waveform), 0)))
@@ -66,7 +66,7 @@ def _integers(values: Float32[np.ndarray, "L d"], scale: int) -> Steps:
 
 def _tenth_of_frames(rate: int) -> int:
     del rate
-    return FRAMES_A_SECOND // 10
+    return FRAMES_PER_SECOND // 10
 
 
 def _tenth_of_samples(rate: int) -> int:

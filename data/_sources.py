@@ -45,8 +45,8 @@ class TokenSequences:
     """Texts: records `{"x": int32 (length,), "label": int32 (), "length": int32 ()}`.
 
     `tokens` holds the ids of all texts. Text k is `tokens[offsets[k]:offsets[k + 1]]`. `x` is
-    padded with 0; "length" is the number of tokens without padding. All ids are below `kinds`,
-    the size of the embedding table.
+    padded with 0; "length" is the number of tokens without padding. All ids are below
+    `vocabulary_size`, the size of the embedding table.
     """
 
     tokens: StoredArray
@@ -54,7 +54,7 @@ class TokenSequences:
     labels: StoredArray
     rows: Rows
     length: int
-    kinds: int
+    vocabulary_size: int
 
     def __len__(self) -> int:
         return _count(self.rows, len(self.labels))
@@ -77,7 +77,7 @@ class TokenPairs:
     labels: StoredArray
     rows: Rows
     length: int
-    kinds: int
+    vocabulary_size: int
 
     def __len__(self) -> int:
         return _count(self.rows, len(self.labels))
@@ -110,7 +110,7 @@ def _padded(
 ) -> tuple[Int32[np.ndarray, " length"], np.int32]:
     start, end = source.offsets[text : text + 2].tolist()
     tokens = source.tokens[start:end]
-    if not 0 < end - start <= source.length or tokens.max() >= source.kinds:
+    if not 0 < end - start <= source.length or tokens.max() >= source.vocabulary_size:
         raise DataError(
             f"{source.tokens.path} is damaged at text {text}; remove "
             f"{source.tokens.path.parent} to prepare it again"

@@ -10,7 +10,7 @@ from lastax.data._folders import unreadable
 from lastax.data._skipping import Skipping
 
 LONGEST = 2**26  # bytes per row; another file may have no line ends at all
-CURE = "restore the file, or skip bad rows with --skip-bad"
+HINT = "restore the file, or skip bad rows with --skip-bad"
 
 Item = TypeVar("Item")
 
@@ -23,9 +23,9 @@ class Row:
     number: int
     columns: list[bytes]
 
-    def wrong(self, what: str) -> DataError:
+    def error(self, what: str) -> DataError:
         """The error to raise about this row."""
-        return DataError(f"{self.path}, row {self.number}: {what}; {CURE}")
+        return DataError(f"{self.path}, row {self.number}: {what}; {HINT}")
 
     def label(self, column: int, *, classes: int) -> int:
         """The label in a column, written like 1 or 1.0.
@@ -39,7 +39,7 @@ class Row:
             value = -1.0
         if value not in range(classes):
             written = _shown(self.columns[column])
-            raise self.wrong(f"label {written} is not in 0..{classes - 1}")
+            raise self.error(f"label {written} is not in 0..{classes - 1}")
         return int(value)
 
 
@@ -80,7 +80,7 @@ def read_rows(
         with skipping.item():
             row = Row(path, number, line.split(b"\t"))
             if len(row.columns) != columns:
-                raise row.wrong(f"{len(row.columns)} columns instead of {columns}")
+                raise row.error(f"{len(row.columns)} columns instead of {columns}")
             parsed.append(parse(row))
         yield from parsed
     if not rows:

@@ -68,9 +68,9 @@ def encode_characters(
     return np.insert(ids[_code_points(cut)], np.cumsum(lengths), END), lengths + 1
 
 
-def id_type(kinds: int) -> np.dtype:
-    """The smallest integer dtype for the ids of a vocabulary of size `kinds`."""
-    return np.min_scalar_type(kinds - 1)
+def id_type(vocabulary_size: int) -> np.dtype:
+    """The smallest integer dtype for the ids of a vocabulary of size `vocabulary_size`."""
+    return np.min_scalar_type(vocabulary_size - 1)
 
 
 def in_groups(items: Iterable[Any], size: int = TEXTS_AT_ONCE) -> Iterator[list[Any]]:
@@ -83,12 +83,12 @@ def in_groups(items: Iterable[Any], size: int = TEXTS_AT_ONCE) -> Iterator[list[
 class TokenWriter:
     """Writes one split of a token data set into a prepared folder, in groups of texts."""
 
-    def __init__(self, folder: Path, split: str, *, kinds: int):
+    def __init__(self, folder: Path, split: str, *, vocabulary_size: int):
         with contextlib.ExitStack() as files:
             self._tokens, self._offsets, self._labels = (
                 files.enter_context(ArrayWriter(folder, f"{split}_{name}", dtype))
                 for name, dtype in (
-                    ("tokens", id_type(kinds)),
+                    ("tokens", id_type(vocabulary_size)),
                     ("offsets", np.int64),
                     ("labels", np.uint8),
                 )
@@ -119,15 +119,19 @@ class TokenWriter:
 
 
 def open_texts(
-    folder: Path, split: str, *, kinds: int, length: int, rows: Rows = None
+    folder: Path, split: str, *, vocabulary_size: int, length: int, rows: Rows = None
 ) -> TokenSequences:
     """Open what `TokenWriter` wrote, with one text per record."""
-    return TokenSequences(*_open(folder, split, 1), rows=rows, length=length, kinds=kinds)
+    return TokenSequences(
+        *_open(folder, split, 1), rows=rows, length=length, vocabulary_size=vocabulary_size
+    )
 
 
-def open_pairs(folder: Path, split: str, *, kinds: int, length: int) -> TokenPairs:
+def open_pairs(folder: Path, split: str, *, vocabulary_size: int, length: int) -> TokenPairs:
     """Open what `TokenWriter` wrote, with two texts per record."""
-    return TokenPairs(*_open(folder, split, 2), rows=None, length=length, kinds=kinds)
+    return TokenPairs(
+        *_open(folder, split, 2), rows=None, length=length, vocabulary_size=vocabulary_size
+    )
 
 
 def _open(folder: Path, split: str, texts: int) -> tuple[StoredArray, StoredArray, StoredArray]:

@@ -30,7 +30,7 @@ def every_step(data: Data, every: int) -> Data:
 
 
 def some_records(data: Data, limit: int) -> Data:
-    """`data` with at most `limit` records per split: the same ones every time, in order."""
+    """`data` with at most `limit` records per split, in order. The choice is deterministic."""
     sources = {split: some(source, limit) for split, source in data.sources.items()}
     return dataclasses.replace(data, sources=sources)
 

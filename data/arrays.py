@@ -12,7 +12,7 @@ from lastax.data._npz import Npz
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import save_splits
-from lastax.data._skipping import CURE, Skipping
+from lastax.data._skipping import HINT, Skipping
 from lastax.data._splits import random_split
 
 SPLITS = ("train", "validation", "test")
@@ -94,12 +94,12 @@ def _given_splits(file: Npz) -> list[str]:
     """The splits whose arrays are given."""
     for name in file.headers:
         if name not in NAMES:
-            raise file.wrong(name, f"is not a known name; the names are {', '.join(NAMES)}")
+            raise file.error(name, f"is not a known name; the names are {', '.join(NAMES)}")
     given = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & set(file.headers)]
     for split in dict.fromkeys(["train", *given]):
         for kind in ("x", "y"):
             if f"{kind}_{split}" not in file.headers:
-                raise file.wrong(f"{kind}_{split}", "is missing; add it to the file")
+                raise file.error(f"{kind}_{split}", "is missing; add it to the file")
     return given
 
 
@@ -111,16 +111,16 @@ def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
         header = file.headers[name]
         _check_kind(file, name, "biuf", "numbers")
         if len(header.shape) not in (2, 3) or 0 in header.shape:
-            raise file.wrong(name, f"has shape {header.shape}, expected (n, L) or (n, L, d)")
+            raise file.error(name, f"has shape {header.shape}, expected (n, L) or (n, L, d)")
         if header.shape[1:] != wanted:
-            raise file.wrong(
+            raise file.error(
                 name,
                 f"has rows of shape {header.shape[1:]}, but those of x_train have shape {wanted}",
             )
         for other in (f"y_{split}", f"lengths_{split}"):
             if other in file.headers and file.headers[other].shape != header.shape[:1]:
                 shape = file.headers[other].shape
-                raise file.wrong(
+                raise file.error(
                     other, f"has shape {shape}, expected {header.shape[:1]} like {name}"
                 )
     length, *size = wanted
@@ -130,9 +130,9 @@ def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
 def _check_kind(file: Npz, name: str, kinds: str, what: str) -> None:
     dtype = file.headers[name].dtype
     if dtype.kind == "O":
-        raise file.wrong(name, f"has Python objects, expected {what} in one regular array")
+        raise file.error(name, f"has Python objects, expected {what} in one regular array")
     if dtype.kind not in kinds:
-        raise file.wrong(name, f"has dtype {dtype}, expected {what}")
+        raise file.error(name, f"has dtype {dtype}, expected {what}")
 
 
 def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
@@ -142,11 +142,11 @@ def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
 
 def _whole_numbers(file: Npz, name: str, what: str) -> Int64[np.ndarray, " n"]:
     _check_kind(file, name, "biuf", what)
-    values = file.whole(name)
+    values = file.read(name)
     usable = np.abs(values.astype(np.float64)) < 2**31
     numbers = np.where(usable, values, -1).astype(np.int64)
     if (numbers != values)[usable].any():
-        raise file.wrong(name, f"has fractions, expected {what}")
+        raise file.error(name, f"has fractions, expected {what}")
     return numbers
 
 
@@ -157,15 +157,15 @@ def _classes(file: Npz, labels: Int64[np.ndarray, " n"]) -> list[str]:
     if "classes" in file.headers:
         _check_kind(file, "classes", "U", "strings")
         if len(file.headers["classes"].shape) != 1:
-            raise file.wrong("classes", "must have one axis")
-        names = file.whole("classes").tolist()
+            raise file.error("classes", "must have one axis")
+        names = file.read("classes").tolist()
     unused = [number for number in range(len(names)) if number not in used]
     if unused:
-        raise file.wrong(
+        raise file.error(
             "y_train", f"has no label {unused[0]}; each of the labels 0..k-1 must occur"
         )
     if len(names) < 2:
-        raise file.wrong("y_train", "must have at least two classes")
+        raise file.error("y_train", "must have at least two classes")
     return names
 
 
@@ -187,10 +187,10 @@ def _lengths(
     for row in np.flatnonzero(wrong_label | wrong_length):
         with skipping.item():
             if wrong_label[row]:
-                raise file.wrong(
-                    f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}; {CURE}"
+                raise file.error(
+                    f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}; {HINT}"
                 )
-            raise file.wrong(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}; {CURE}")
+            raise file.error(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}; {HINT}")
     return np.where(wrong_label | wrong_length, 0, lengths)
 
 
@@ -211,8 +211,8 @@ def _kept(
         finite = (np.isfinite(steps).all(axis=2) | ~counted).all(axis=1)
         for row in np.flatnonzero(~finite):
             with skipping.item():
-                raise file.wrong(
-                    f"{name}[{start + row}]", f"has values that are not finite in float32; {CURE}"
+                raise file.error(
+                    f"{name}[{start + row}]", f"has values that are not finite in float32; {HINT}"
                 )
         counted &= finite[:, None]
         lengths[here] *= finite
@@ -227,7 +227,7 @@ def _rows(counts: Mapping[str, int], file: Npz) -> dict[str, Int[np.ndarray, " m
     missing = [split for split in SPLITS if split not in counts]
     tenth = int(0.1 * counts["train"])
     if missing and not tenth:
-        raise file.wrong("x_train", f"has too few rows to hold out a tenth; add x_{missing[0]}")
+        raise file.error("x_train", f"has too few rows to hold out a tenth; add x_{missing[0]}")
     lengths = [counts["train"] - len(missing) * tenth, *[tenth] * len(missing)]
     dealt = random_split(counts["train"], lengths) if missing else [rows["train"]]
     return {**rows, **dict(zip(["train", *missing], dealt, strict=True))}

@@ -16,7 +16,7 @@ from lastax.data._folders import list_folder, read_file
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
-from lastax.data._skipping import CURE, Skipping
+from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import decode_sound
 from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
@@ -171,7 +171,7 @@ def _build(
     save_lengths(folder, lengths, steps.size)
     longest = int(lengths.max())
     uniform = bool((lengths[good] == longest).all())
-    tenth = steps.in_tenth(rate)
+    tenth = steps.per_tenth(rate)
     mean, std = mean_and_deviation(moments, int(lengths[splits == "train"].sum()))
     save_splits(
         folder,
@@ -193,7 +193,7 @@ def _read(path: Path, steps: SoundSteps, rate: int) -> Int16[np.ndarray, "L d"]:
     try:
         return steps.compute(decode_sound(packed, rate=rate), rate)
     except DataError as error:
-        raise DataError(f"{path} {error}; {CURE}") from None
+        raise DataError(f"{path} {error}; {HINT}") from None
 
 
 def _check_classes(source: Path, classes: list[str], labels: Int32[np.ndarray, " n"]) -> None:

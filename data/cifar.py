@@ -1,6 +1,6 @@
-"""The `image` and `scifar` data sets: CIFAR-10 pixel by pixel, in gray or in color.
+"""The `image` and `scifar` data sets: CIFAR-10 pixel by pixel, in grayscale or in color.
 
-Both read the official files, the binary or the Python version, whichever is there.
+Both read the official files, in the binary or in the Python version.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from lastax.data._sequence_files import (
     open_sequences,
     save_splits,
 )
-from lastax.data._skipping import CURE, Skipping, good_labels
+from lastax.data._skipping import HINT, Skipping, good_labels
 from lastax.data._splits import random_split
 
 CLASSES = (
@@ -48,28 +48,32 @@ COLOR = {
     "mean": np.array([0.4914, 0.4822, 0.4465], np.float32),
     "std": np.array([0.247, 0.243, 0.261], np.float32),
 }
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 MISSING = (
-    "`lastax data fetch image` downloads it, or unpack cifar-10-binary.tar.gz or "
+    "run `lastax data fetch image`, or unpack cifar-10-binary.tar.gz or "
     "cifar-10-python.tar.gz there (root: --data-dir, LASTAX_DATA)"
 )
 
 
 def open_image(root: Path, *, skip_bad: bool = False) -> Data:
-    """Gray CIFAR-10: records of 1,024 pixels, row after row, `x` (1024, 1).
+    """Grayscale CIFAR-10: records of 1,024 pixels in row-major order, `x` (1024, 1).
 
-    x = (luminance / 255 - 122.6 / 255) / (61 / 255), as Gu et al. (S4, ICLR 2022) have it. A tenth
-    of the official training pictures is for validation, drawn as torch's `random_split` with
-    seed 42.
+    x = (luminance / 255 - 122.6 / 255) / (61 / 255), as in Gu et al. (S4, ICLR 2022). A tenth of
+    the official training images is held out for validation, drawn like torch's `random_split`
+    with seed 42.
+
+    Args:
+        root: folder that holds all data sets.
+        skip_bad: skip damaged images.
 
     Raises:
-        DataError: if a file is missing or damaged; with `skip_bad` only if nothing is left.
+        DataError: if a file is missing or damaged; with `skip_bad`, only if a split is empty.
     """
     return _open(root, _gray, functools.partial(standardize, **GRAY), skip_bad)
 
 
 def open_scifar(root: Path, *, skip_bad: bool = False) -> Data:
-    """Color CIFAR-10: as `open_image`, but `x` (1024, 3), red, green and blue standardized."""
+    """Color CIFAR-10: like `open_image`, with `x` (1024, 3), standardized red, green and blue."""
     return _open(root, _colors, functools.partial(standardize, **COLOR), skip_bad)
 
 
@@ -79,7 +83,7 @@ Convert = Callable[[Planes], UInt8[np.ndarray, "n 1024 d"]]
 
 @dataclass(frozen=True)
 class _Batch:
-    """The pictures of one file as three planes of color each, and what is wrong with the file."""
+    """The images of one file as red, green and blue planes, and what is wrong with the file."""
 
     planes: Planes
     labels: Int64[np.ndarray, " n"]
@@ -87,7 +91,7 @@ class _Batch:
 
 
 def _open(root: Path, convert: Convert, decode: Decode, skip_bad: bool) -> Data:
-    folder = need(root, *_FORMATS, cure=MISSING)
+    folder = need(root, *_FORMATS, hint=MISSING)
     suffix, parse = _FORMATS[folder.name]
     paths = [folder / f"{name}{suffix}" for name in BATCHES]
     identity = {
@@ -110,17 +114,17 @@ def _build(
 ) -> None:
     skipping = Skipping(skip)
     batches = [_read(path, parse) for path in paths]
-    # A picture's number, and with it the published split, must not depend on what is missing.
+    # The number of an image, and with it the published split, must not depend on missing images.
     size = max(len(batch.labels) for batch in batches)
     good, labels = np.zeros(len(paths) * size, bool), np.zeros(len(paths) * size, np.int32)
     shape = convert(batches[0].planes[:0]).shape[1:]
     x = create_sequences(folder, (len(labels), *shape), np.uint8)
     for number, (path, batch) in enumerate(zip(paths, batches, strict=True)):
         count = len(batch.labels)
-        problem = batch.problem or f"holds {count:,} pictures, the largest batch {size:,}"
+        problem = batch.problem or f"has {count:,} images, but the largest batch has {size:,}"
         if batch.problem or count != size:
             with skipping.item(max(size - count, 1)):
-                raise DataError(f"{path} {problem}; {CURE}")
+                raise DataError(f"{path} {problem}; {HINT}")
         here = slice(number * size, number * size + count)
         x[here] = convert(batch.planes)
         labels[here] = batch.labels
@@ -141,9 +145,9 @@ def _read(path: Path, parse: Callable[[bytes], _Batch]) -> _Batch:
 
 
 def _parse_binary(packed: bytes) -> _Batch:
-    """Records of a label and three planes of color, all bytes."""
+    """Parse records of one label byte and three color planes."""
     count, rest = divmod(len(packed), 1 + 3 * PIXELS)
-    problem = f"ends inside picture {count + 1:,}" if rest else "" if count else "is empty"
+    problem = f"ends inside image {count + 1:,}" if rest else "" if count else "is empty"
     records = np.frombuffer(packed[: len(packed) - rest], np.uint8).reshape(count, 1 + 3 * PIXELS)
     return _Batch(records[:, 1:].reshape(count, 3, PIXELS), records[:, 0].astype(np.int64), problem)
 
@@ -155,7 +159,7 @@ def _parse_pickle(packed: bytes) -> _Batch:
     except (KeyError, TypeError, ValueError, OverflowError):
         raise DataError('has no "data" and "labels"') from None
     if labels.ndim != 1 or getattr(pixels, "shape", None) != (len(labels), 3 * PIXELS):
-        raise DataError(f'has no "data" of {len(labels):,} pictures, which "labels" is for')
+        raise DataError(f'"data" does not match the {len(labels):,} "labels"')
     return _Batch(pixels.reshape(-1, 3, PIXELS), labels)
 
 

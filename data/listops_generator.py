@@ -1,11 +1,11 @@
-"""ListOps made anew: nested lists of digits and what they evaluate to, of any number and size.
+"""A generator for ListOps: nested lists of digits and their values.
 
 The distribution is that of the data set of the Long Range Arena. Nangia and Bowman, ListOps,
 NAACL-HLT student workshop 2018; Tay et al., Long Range Arena, ICLR 2021.
 
-An expression is a tree: a leaf is a digit, any other node an operator with its arguments. Many
-trees are handled at once, level by level: a level holds the nodes of one depth, tree after tree,
-the arguments of a node in a row. So everything is a few operations on long arrays.
+An expression is a tree. A leaf is a digit; any other node is an operator with arguments. The code
+is vectorized over many trees. A level holds the nodes of one depth, tree by tree, with the
+arguments of a node next to each other.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from lastax.data._atomic import exists, finish, making
+from lastax.data._atomic import exists, publish, staging_folder
 from lastax.data._errors import DataError
-from lastax.data._processes import in_order
+from lastax.data._processes import ordered_map
 
 FOLDER = "listops-1000"
 FILES = MappingProxyType(
@@ -33,23 +33,23 @@ FILES = MappingProxyType(
 ABOUT = "made.json"
 HEADER = b"Source\tTarget\r\n"
 OPERATORS = ("MIN", "MAX", "MED", "SM")  # SM: sum modulo 10
-VERSION = 1  # count it up when the rows of a seed change
+VERSION = 1  # increment it when the rows of a seed change
 
-_TREES = 4096  # drawn at once, a matter of memory and speed
-_FRUITLESS = 2**20  # trees without a new row after which there are hardly any left
+_TREES = 4096  # trees per draw
+_FRUITLESS = 2**20  # trees without a new row after which the search stops
 _NAMES = np.array([list(name.ljust(3).encode()) for name in OPERATORS], np.uint8)
 _NAME_LENGTHS = np.array([len(name) for name in OPERATORS])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Which expressions there are. The default is that of the published data set.
+    """Limits of the expressions. The defaults are those of the published data set.
 
     Attributes:
-        max_depth: levels, the outermost operator included.
-        max_args: most arguments of an operator; the fewest are 2.
-        min_length: fewest tokens, counting digits, operators and closing brackets.
-        max_length: most tokens.
+        max_depth: maximal number of levels, including the outermost operator.
+        max_args: maximal number of arguments of an operator; the minimum is 2.
+        min_length: minimal number of tokens: digits, operators and closing brackets.
+        max_length: maximal number of tokens.
     """
 
     max_depth: int = 10
@@ -65,22 +65,24 @@ class Shape:
             ("max_length", self.max_length, self.min_length),
         ):
             if value < least:
-                raise DataError(f"ListOps: {name} is {value}; make it {least} or more")
+                raise DataError(f"ListOps: {name} must be at least {least}; got {value}")
         longest = depth = 1
         while depth < self.max_depth and longest < self.min_length:
             longest, depth = 2 + self.max_args * longest, depth + 1
         if longest < self.min_length:
             raise DataError(
-                f"ListOps: no expression of max_depth {self.max_depth} and max_args "
-                f"{self.max_args} has min_length {self.min_length}; make that one smaller"
+                f"ListOps: no expression with max_depth {self.max_depth} and max_args "
+                f"{self.max_args} reaches min_length {self.min_length}; use a smaller min_length"
             )
 
 
 @dataclass(frozen=True)
 class Level:
-    """The nodes of one depth: `arity` counts a node's arguments and is 0 for digits.
+    """The nodes of one depth.
 
-    `choice` is the digit 0..9, or the operator's place in OPERATORS.
+    Attributes:
+        arity: number of arguments; 0 for digits.
+        choice: the digit 0..9, or the index of the operator in OPERATORS.
     """
 
     arity: Int64[np.ndarray, " nodes"]
@@ -101,28 +103,28 @@ def generate(
     min_length: int = 501,
     max_length: int = 1999,
 ) -> None:
-    """Write the three files of ListOps below `root`, in the official layout.
+    """Generate ListOps files in the official layout.
 
-    The rows depend on `seed` and on the sizes, not on `workers`; no row occurs twice, in whichever
-    file. The folder appears when all is done. If it is there already, made with the same settings,
-    nothing happens. Lengths count tokens, as in `Shape`.
+    The rows depend on `seed` and on the sizes, not on `workers`. All rows of all files are
+    distinct. The folder `listops-1000` is created atomically. If it already exists with the same
+    settings, nothing happens.
 
     Args:
-        root: folder that gets a `listops-1000`.
-        seed: not negative.
-        workers: processes.
-        on_progress: called with rows that are made and rows in all.
-        train: rows for training, the first ones of all.
-        validation: rows for validation, those after.
-        test: rows for testing, the last ones.
-        max_depth: levels of an expression.
-        max_args: most arguments of an operator.
-        min_length: fewest tokens of an expression.
-        max_length: most tokens of an expression.
+        root: folder that holds all data sets.
+        seed: random seed, not negative.
+        workers: number of processes.
+        on_progress: called with the number of rows written and the total.
+        train: number of training rows.
+        validation: number of validation rows.
+        test: number of test rows.
+        max_depth: maximal number of levels per expression.
+        max_args: maximal number of arguments per operator.
+        min_length: minimal number of tokens per expression.
+        max_length: maximal number of tokens per expression.
 
     Raises:
-        DataError: if other data is there already, if there are not that many distinct expressions,
-            if a setting makes no sense, or if the folder cannot be written.
+        DataError: if the folder holds other data, a setting is out of range, there are not enough
+            distinct expressions, or the folder cannot be written.
     """
     shape = Shape(
         max_depth=max_depth, max_args=max_args, min_length=min_length, max_length=max_length
@@ -130,14 +132,14 @@ def generate(
     sizes = {"train": train, "validation": validation, "test": test}
     for name, value in {"seed": seed, **sizes}.items():
         if value < 0:
-            raise DataError(f"ListOps: {name} is {value}; make it 0 or more")
+            raise DataError(f"ListOps: {name} must be at least 0; got {value}")
     about = {"generator": "listops", "version": VERSION, "seed": seed, **sizes, **asdict(shape)}
     target = root / FOLDER
     total = sum(sizes.values())
     if _is_made(target, about):
         return
-    with making(target) as folder:
-        if _is_made(target, about):  # by another process, meanwhile
+    with staging_folder(target) as folder:
+        if _is_made(target, about):  # another process has made it
             return
         with contextlib.closing(distinct_rows(seed, shape, workers=workers)) as rows:
             done = 0
@@ -150,23 +152,23 @@ def generate(
                         if on_progress is not None and (done % 256 == 0 or done == total):
                             on_progress(done, total)
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        finish(folder, target)
+        publish(folder, target)
 
 
 def distinct_rows(
     seed: int, shape: Shape, *, workers: int = 1
 ) -> Generator[memoryview, None, None]:
-    """Lines of the file `<expression>TAB<value>CRLF` without end, no two the same.
+    """Endless distinct lines `<expression>TAB<value>CRLF`.
 
     Raises:
-        DataError: if no more are found.
+        DataError: if no more distinct lines are found.
     """
-    # A tree of the longest kind takes room in proportion to its length.
+    # The memory per tree is proportional to the maximal length.
     trees = max(1, _TREES * 2000 // max(2000, shape.max_length))
     draw = partial(_block, seed, shape, trees)
     seen: set[bytes] = set()
     fruitless = 0
-    with contextlib.closing(in_order(draw, itertools.count(), workers=workers)) as blocks:
+    with contextlib.closing(ordered_map(draw, itertools.count(), workers=workers)) as blocks:
         for lines, ends, digests in blocks:
             before = len(seen)
             start = 0
@@ -178,17 +180,16 @@ def distinct_rows(
             fruitless = 0 if len(seen) > before else fruitless + trees
             if fruitless >= _FRUITLESS:
                 raise DataError(
-                    f"ListOps: found {len(seen)} distinct expressions of this kind, then none in "
-                    f"{fruitless:,} draws; ask for fewer rows or for other lengths"
+                    f"ListOps: found {len(seen)} distinct expressions, then none in "
+                    f"{fruitless:,} draws; use fewer rows or other lengths"
                 )
 
 
 def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[Level]:
-    """Draw that many trees and return those of a length that `shape` allows, in order.
+    """Draw `trees` trees and return those whose length `shape` allows, in order.
 
-    Level k holds depth k + 1, as deep as any tree goes. A node is an operator with probability
-    1/4, above the last level, and a digit otherwise; operators, digits and numbers of arguments
-    are uniform.
+    Entry k of the result holds depth k + 1. Above the maximal depth, a node is an operator with
+    probability 1/4 and a digit otherwise. Operators, digits and numbers of arguments are uniform.
     """
     levels = []
     owners = []
@@ -196,8 +197,8 @@ def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[L
     length = np.zeros(trees, np.int64)
     short_enough = np.ones(trees, bool)
     for depth in itertools.count(1):
-        # One word of 64 bits a node, cut up here: unlike what numpy's distributions make of them,
-        # these are the same in every version.
+        # One 64-bit word per node, split by this code, because numpy's distributions may change
+        # between versions.
         word = bits.random_raw(len(tree))
         operator = (word >> 62 == 0) & (depth < shape.max_depth)
         arity = np.where(operator, 2 + _below(shape.max_args - 1, word >> 2), 0)
@@ -205,7 +206,7 @@ def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[L
         levels.append(Level(arity, choice))
         owners.append(tree)
         length += np.bincount(tree, 1 + operator, trees).astype(np.int64)
-        # Too long even if all that is left to draw were digits: do not draw it.
+        # Drop trees that would be too long even if all remaining nodes were digits.
         short_enough &= length + np.bincount(tree, arity, trees) <= shape.max_length
         below = np.repeat(tree, arity)
         tree = below[short_enough[below]]
@@ -216,9 +217,9 @@ def draw_trees(bits: np.random.BitGenerator, trees: int, shape: Shape) -> list[L
 
 
 def evaluate(levels: list[Level]) -> list[Int64[np.ndarray, " nodes"]]:
-    """The value 0..9 of every node, level by level.
+    """The value 0..9 of each node, level by level.
 
-    MED is the mean of the two middle values, rounded down, where their number is even.
+    For an even number of arguments, MED is the mean of the two middle values, rounded down.
     """
     values = [levels[-1].choice]
     for level in reversed(levels[:-1]):
@@ -232,10 +233,10 @@ def evaluate(levels: list[Level]) -> list[Int64[np.ndarray, " nodes"]]:
 def write_lines(
     levels: list[Level], values: Int64[np.ndarray, " trees"]
 ) -> tuple[UInt8[np.ndarray, " bytes"], Int64[np.ndarray, " trees"]]:
-    """The lines `<expression>TAB<value>CRLF` of all trees, and where each one ends.
+    """The lines `<expression>TAB<value>CRLF` of all trees, and the end of each line.
 
-    A node `OP` with arguments a, b is `( ( ( [OP a ) b ) ] )`: as if the operator took the first
-    argument, the result of that the next, and so on up to the closing bracket.
+    A node `OP` with arguments a, b is written `( ( ( [OP a ) b ) ] )`, as if the operator were
+    applied to one argument after the other, and finally to the closing bracket.
     """
     widths = _widths(levels)
     ends = np.cumsum(widths[0] + len("\t0\r\n"))
@@ -258,7 +259,7 @@ def _write_operators(
     level: Level,
     below: Int64[np.ndarray, " arguments"],
 ) -> Int64[np.ndarray, " arguments"]:
-    """Write all of a level's operators but their arguments; return where those start."""
+    """Write the operators of a level without arguments; return where the arguments start."""
     operator = level.arity > 0
     arity = level.arity[operator]
     choice = level.choice[operator]
@@ -276,7 +277,7 @@ def _write_operators(
 
 
 def _widths(levels: list[Level]) -> list[Int64[np.ndarray, " nodes"]]:
-    """How many letters the expression of every node takes."""
+    """Number of characters of the expression of each node."""
     widths = [np.ones(len(levels[-1].arity), np.int64)]
     for level in reversed(levels[:-1]):
         operator = level.arity > 0
@@ -295,10 +296,10 @@ def _apply(
     arity: Int64[np.ndarray, " operators"],
     arguments: Int64[np.ndarray, " arguments"],
 ) -> Int64[np.ndarray, " operators"]:
-    """What each operator makes of its arguments, which follow one another."""
+    """Result of each operator; `arguments` are concatenated."""
     first = _firsts(arity)
     owner = 10 * np.arange(len(arity))
-    ranked = np.sort(np.repeat(owner, arity) + arguments)  # each operator's own, ascending
+    ranked = np.sort(np.repeat(owner, arity) + arguments)  # ascending within each operator
     middles = ranked[first + (arity - 1) // 2] + ranked[first + arity // 2] - 2 * owner
     results = (
         np.minimum.reduceat(arguments, first),
@@ -310,7 +311,7 @@ def _apply(
 
 
 def _firsts(arity: Int64[np.ndarray, " operators"]) -> Int64[np.ndarray, " operators"]:
-    """The number of each operator's first argument."""
+    """Index of the first argument of each operator."""
     return np.cumsum(arity) - arity
 
 
@@ -319,13 +320,13 @@ def _spread(
     counts: Int64[np.ndarray, " groups"],
     steps: Int64[np.ndarray, " items"],
 ) -> Int64[np.ndarray, " items"]:
-    """Places of items: a group's first at its start, any other a step after the one before."""
+    """Positions of items: each group starts at `starts`, then advances by `steps`."""
     before = np.cumsum(steps) - steps
     return before + np.repeat(starts - before[_firsts(counts)], counts)
 
 
 def _below(limit: int, word: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Numbers 0..limit - 1, each as likely, of the 32 lowest bits of the words."""
+    """Uniform integers 0..limit-1 from the 32 lowest bits of each word."""
     return ((word & 0xFFFFFFFF) * np.uint64(limit) >> 32).astype(np.int64)
 
 
@@ -336,7 +337,7 @@ def _select(level: Level, kept: Bool[np.ndarray, " nodes"]) -> Level:
 def _block(
     seed: int, shape: Shape, trees: int, number: int
 ) -> tuple[bytes, list[int], list[bytes]]:
-    """Lines of the `number`-th draw of that many trees, their ends, and a digest of each."""
+    """Lines of draw `number` of `trees` trees, their ends, and a digest of each line."""
     bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(number,)))
     levels = draw_trees(bits, trees, shape)
     text, ends = write_lines(levels, evaluate(levels)[0])
@@ -350,7 +351,7 @@ def _block(
 
 
 def _is_made(target: Path, about: Mapping[str, Any]) -> bool:
-    """Whether `target` holds these very rows; DataError if it holds something else."""
+    """Whether `target` holds the rows of `about`; raises DataError if it holds other data."""
     if not exists(target):
         return False
     try:
@@ -359,7 +360,7 @@ def _is_made(target: Path, about: Mapping[str, Any]) -> bool:
         same = False
     if not same or not all((target / name).is_file() for name in FILES.values()):
         raise DataError(
-            f"{target} is there already, but not from this generator with these settings; "
-            "move it away, or name another folder by --data-dir"
+            f"{target} exists and was not generated with these settings; move it, or choose "
+            "another folder with --data-dir"
         )
     return True

@@ -1,11 +1,10 @@
-"""Make the bundled speech sample: ten spoken words, small enough to live in the repository.
+"""Make the bundled speech sample: ten spoken words, small enough for the repository.
 
     python data/make_speech_sample.py SOURCE_ZIP data/speech_commands_10.zip
 
-SOURCE is the packed subset (a zip of FLAC clips) or the folder that it expands to, both in the
-layout of the official data set:
+SOURCE is a zip archive or a folder of clips in the layout of the official data set:
 `<word>/<speaker>_nohash_<k>.<wav or flac>`, `validation_list.txt`, `testing_list.txt`, `LICENSE`.
-Two runs give the same bytes (as long as the FLAC encoder and the resampler stay the same).
+The result is deterministic for fixed versions of the FLAC encoder and the resampler.
 """
 
 import argparse
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 RATE = 8000
-MAGNITUDE_BITS = 9  # with the sign, ten bits for the loudest sample of a clip
+MAGNITUDE_BITS = 9  # plus the sign, for the loudest sample of a clip
 SIZE_LIMIT = 15_000_000
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 LISTS = ("validation_list.txt", "testing_list.txt")
@@ -50,13 +49,13 @@ Accuracies on this split are not comparable with published figures.
 
 
 def open_source(path: Path) -> Mapping[str, Callable[[], bytes]]:
-    """What `path` (a zip or a folder) holds: relative name -> function that reads its bytes."""
+    """Files in `path` (zip or folder): relative name -> function that reads the content."""
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.is_file())
         return {file.relative_to(path).as_posix(): file.read_bytes for file in files}
     archive = zipfile.ZipFile(path)
     members = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
-    # The packed file has everything under one folder of its own; a sample made here has not.
+    # The original archive has a top-level folder; a sample made by this script has none.
     bare = any(member.name == "LICENSE" and len(member.parts) == 1 for member in members)
     return {
         str(member if bare else PurePosixPath(*member.parts[1:])): functools.partial(
@@ -67,18 +66,18 @@ def open_source(path: Path) -> Mapping[str, Callable[[], bytes]]:
 
 
 def requantize(waveform: Float[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
-    """`waveform` (in -1..1) as 16-bit samples with the low bits of each rounded away.
+    """`waveform` (in -1..1) as 16-bit samples, with the low bits rounded to zero.
 
-    The step is a power of two, as FLAC then notices the empty low bits and stores none of them.
+    The quantization step is a power of two, because FLAC does not store low bits that are zero.
     """
     samples = np.clip(np.rint(waveform * 2.0**15), -(2**15), 2**15 - 1).astype(np.int64)
     step = 1 << max(0, int(np.abs(samples).max()).bit_length() - MAGNITUDE_BITS)
-    highest = (2**15 - 1) // step  # rounding up must not leave the 16-bit range
+    highest = (2**15 - 1) // step  # rounding up must not exceed 16 bits
     return (np.minimum(np.rint(samples / step), highest) * step).astype(np.int16)
 
 
 def encode(clip: bytes) -> bytes:
-    """A WAV or FLAC file as a FLAC file at 8 kHz."""
+    """Convert a WAV or FLAC file to a FLAC file at 8 kHz."""
     import librosa
     import soundfile
 
@@ -91,10 +90,10 @@ def encode(clip: bytes) -> bytes:
 
 
 def sample_members(source: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes]:
-    """Every member of the sample, name -> bytes, in the order of the archive."""
+    """All members of the sample, name -> content, in the order of the archive."""
     missing = [name for name in (*LISTS, "LICENSE") if name not in source]
     if missing:
-        raise SystemExit(f"the source has no {', '.join(missing)}; see the layout in --help")
+        raise SystemExit(f"the source lacks {', '.join(missing)}; see the layout in --help")
     clips = sorted(
         name
         for name in source
@@ -115,17 +114,17 @@ def sample_members(source: Mapping[str, Callable[[], bytes]]) -> dict[str, bytes
 
 
 def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write `members` to `path` in one go: a reader sees the old file or the new, never a part."""
+    """Write `members` to the zip file `path` atomically."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # the same on every system
+            info.create_system = 3  # identical on all systems
             info.external_attr = 0o644 << 16
             archive.writestr(info, content)
     size = packed.getbuffer().nbytes
     if size > SIZE_LIMIT:
-        raise SystemExit(f"{path} would have {size:,} bytes; the limit is {SIZE_LIMIT:,}")
+        raise SystemExit(f"{path} would have {size:,} bytes, above the limit of {SIZE_LIMIT:,}")
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -139,7 +138,7 @@ def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Read the source, write the sample."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -147,7 +146,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("output", type=Path, help="zip to write")
     options = parser.parse_args(arguments)
     if not options.source.exists():
-        parser.error(f"there is no {options.source}")
+        parser.error(f"{options.source} does not exist")
     write_zip(options.output, sample_members(open_source(options.source)))
 
 

@@ -1,4 +1,4 @@
-"""The `smnist` and `psmnist` data sets: handwritten digits pixel by pixel, in order or permuted."""
+"""The `smnist` and `psmnist` data sets: MNIST pixel by pixel, in order or permuted."""
 
 import dataclasses
 import functools
@@ -17,44 +17,47 @@ from lastax.data._folders import need, read_file
 from lastax.data._pictures import standardize
 from lastax.data._prepared import fingerprint, prepared
 from lastax.data._sequence_files import create_sequences, held_out, open_sequences, save_splits
-from lastax.data._skipping import CURE, Skipping, good_labels
+from lastax.data._skipping import HINT, Skipping, good_labels
 from lastax.data._splits import random_split
 
 CLASSES = tuple("0123456789")
 PARTS = ("train", "t10k")
 PICTURES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 SIDE = 28
-MOST = 2**30  # bytes of a file unpacked: the largest has 47,040,016
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+MOST = 2**30  # limit on the bytes of an unpacked file; the largest has 47,040,016
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 MISSING = (
-    "`lastax data fetch smnist` downloads it, or put the four files there (root: --data-dir, "
-    "LASTAX_DATA)"
+    "run `lastax data fetch smnist`, or copy the four files there (root: --data-dir, LASTAX_DATA)"
 )
 DAMAGED = "remove it and run `lastax data fetch smnist`"
 
 
 def open_smnist(root: Path, *, skip_bad: bool = False) -> Data:
-    """Digits of 784 pixels, row after row: `x` (784, 1) in 0..1.
+    """MNIST: digits of 784 pixels in row-major order, `x` (784, 1) in 0..1.
 
-    A tenth of the official training pictures is for validation, drawn as torch's `random_split`
-    with seed 42.
+    A tenth of the official training images is held out for validation, drawn like torch's
+    `random_split` with seed 42.
+
+    Args:
+        root: folder that holds all data sets.
+        skip_bad: skip damaged images.
 
     Raises:
-        DataError: if a file is missing or damaged; with `skip_bad` only if nothing is left.
+        DataError: if a file is missing or damaged; with `skip_bad`, only if a split is empty.
     """
     return _open(root, None, skip_bad)
 
 
 def open_psmnist(root: Path, *, skip_bad: bool = False) -> Data:
-    """As `open_smnist`, the pixels in the order of `bit_reversal(784)`."""
+    """Like `open_smnist`, with the pixels in the order `bit_reversal(784)`."""
     return _open(root, bit_reversal(SIDE * SIDE), skip_bad)
 
 
 def bit_reversal(n: int) -> Int64[np.ndarray, " n"]:
-    """0..n-1 in the order of their bits read backwards: 784 begins 0, 512, 256, 768, 128.
+    """The bit-reversal permutation of 0..n-1; for n = 784 it begins 0, 512, 256, 768, 128.
 
-    The numbers below the next power of two, each with its bits reversed, without those from n on:
-    the permutation of Gu et al. (S4) for psMNIST.
+    Reverses the bits of all numbers below the next power of two and drops results of n or more.
+    Gu et al. (S4) use this permutation for psMNIST.
     """
     bits = (n - 1).bit_length()
     numbers = np.arange(2**bits)
@@ -76,7 +79,7 @@ def _open(root: Path, order: Int64[np.ndarray, " L"] | None, skip_bad: bool) -> 
 
 def _find(root: Path, name: str) -> Path:
     names = (f"{folder}/{name}{end}" for end in (".gz", "") for folder in ("mnist", "MNIST/raw"))
-    return need(root, *names, cure=MISSING)
+    return need(root, *names, hint=MISSING)
 
 
 def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:
@@ -93,7 +96,7 @@ def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:
             for file in pair:
                 if len(file.rows) < file.count:
                     ends = f"ends inside row {len(file.rows) + 1:,} of {file.count:,}"
-                    raise DataError(f"{file.path} {ends}; {CURE}")
+                    raise DataError(f"{file.path} {ends}; {HINT}")
         here = slice(start, start + whole)
         x[here] = pictures.rows[:whole].reshape(whole, -1, 1)
         labels[here] = numbers.rows[:whole]
@@ -106,7 +109,7 @@ def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:
 
 @dataclass(frozen=True)
 class _File:
-    """The whole rows of a file that promises `count` of them."""
+    """The complete rows of a file whose header declares `count` rows."""
 
     path: Path
     count: int
@@ -117,11 +120,11 @@ def _check_pair(pictures: _File, labels: _File) -> None:
     if pictures.rows.shape[1:] != (SIDE, SIDE):
         height, width = pictures.rows.shape[1:]
         raise DataError(
-            f"{pictures.path} holds pictures of {height} x {width}, not 28 x 28; {DAMAGED}"
+            f"{pictures.path} has images of {height} x {width} instead of 28 x 28; {DAMAGED}"
         )
     if pictures.count != labels.count:
         raise DataError(
-            f"{labels.path} holds {labels.count:,} labels for the {pictures.count:,} pictures in "
+            f"{labels.path} has {labels.count:,} labels for the {pictures.count:,} images in "
             f"{pictures.path}; {DAMAGED}"
         )
 
@@ -137,36 +140,42 @@ def _read(path: Path, dimensions: int) -> _File:
 
 
 def _unpack(packed: bytes) -> bytes:
-    """What a gzip file holds; of one that ends early, what there is."""
+    """Content of a gzip file; if it is truncated, the available part."""
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         content = unpacker.decompress(packed, MOST)
     except zlib.error as error:
-        raise DataError(f"is damaged or no gzip file ({error})") from None
+        raise DataError(f"is damaged or not a gzip file ({error})") from None
     if unpacker.unconsumed_tail:
         raise DataError(f"unpacks to more than {MOST:,} bytes")
     return content
 
 
 def parse_idx(packed: bytes, dimensions: int) -> tuple[int, UInt8[np.ndarray, "n ..."]]:
-    """How many rows an IDX file of unsigned bytes promises, and those that it holds whole.
+    """Parse an IDX file of unsigned bytes.
+
+    Returns:
+        The number of rows that the header declares, and the rows that are complete.
 
     Raises:
-        DataError: the reason, to be put behind the file's name, if its header is wrong.
+        DataError: if the header is wrong. The message is the reason alone; callers prepend the
+            file name.
     """
     magic = bytes((0, 0, 8, dimensions))
     header = 4 + 4 * dimensions
     if not packed:
         raise DataError("is empty")
     if packed[:4] != magic:
-        raise DataError(f"begins with {packed[:4].hex()}, an IDX file of its kind {magic.hex()}")
+        raise DataError(f"begins with {packed[:4].hex()} instead of {magic.hex()} (IDX)")
     if len(packed) < header:
         raise DataError("ends inside its header")
     count, *shape = np.frombuffer(packed, ">u4", dimensions, 4).tolist()
     size = math.prod(shape)
     content = np.frombuffer(packed, np.uint8, offset=header)
     if not 0 < size <= MOST or len(content) > count * size:
-        raise DataError(f"promises {count:,} rows of {size:,} bytes, holds {len(content):,} bytes")
+        raise DataError(
+            f"declares {count:,} rows of {size:,} bytes, but has {len(content):,} bytes"
+        )
     whole = len(content) // size
     return count, content[: whole * size].reshape(whole, *shape)
 

@@ -1,6 +1,6 @@
-"""The `pathfinder` and `pathx` data sets: two dots on one dashed line, or on two, by pixels.
+"""The `pathfinder` and `pathx` data sets: whether two disks lie on the same dashed line.
 
-Long Range Arena's folders as they are published, or made by `lastax data make pathfinder`.
+Reads the published folders of the Long Range Arena, or files from `lastax data make pathfinder`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from lastax.data._folders import find, list_folder, need, read_file
 from lastax.data._pictures import decode_png, standardize
 from lastax.data._prepared import fingerprint, prepared
 from lastax.data._sequence_files import create_sequences, open_sequences, save_splits
-from lastax.data._skipping import CURE, Skipping
+from lastax.data._skipping import HINT, Skipping
 from lastax.data._splits import random_split
 
 CLASSES = ("different lines", "same line")
@@ -32,31 +32,32 @@ LEVELS = MappingProxyType(
         "hard": "curv_contour_length_14",
     }
 )
-# The release has one empty file, which all published figures leave out.
+# The release has one empty file, which published results leave out.
 EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_pathfinder(root: Path, *, level: str = "hard", skip_bad: bool = False) -> Data:
-    """Pathfinder of 32 x 32 pixels: `x` (1024, 1) in -1..1, row after row.
+    """Pathfinder with 32 x 32 pixels: `x` (1024, 1) in -1..1, in row-major order.
 
-    Tenths of the level's pictures are for validation and test, drawn as torch's `random_split`
-    with seed 42 from all rows of the metadata in order (Gu et al., S4, ICLR 2022).
+    A tenth of the images is for validation and another tenth for test, drawn like torch's
+    `random_split` with seed 42 from all rows of the metadata in order (Gu et al., S4, ICLR 2022).
 
     Args:
-        root: of all data sets.
-        level: of difficulty: "easy", "intermediate" or "hard", by the length of the lines.
-        skip_bad: leave out pictures that are damaged, and rows that make no sense.
+        root: folder that holds all data sets.
+        level: difficulty "easy", "intermediate" or "hard": length of the lines.
+        skip_bad: skip damaged images and invalid rows.
 
     Raises:
-        DataError: if the folder is missing or an item is bad; with `skip_bad` only if none of a
-            split is good.
+        DataError: if the folder is missing or an item is bad; with `skip_bad`, only if a split is
+            empty.
+        ValueError: if `level` is unknown.
     """
     return _open(root, 32, level, skip_bad)
 
 
 def open_pathx(root: Path, *, level: str = "hard", skip_bad: bool = False) -> Data:
-    """Pathfinder of 128 x 128 pixels, as `open_pathfinder`: `x` (16384, 1)."""
+    """Path-X: like `open_pathfinder`, with 128 x 128 pixels, `x` (16384, 1)."""
     return _open(root, 128, level, skip_bad)
 
 
@@ -70,21 +71,21 @@ def make_pictures(
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draw Pathfinder of `side` x `side` pixels anew, in the published layout below `root`.
+    """Generate Pathfinder images in the published layout.
 
     Args:
-        side: 32 or 128.
-        root: of all data sets.
-        level: of difficulty, by the length of the lines.
-        count: how many pictures.
-        seed: of the pictures.
-        workers: processes that draw.
-        on_progress: called with pictures that are there and pictures in all.
+        side: 32 or 128 pixels.
+        root: folder that holds all data sets.
+        level: difficulty: length of the lines.
+        count: number of images.
+        seed: random seed.
+        workers: number of processes.
+        on_progress: called with the number of existing images and the total.
 
     Raises:
-        DataError: if other pictures are there already, or the folder cannot be written.
+        DataError: if the folder holds other images or cannot be written.
     """
-    # Opening what is there does not need all that drawing does.
+    # Imported here, because opening a data set does not need the generator.
     from lastax.data.pathfinder_generator import generate
 
     generate(
@@ -100,15 +101,15 @@ def make_pictures(
 
 def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
     if level not in LEVELS:
-        raise ValueError(f"level is {level!r}, must be one of {tuple(LEVELS)}")
+        raise ValueError(f"level must be one of {tuple(LEVELS)}; got {level!r}")
     task = {32: "pathfinder", 128: "pathx"}[side]
-    cure = (
-        f"`lastax data make {task}` makes it, or put that folder of lra_release.gz there (root: "
+    hint = (
+        f"run `lastax data make {task}`, or copy this folder from lra_release.gz (root: "
         "--data-dir, LASTAX_DATA)"
     )
-    folder = need(root, f"pathfinder{side}/{LEVELS[level]}", cure=cure)
+    folder = need(root, f"pathfinder{side}/{LEVELS[level]}", hint=hint)
     tables = _tables(folder)
-    # 200,000 pictures: their folders must do, which change whenever a file comes or goes.
+    # 200,000 images: only their folders are checked, which change when files are added or removed.
     pictures = [path for path in list_folder(folder / "imgs") if path.is_dir()]
     identity = {
         "version": VERSION,
@@ -122,13 +123,13 @@ def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The files of metadata, by number."""
+    """Metadata files, sorted by number."""
     tables = list_folder(folder / "metadata", ".npy")
     for table in tables:
         if not table.stem.isdecimal():
-            raise DataError(f"{table}: its name is no number; move it elsewhere")
+            raise DataError(f"{table}: its name is not a number; move it elsewhere")
     if not tables:
-        raise DataError(f"{folder / 'metadata'} holds no .npy file; restore it")
+        raise DataError(f"{folder / 'metadata'} has no .npy file; restore it")
     return sorted(tables, key=lambda table: int(table.stem))
 
 
@@ -152,7 +153,7 @@ def _build(folder: Path, *, tables: list[Path], side: int, skip: bool) -> None:
 
 
 class _Item(NamedTuple):
-    """A row of metadata: `columns` are folder, name, number and label of a picture."""
+    """A row of metadata. `columns` are folder, name, number and label of an image."""
 
     folder: Path
     table: Path
@@ -161,16 +162,16 @@ class _Item(NamedTuple):
 
     def label(self) -> int:
         if len(self.columns) < 4:
-            raise self._wrong(f"{len(self.columns)} columns, must be 4 or more")
+            raise self._error(f"{len(self.columns)} columns instead of 4 or more")
         if self.columns[3] not in ("0", "1"):
-            raise self._wrong(f"label {self.columns[3][:40]!r} is not in 0..1")
+            raise self._error(f"label {self.columns[3][:40]!r} is not in 0..1")
         return int(self.columns[3])
 
     def path(self) -> Path:
-        """Where the picture is, which may be nowhere outside the folder of this level."""
+        """Path of the image, which must be inside the folder of the level."""
         relative = PurePosixPath(*self.columns[:2])
         if relative.is_absolute() or ".." in relative.parts or "\0" in str(relative):
-            raise self._wrong(f"{str(relative)[:80]!r} leads out of {self.folder}")
+            raise self._error(f"{str(relative)[:80]!r} leads out of {self.folder}")
         return self.folder / relative
 
     def picture(self, side: int) -> UInt8[np.ndarray, "side side"]:
@@ -179,17 +180,17 @@ class _Item(NamedTuple):
         try:
             return decode_png(packed, size=side)
         except DataError as error:
-            raise DataError(f"{path} {error} ({self._place()}); {CURE}") from None
+            raise DataError(f"{path} {error} ({self._place()}); {HINT}") from None
 
     def _place(self) -> str:
         return f"{self.table}, row {self.row}"
 
-    def _wrong(self, what: str) -> DataError:
-        return DataError(f"{self._place()}: {what}; {CURE}")
+    def _error(self, what: str) -> DataError:
+        return DataError(f"{self._place()}: {what}; {HINT}")
 
 
 def _items(tables: Iterable[Path]) -> Iterator[_Item]:
-    """All rows in their published order, without the one picture that was published empty."""
+    """All rows in published order, without the image that was published empty."""
     for table in tables:
         folder = table.parent.parent
         empty = folder.parents[1] / EMPTY
@@ -201,7 +202,7 @@ def _items(tables: Iterable[Path]) -> Iterator[_Item]:
 
 
 def _rows(table: Path) -> list[list[str]]:
-    """The columns of each row. Tables are published as text; the first generator writes arrays."""
+    """The columns of each row. Published tables are text; the original generator wrote arrays."""
     packed = read_file(table)
     try:
         if packed.startswith(b"\x93NUMPY"):
@@ -212,7 +213,7 @@ def _rows(table: Path) -> list[list[str]]:
         rows = [line.split() for line in packed.decode().splitlines()]
     except (ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{table} is no table of text in rows ({reason}); restore it") from None
+        raise DataError(f"{table} is not a table of text ({reason}); restore it") from None
     return [row for row in rows if row]
 
 
@@ -224,12 +225,12 @@ PATHFINDER = DataSet(
     name="pathfinder",
     open=open_pathfinder,
     kind="image",
-    needs="pathfinder32/ of lra_release.gz, or `lastax data make pathfinder`",
+    needs="pathfinder32/ (lra_release.gz) or `lastax data make pathfinder`",
     present=functools.partial(_is_present, "pathfinder32"),
     options=("level",),
     generate=functools.partial(make_pictures, 32),
     expected=MappingProxyType({"train": 160_000, "validation": 20_000, "test": 20_000}),
-    size="0.8 GB a level",
+    size="0.8 GB per level",
     license="MIT (generator)",
     citation=(
         "D. Linsley et al., Learning Long-Range Spatial Dependencies with Horizontal Gated "
@@ -241,7 +242,7 @@ PATHX = dataclasses.replace(
     name="pathx",
     open=open_pathx,
     generate=functools.partial(make_pictures, 128),
-    needs="pathfinder128/ of lra_release.gz, or `lastax data make pathx`",
+    needs="pathfinder128/ (lra_release.gz) or `lastax data make pathx`",
     present=functools.partial(_is_present, "pathfinder128"),
-    size="2 GB a level",
+    size="2 GB per level",
 )

@@ -1,8 +1,8 @@
-"""How fast Pathfinder pictures are made, beside the generator of the published ones.
+"""Speed of the Pathfinder generator, compared with the generator of the published images.
 
     python -m lastax.data.pathfinder_speed
 
-prints a table for one core. All that a picture takes is counted: snakes, disks, file.
+prints a table for one core. The time covers snakes, disks and files.
 """
 
 import argparse
@@ -14,22 +14,22 @@ from pathlib import Path
 from lastax.data._pathfinder_settings import LEVELS
 from lastax.data.pathfinder_generator import BATCH, draw_images, generate
 
-# Seconds of one core that the published pictures' generator takes for the two long snakes of a
-# picture, by itself: measured once with the settings of the Long Range Arena.
-STATED = {(32, "hard"): 0.15, (128, "hard"): 3.4}
+# Seconds per image on one core that the published generator takes for the two long snakes alone,
+# measured once with the settings of the Long Range Arena.
+REFERENCE_SECONDS = {(32, "hard"): 0.15, (128, "hard"): 3.4}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What pictures of one kind take.
+    """Speed for one size and level.
 
     Attributes:
-        resolution: pixels a side.
-        level: of difficulty.
-        pictures: how many were made.
-        tables: seconds that computing tables takes, once a process.
-        seconds: of one core, a picture.
-        stated: seconds of one core of the published ones' generator, a picture; None if unknown.
+        resolution: side of an image in pixels.
+        level: level of difficulty.
+        pictures: number of images.
+        tables: seconds for the tables, once per process.
+        seconds: seconds per image on one core.
+        reference: seconds per image of the published generator on one core; None if unknown.
     """
 
     resolution: int
@@ -37,21 +37,19 @@ class Speed:
     pictures: int
     tables: float
     seconds: float
-    stated: float | None
+    reference: float | None
 
     @property
-    def times(self) -> float | None:
-        """How many times as fast as stated."""
-        return None if self.stated is None else self.stated / self.seconds
+    def speedup(self) -> float | None:
+        """Speedup over the published generator."""
+        return None if self.reference is None else self.reference / self.seconds
 
 
 def measure_speed(resolution: int, level: str, *, pictures: int = BATCH, seed: int = 0) -> Speed:
-    """Make `pictures` in a temporary folder and say how long it took.
-
-    Seconds are those that this process was at work, so other work on the machine does not count.
+    """Generate `pictures` images in a temporary folder and measure the CPU time.
 
     Raises:
-        ValueError: if there is no such resolution or level.
+        ValueError: if the resolution or level is unknown.
     """
     started = time.process_time()
     draw_images(resolution, level, seed, 0, 1)
@@ -59,24 +57,24 @@ def measure_speed(resolution: int, level: str, *, pictures: int = BATCH, seed: i
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), resolution=resolution, level=level, count=pictures, seed=seed)
     seconds = (time.process_time() - prepared) / pictures
-    stated = STATED.get((resolution, level))
-    return Speed(resolution, level, pictures, prepared - started, seconds, stated)
+    reference = REFERENCE_SECONDS.get((resolution, level))
+    return Speed(resolution, level, pictures, prepared - started, seconds, reference)
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--resolutions", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--levels", nargs="+", default=list(LEVELS), choices=list(LEVELS))
     parser.add_argument("--pictures", type=int, default=BATCH)
     asked = parser.parse_args()
-    print("| pixels | level | pictures a second | ms a picture | times as fast as stated |")
+    print("| pixels | level | images/s | ms/image | speedup over the published generator |")
     print("|---|---|---|---|---|")
     for resolution in asked.resolutions:
         for level in asked.levels:
             speed = measure_speed(resolution, level, pictures=asked.pictures)
-            times = "" if speed.times is None else f"{speed.times:.0f}"
-            numbers = f"{1 / speed.seconds:.0f} | {1e3 * speed.seconds:.2f} | {times}"
+            speedup = "" if speed.speedup is None else f"{speed.speedup:.0f}"
+            numbers = f"{1 / speed.seconds:.0f} | {1e3 * speed.seconds:.2f} | {speedup}"
             print(f"| {resolution} | {level} | {numbers} |", flush=True)
 
 

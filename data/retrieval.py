@@ -1,6 +1,6 @@
-"""The `retrieval` data set: papers of the ACL Anthology Network in pairs that cite, or do not.
+"""The `retrieval` data set: whether one paper of the ACL Anthology Network cites another.
 
-Both texts character by character, from Long Range Arena's files as they are published.
+Reads the published files of the Long Range Arena, character by character.
 """
 
 import functools
@@ -36,16 +36,16 @@ FILES = MappingProxyType(
 FOLDER = "tsv_data"
 CLASSES = ("unrelated", "related")
 LENGTH = 4000
-MINIMUM = 1  # occurrences of a character that has a token of its own
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
-CURE = (
-    "put that folder of lra_release.gz (storage.googleapis.com/long-range-arena) there; root: "
+MINIMUM = 1  # occurrences that a character needs to be in the vocabulary
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
+HINT = (
+    "copy this folder from lra_release.gz (storage.googleapis.com/long-range-arena); root: "
     "--data-dir, LASTAX_DATA"
 )
 
 
 class Pair(NamedTuple):
-    """One row: two texts, and whether one cites the other."""
+    """A row: two texts, and whether one cites the other."""
 
     one: str
     other: str
@@ -53,17 +53,21 @@ class Pair(NamedTuple):
 
 
 def open_retrieval(root: Path, *, skip_bad: bool = False) -> Data:
-    """Pairs of papers as up to 4,000 Unicode characters each, with their "length".
+    """Pairs of papers with up to 4,000 Unicode characters each, with "length".
 
-    Every character of the training pairs has a token; <eos> comes last. The files have five
-    columns, label, two names and two texts; quotation marks have no meaning. D. Radev et al., The
-    ACL Anthology Network corpus, 2013; Tay et al., Long Range Arena, ICLR 2021.
+    The vocabulary holds all characters of the training pairs. Texts end with <eos>. The files
+    have five columns: label, two names and two texts. Quotation marks have no meaning. D. Radev
+    et al., The ACL Anthology Network corpus, 2013; Tay et al., Long Range Arena, ICLR 2021.
+
+    Args:
+        root: folder that holds all data sets.
+        skip_bad: skip bad rows.
 
     Raises:
-        DataError: if a file is missing or a row is bad; with `skip_bad` only if none is good.
+        DataError: if a file is missing or a row is bad; with `skip_bad`, only if no row is good.
     """
-    folder = need(root, FOLDER, cure=CURE)
-    paths = {split: need(folder, name, cure=CURE) for split, name in FILES.items()}
+    folder = need(root, FOLDER, hint=HINT)
+    paths = {split: need(folder, name, hint=HINT) for split, name in FILES.items()}
     identity = {
         "version": VERSION,
         "files": fingerprint(paths.values()),
@@ -75,7 +79,8 @@ def open_retrieval(root: Path, *, skip_bad: bool = False) -> Data:
     vocabulary = tuple(about["vocabulary"])
     return Data(
         sources={
-            split: open_pairs(ready, split, kinds=len(vocabulary), length=LENGTH) for split in FILES
+            split: open_pairs(ready, split, vocabulary_size=len(vocabulary), length=LENGTH)
+            for split in FILES
         },
         classes=CLASSES,
         input_size=len(vocabulary),
@@ -90,7 +95,7 @@ def _parse(row: Row) -> Pair:
     try:
         one, other = (text.decode() for text in row.columns[3:])
     except UnicodeDecodeError as error:
-        raise row.wrong(f"not UTF-8 ({error.reason})") from None
+        raise row.error(f"not UTF-8 ({error.reason})") from None
     return Pair(one, other, row.label(0, classes=len(CLASSES)))
 
 
@@ -105,13 +110,13 @@ def _prepare(folder: Path, *, paths: Mapping[str, Path], skip_bad: bool) -> None
     ids = character_ids(vocabulary)
     skipping = Skipping(skip_bad)
     for split, path in paths.items():
-        with TokenWriter(folder, split, kinds=len(vocabulary)) as writer:
+        with TokenWriter(folder, split, vocabulary_size=len(vocabulary)) as writer:
             for group in in_groups(_pairs(path, skipping), TEXTS_AT_ONCE // 2):
                 texts = [text for pair in group for text in (pair.one, pair.other)]
                 labels = [pair.label for pair in group]
                 writer.add(*encode_characters(texts, ids, length=LENGTH), labels)
             if not len(writer):
-                raise DataError(f"{path} has no good row; restore it")
+                raise DataError(f"{path} has no valid row; restore it")
     save_about(folder, {"vocabulary": vocabulary, "skipped": skipping.count})
 
 
@@ -123,10 +128,10 @@ DATA_SET = DataSet(
     name="retrieval",
     open=open_retrieval,
     kind="text",
-    needs=f"{FOLDER}/new_aan_pairs.{{train,eval,test}}.tsv of lra_release.gz, unpacked by hand",
+    needs=f"{FOLDER}/new_aan_pairs.{{train,eval,test}}.tsv (lra_release.gz), copied manually",
     present=_is_present,
     expected=MappingProxyType({"train": 147_086, "validation": 18_090, "test": 17_437}),
-    size="7.7 GB, with all of Long Range Arena",
+    size="7.7 GB for the complete Long Range Arena",
     license="none stated",
     citation=(
         "D. Radev, P. Muthukrishnan, V. Qazvinian and A. Abu-Jbara, The ACL Anthology Network "

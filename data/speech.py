@@ -1,7 +1,7 @@
-"""The `speech` data set: ten spoken words, one second each, as log-mel or mel-cepstral frames.
+"""The `speech` data set: ten spoken words, one second each, as log-mel or MFCC frames.
 
-The clips come with the code, so this data set needs no download. README.txt inside the archive
-says where they come from and what was changed.
+The clips are bundled with the package. README.txt inside the archive documents their source and
+the changes.
 """
 
 import functools
@@ -21,14 +21,17 @@ from lastax.data._errors import DataError
 from lastax.data._pipeline import Example
 
 SPLITS = ("train", "validation", "test")
-LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}  # the rest is training
+LISTS = {
+    "validation": "validation_list.txt",
+    "test": "testing_list.txt",
+}  # all other clips are for training
 CLASSES = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 ARCHIVE = Path(__file__).with_name("speech_commands_10.zip")
 RATE = 8000
 HOP = 80  # 10 ms
 LENGTH = RATE // HOP + 1
-VERSION = 1  # of the features: count it up when the code that computes them changes
-CURE = "restore it with git, or make it with data/make_speech_sample.py"
+VERSION = 1  # of the features; increment it when the code that computes them changes
+HINT = "restore it with git, or run data/make_speech_sample.py"
 Frames = Float32[np.ndarray, "N L d"]
 FEATURES: Mapping[str, Callable[[Frames], Frames]] = MappingProxyType(
     {"log-mel": lambda frames: frames, "mfcc": mfcc}
@@ -42,13 +45,13 @@ def open_speech(
     skip_bad: bool = False,
     archive: str | Path = ARCHIVE,
 ) -> Data:
-    """The ten words, from the bundled archive: `root` plays no part.
+    """The ten words from the bundled archive.
 
     Args:
-        root: of other data sets.
+        root: folder of the other data sets; not used.
         features: "log-mel", 40 bands, or "mfcc", 20 coefficients.
-        skip_bad: leave clips out that cannot be decoded.
-        archive: another one of the same layout.
+        skip_bad: skip clips that cannot be decoded.
+        archive: another archive with the same layout.
 
     Raises:
         DataError: if the archive is missing or damaged.
@@ -68,11 +71,11 @@ def open_speech(
 
 
 class Speech:
-    """One part of the ten words, held in memory: a random-access source for Grain.
+    """A split of the ten words, held in memory: a random-access source for Grain.
 
-    A record is `{"x": float32 (101, d), "label": int32 ()}`, d = 40 mel bands or 20 cepstral
-    coefficients, each with mean 0 and standard deviation 1 over the training clips:
-    x = (features - mean) / std. No speaker is in two parts.
+    A record is `{"x": float32 (101, d), "label": int32 ()}`, with d = 40 mel bands or 20 cepstral
+    coefficients. Features are standardized over the training clips: x = (features - mean) / std.
+    No speaker is in two splits.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -85,17 +88,26 @@ class Speech:
         features: str = "log-mel",
         skip_bad: bool = False,
     ):
-        """Open the part `split` of `archive`.
+        """Open a split.
 
-        The first call computes the features of all clips, some seconds; they are kept under
-        LASTAX_CACHE (default ~/.cache/lastax), so that later ones take a fraction of a second.
-        Raises DataError if the archive is missing or damaged.
+        The first call computes the features of all clips in a few seconds and caches them in
+        LASTAX_CACHE (default ~/.cache/lastax).
+
+        Args:
+            split: "train", "validation" or "test".
+            archive: the archive of clips.
+            features: "log-mel" or "mfcc".
+            skip_bad: skip clips that cannot be decoded.
+
+        Raises:
+            DataError: if the archive is missing or damaged.
+            ValueError: if `split` or `features` is unknown.
         """
         if split not in SPLITS:
-            raise ValueError(f"Speech: split is {split!r}, must be one of {SPLITS}")
+            raise ValueError(f"Speech: split must be one of {SPLITS}; got {split!r}")
         if features not in FEATURES:
-            raise ValueError(f"Speech: features is {features!r}, must be one of {tuple(FEATURES)}")
-        opened = open_archive(Path(archive), cure=CURE)
+            raise ValueError(f"Speech: features must be one of {tuple(FEATURES)}; got {features!r}")
+        opened = open_archive(Path(archive), hint=HINT)
         clips = clips_of_splits(opened)
         arrays = _features(opened, features, skip_bad)
         names = [name for part in SPLITS for name in clips[part]]
@@ -132,11 +144,18 @@ def augment(
     band_width: int = 6,
     frame_width: int = 12,
 ) -> Example:
-    """`example` moved in time by up to `shift` frames, with some bands and frames masked out.
+    """Shift `example` in time and mask random bands and frames (SpecAugment).
 
-    A stripe of up to `band_width` bands and one of up to `frame_width` frames are set to 0, which
-    is the mean of the training data; so are the frames that the shift leaves empty. Park et al.,
-    SpecAugment, Interspeech 2019.
+    Up to `band_width` adjacent bands, up to `frame_width` adjacent frames, and the frames that
+    the shift leaves empty are set to 0, the mean of the training data. Park et al., SpecAugment,
+    Interspeech 2019.
+
+    Args:
+        example: the record.
+        rng: source of random numbers.
+        shift: maximal shift in frames.
+        band_width: maximal number of masked bands.
+        frame_width: maximal number of masked frames.
     """
     original = np.asarray(example["x"])
     frames, bands = original.shape
@@ -150,14 +169,14 @@ def augment(
 
 
 def _stripe(rng: np.random.Generator, size: int, widest: int) -> slice:
-    """A random range inside 0..size, 0 to `widest` wide."""
+    """A random range inside 0..size, of width 0 to `widest`."""
     width = int(rng.integers(min(widest, size) + 1))
     start = int(rng.integers(size - width + 1))
     return slice(start, start + width)
 
 
 def clips_of_splits(archive: Archive) -> dict[str, tuple[str, ...]]:
-    """The names of the clips in each split, sorted."""
+    """Sorted names of the clips in each split."""
     clips = [name for name in archive.names() if name.endswith(".flac") and _word(name) in CLASSES]
     lists = (set(content.decode().split()) for content in archive.read(*LISTS.values()))
     listed = dict(zip(LISTS, lists, strict=True))
@@ -165,12 +184,12 @@ def clips_of_splits(archive: Archive) -> dict[str, tuple[str, ...]]:
     splits = {split: tuple(name for name in clips if name in listed[split]) for split in SPLITS}
     for split, names in splits.items():
         if not names:
-            raise DataError(f"{archive.path} has no {split} clips; {archive.cure}")
+            raise DataError(f"{archive.path} has no {split} clips; {archive.hint}")
     return splits
 
 
 def speaker(name: str) -> str:
-    """Who speaks the clip `<word>/<speaker>_nohash_<k>.flac`."""
+    """The speaker of the clip `<word>/<speaker>_nohash_<k>.flac`."""
     return PurePosixPath(name).name.split("_nohash_")[0]
 
 
@@ -178,11 +197,11 @@ def _word(name: str) -> str:
     return PurePosixPath(name).parent.name
 
 
-@functools.lru_cache(maxsize=1)  # the three splits of one run share these arrays
+@functools.lru_cache(maxsize=1)  # the three splits share these arrays
 def _features(archive: Archive, features: str, skip_bad: bool) -> Arrays:
-    """`x` (N, L, d) of all clips, split after split, normalized; `mean` and `std` (d,).
+    """Standardized `x` (N, L, d) of all clips, split by split; `mean` and `std` (d,).
 
-    With `skip_bad` also which clips were `kept`, of all of them.
+    With `skip_bad`, also `kept`: whether each clip was used.
     """
     settings = "-".join(map(str, (VERSION, RATE, HOP, WINDOW, BANDS, FLOOR)))
     if features != "log-mel":
@@ -205,14 +224,14 @@ def _compute_features(
     kept = np.array([clip is not None for clip in decoded])
     training = np.count_nonzero(kept[: len(clips["train"])])
     if not training:
-        raise DataError(f"{archive.path} has no sound train clip; {archive.cure}")
+        raise DataError(f"{archive.path} has no usable train clip; {archive.hint}")
     x = features(
         log_mel(np.stack([clip for clip in decoded if clip is not None]), rate=RATE, hop=HOP)
     )
     train = x[:training].reshape(-1, x.shape[-1])
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     std = train.std(axis=0, dtype=np.float64).astype(np.float32)
-    # A band that never changes (a file of silence) would divide by zero.
+    # Constant bands (silence) must not cause a division by zero.
     std = np.maximum(std, 1e-3)
     arrays = {"x": (x - mean) / std, "mean": mean, "std": std}
     return {**arrays, "kept": kept} if skip_bad else arrays
@@ -221,14 +240,14 @@ def _compute_features(
 def _decode(
     archive: Archive, name: str, packed: bytes | DataError, skip_bad: bool
 ) -> Float32[np.ndarray, " samples"] | None:
-    """A clip, or None if it is bad and may be skipped."""
+    """A clip, or None if it is bad and `skip_bad` is true."""
     try:
         if isinstance(packed, DataError):
             raise packed
         try:
             return decode_clip(packed, rate=RATE, samples=RATE)
         except DataError as error:
-            raise DataError(f"{archive.member(name)} is {error}; {archive.cure}") from None
+            raise DataError(f"{archive.member(name)} is {error}; {archive.hint}") from None
     except DataError:
         if skip_bad:
             return None
@@ -244,7 +263,7 @@ DATA_SET = DataSet(
     name="speech",
     open=open_speech,
     kind="audio",
-    needs="nothing: the clips come with the code",
+    needs="nothing: the clips are bundled",
     present=_is_bundled,
     options=("features",),
     expected=MappingProxyType({"train": 2839, "validation": 394, "test": 841}),

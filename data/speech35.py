@@ -1,4 +1,4 @@
-"""The `speech35` data set: the 35 words of Speech Commands v0.02 as raw sound at 16 kHz."""
+"""The `speech35` data set: the 35 words of Speech Commands v0.02 as raw audio at 16 kHz."""
 
 import functools
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from lastax.data._sequence_files import (
     save_array,
     save_splits,
 )
-from lastax.data._skipping import CURE, Skipping
+from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import read_pcm16
 
 FOLDER = "speech_commands_v0.02"
-# The order of the published code, which numbers the classes.
+# In the order of the published code, which defines the labels.
 WORDS = (
     *("bed", "cat", "down", "five", "forward", "go", "house", "left", "marvin", "no", "on"),
     *("right", "sheila", "tree", "up", "visual", "yes", "backward", "bird", "dog", "eight"),
@@ -33,45 +33,45 @@ WORDS = (
 )
 RATE = 16_000
 LENGTH = RATE  # one second
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 MISSING = (
-    "`lastax data fetch speech35` downloads it, or unpack speech_commands_v0.02.tar.gz into that "
+    "run `lastax data fetch speech35`, or unpack speech_commands_v0.02.tar.gz into that "
     "folder (root: --data-dir, LASTAX_DATA)"
 )
 NORMALIZATIONS = ("standard", "published")
 
 
 def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool = False) -> Data:
-    """Spoken words as 16,000 samples: `x` (16000, 1), shorter clips followed by silence.
+    """Spoken words as 16,000 samples: `x` (16000, 1). Short clips are padded with silence.
 
-    The splits are the official lists; what neither of them names is for training. If the folder
-    holds only some of the 35 words, these are the classes, in the order of the published code.
-    Clips come in order of word and name.
+    The splits are the official lists; clips in neither list are for training. If the folder has
+    only some of the 35 words, these are the classes, in the order of the published code. Clips
+    are sorted by word and name.
 
     Args:
-        root: of all data sets.
-        normalization: "standard" makes mean 0 and standard deviation 1 over all samples of all
-            training clips. "published" is what the code of S5 does: sound of -1..1 is divided by
-            2^15 once more, then the mean of each of the 16,000 places in time is subtracted and
-            divided by that place's standard deviation + 1e-5, which leaves a deviation of about
-            0.2. Statistics are of training clips either way.
-        skip_bad: leave out clips that are damaged or listed and missing.
+        root: folder that holds all data sets.
+        normalization: "standard" gives mean 0 and standard deviation 1 over all samples of all
+            training clips. "published" is what the code of S5 does: samples in -1..1 are divided
+            by 2^15 once more, then each of the 16,000 time steps is standardized with its own
+            mean and its standard deviation + 1e-5, which results in a standard deviation of
+            about 0.2. Both use statistics of the training clips.
+        skip_bad: skip damaged clips, and listed clips that are missing.
 
     Raises:
-        DataError: if the folder or a list is missing or a clip is bad; with `skip_bad` only if
-            none of a split is good.
+        DataError: if the folder or a list is missing or a clip is bad; with `skip_bad`, only if a
+            split is empty.
+        ValueError: if `normalization` is unknown.
     """
     if normalization not in NORMALIZATIONS:
-        allowed = f"must be one of {NORMALIZATIONS}"
-        raise ValueError(f"open_speech35: normalization is {normalization!r}, {allowed}")
-    folder = need(root, FOLDER, cure=MISSING)
+        raise ValueError(
+            f"open_speech35: normalization must be one of {NORMALIZATIONS}; got {normalization!r}"
+        )
+    folder = need(root, FOLDER, hint=MISSING)
     words = tuple(word for word in WORDS if (folder / word).is_dir())
     clips = [clip for word in sorted(words) for clip in list_folder(folder / word, ".wav")]
     if not clips:
-        raise DataError(
-            f"{folder} has no folder of clips named {', '.join(WORDS[:3])}, ...; {MISSING}"
-        )
-    lists = {split: need(folder, name, cure=MISSING) for split, name in LISTS.items()}
+        raise DataError(f"{folder} has no folder of clips ({', '.join(WORDS[:3])}, ...); {MISSING}")
+    lists = {split: need(folder, name, hint=MISSING) for split, name in LISTS.items()}
     identity = {
         "version": VERSION,
         "files": fingerprint([*clips, *lists.values()]),
@@ -93,7 +93,7 @@ def _normalize(
 
 
 def _statistics(folder: Path, normalization: str) -> dict[str, Float32[np.ndarray, " L_or_1"]]:
-    """Mean and deviation that `_normalize` uses, in units of a sample's least step."""
+    """Mean and standard deviation for `_normalize`, in units of 16-bit samples."""
     mean, std = (np.array(StoredArray(folder / f"{name}.npy")) for name in ("mean", "std"))
     if normalization == "published":
         return {"mean": mean, "std": std + np.float32(1e-5 * 2**30)}
@@ -115,7 +115,7 @@ def _build(
     x = create_sequences(folder, (len(clips), LENGTH), np.int16)
     good = np.zeros(len(clips), bool)
     rows: dict[str, list[int]] = {split: [] for split in ("train", *LISTS)}
-    moments = np.zeros((2, LENGTH), np.int64)  # sums and sums of squares, exact
+    moments = np.zeros((2, LENGTH), np.int64)  # exact sums and sums of squares
     for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
         split = split_of.get(name, "train")
         rows[split].append(number)
@@ -144,7 +144,7 @@ def _build(
 
 
 def _save_places(folder: Path, moments: Int64[np.ndarray, "2 L"], clips: int) -> None:
-    """Keep mean and (unbiased) deviation of each place in time over so many clips."""
+    """Save mean and unbiased standard deviation of each time step over `clips` clips."""
     mean, squares = moments / max(clips, 1)
     variance = (squares - mean**2) * clips / max(clips - 1, 1)
     save_array(folder, "mean", mean.astype(np.float32))
@@ -156,9 +156,9 @@ def _samples(clip: Path) -> Int16[np.ndarray, " L"]:
     try:
         samples = read_pcm16(packed, rate=RATE)
         if len(samples) > LENGTH:
-            raise DataError(f"has {len(samples):,} samples, more than a second")
+            raise DataError(f"has {len(samples):,} samples, more than one second")
     except DataError as error:
-        raise DataError(f"{clip} {error}; {CURE}") from None
+        raise DataError(f"{clip} {error}; {HINT}") from None
     return np.pad(samples, (0, LENGTH - len(samples)))
 
 
@@ -171,7 +171,7 @@ DATA_SET = DataSet(
     name="speech35",
     open=open_speech35,
     kind="audio",
-    needs=f"{FOLDER}/ with folders of words and both lists: `lastax data fetch speech35`",
+    needs=f"{FOLDER}/ with one folder per word and both lists: `lastax data fetch speech35`",
     present=_is_present,
     options=("normalization",),
     remotes=(

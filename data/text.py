@@ -1,6 +1,6 @@
-"""The `text` data set: film reviews from IMDB, character by character, liked or not.
+"""The `text` data set: sentiment of IMDB movie reviews, character by character.
 
-The official archive aclImdb_v1.tar.gz, unpacked: one file a review.
+Reads the unpacked official archive aclImdb_v1.tar.gz, which has one file per review.
 """
 
 import functools
@@ -29,43 +29,45 @@ from lastax.data._tokens import (
 FOLDER = "aclImdb"
 CLASSES = ("neg", "pos")
 LENGTH = 4096
-MINIMUM = 15  # occurrences of a character that has a token of its own
-VERSION = 1  # of the prepared files: count it up when the code that makes them changes
-CURE = (
-    "`lastax data fetch text` downloads it, or unpack aclImdb_v1.tar.gz there (root: --data-dir, "
+MINIMUM = 15  # occurrences that a character needs to be in the vocabulary
+VERSION = 1  # of the prepared files; increment it when the code that makes them changes
+HINT = (
+    "run `lastax data fetch text`, or unpack aclImdb_v1.tar.gz there (root: --data-dir, "
     "LASTAX_DATA)"
 )
-REPAIR = "restore it, or leave bad files out by --skip-bad"
+REPAIR = "restore it, or skip bad files with --skip-bad"
 VALIDATIONS = ("held-out", "published")
-HELD_OUT = ("held_out_train", "held_out_validation")  # rows of the official training part
+HELD_OUT = ("held_out_train", "held_out_validation")  # rows of the official training set
 
 
 class Review(NamedTuple):
-    """One file: where it is, and what it is labeled by its folder."""
+    """Path of a review, and its label, which is given by the folder."""
 
     path: Path
     label: int
 
 
 def open_text(root: Path, *, validation: str = "held-out", skip_bad: bool = False) -> Data:
-    """IMDB reviews as up to 4,096 Unicode characters, with their "length"; <eos> comes last.
+    """IMDB reviews of up to 4,096 Unicode characters, with "length". Texts end with <eos>.
 
-    Characters that occur at least 15 times in the official training part have tokens. Reviews come
-    in order of label and name of file. A. Maas et al., ACL 2011.
+    The vocabulary holds the characters that occur at least 15 times in the official training set.
+    Reviews are sorted by label and file name. A. Maas et al., ACL 2011.
 
     Args:
-        root: of all data sets.
-        validation: there is no official validation part. "held-out" takes a tenth of train, drawn
-            as torch's `random_split` with seed 42; "published" takes test, which is what published
-            figures chose their best epoch by.
-        skip_bad: leave out files that hold no text.
+        root: folder that holds all data sets.
+        validation: the validation split, since there is no official one. "held-out": a tenth of
+            train, drawn like torch's `random_split` with seed 42. "published": the test split, on
+            which published results chose the best epoch.
+        skip_bad: skip files that are not text.
 
     Raises:
-        DataError: if a folder is missing or a file is bad; with `skip_bad` only if none is good.
+        DataError: if a folder is missing or a file is bad; with `skip_bad`, only if no file is
+            good.
+        ValueError: if `validation` is unknown.
     """
     if validation not in VALIDATIONS:
-        raise ValueError(f"open_text: validation is {validation!r}, must be one of {VALIDATIONS}")
-    folder = need(root, FOLDER, cure=CURE)
+        raise ValueError(f"open_text: validation must be one of {VALIDATIONS}; got {validation!r}")
+    folder = need(root, FOLDER, hint=HINT)
     reviews = {split: _reviews(folder / split) for split in ("train", "test")}
     identity = {
         "version": VERSION,
@@ -76,7 +78,7 @@ def open_text(root: Path, *, validation: str = "held-out", skip_bad: bool = Fals
     ready = prepared("text", identity, build)
     about = load_about(ready)
     vocabulary = tuple(about["vocabulary"])
-    part = functools.partial(open_texts, ready, kinds=len(vocabulary), length=LENGTH)
+    part = functools.partial(open_texts, ready, vocabulary_size=len(vocabulary), length=LENGTH)
     test = part("test")
     if validation == "published":
         sources = {"train": part("train"), "validation": test, "test": test}
@@ -101,7 +103,7 @@ def _reviews(folder: Path) -> list[Review]:
     return [
         Review(path, label)
         for label, name in enumerate(CLASSES)
-        for path in list_folder(need(folder, name, cure=CURE), ".txt")
+        for path in list_folder(need(folder, name, hint=HINT), ".txt")
     ]
 
 
@@ -131,13 +133,13 @@ def _prepare(folder: Path, *, reviews: Mapping[str, Sequence[Review]], skip_bad:
     skipping = Skipping(skip_bad)
     records = {}
     for split, part in reviews.items():
-        with TokenWriter(folder, split, kinds=len(vocabulary)) as writer:
+        with TokenWriter(folder, split, vocabulary_size=len(vocabulary)) as writer:
             for group in in_groups(_texts(part, skipping)):
                 texts, labels = zip(*group, strict=True)
                 writer.add(*encode_characters(texts, ids, length=LENGTH), labels)
             records[split] = len(writer)
         if not records[split]:
-            raise DataError(f"there is no good review in {split} of {FOLDER}; {CURE}")
+            raise DataError(f"{split} in {FOLDER} has no valid review; {HINT}")
     parts = random_split(records["train"], held_out(records["train"]))
     for name, rows in zip(HELD_OUT, parts, strict=True):
         save_array(folder, name, rows)
@@ -156,7 +158,7 @@ DATA_SET = DataSet(
     name="text",
     open=open_text,
     kind="text",
-    needs=f"{FOLDER}/{{train,test}}/{{neg,pos}}/*.txt of aclImdb_v1.tar.gz: lastax data fetch text",
+    needs=f"{FOLDER}/{{train,test}}/{{neg,pos}}/*.txt: `lastax data fetch text`",
     present=_is_present,
     options=("validation",),
     remotes=(

@@ -16,7 +16,7 @@ from PIL import Image
 from lastax.data import DataError, Source
 from lastax.data._pickles import read_pickle
 from lastax.data._pictures import gray
-from lastax.data._skipping import CURE
+from lastax.data._skipping import HINT
 from lastax.data._splits import torch_permutation
 from lastax.data.cifar import IMAGE, SCIFAR
 
@@ -212,7 +212,7 @@ def test_a_label_out_of_range_is_named(root):
         assert content.count(good) == 1
         content = content.replace(good, b"K\x0ae")
     path.write_bytes(content)
-    assert failure(root) == f"{path}, row 2: label 10 is not in 0..9; {CURE}"
+    assert failure(root) == f"{path}, row 2: label 10 is not in 0..9; {HINT}"
     data = IMAGE.open(root, skip_bad=True)
     assert data.skipped == 1
     assert sum(map(len, data.sources.values())) == 11

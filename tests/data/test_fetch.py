@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from lastax.data import DataError, Remote
-from lastax.data._fetch import Patience, fetch
+from lastax.data._fetch import RetryPolicy, fetch
 from lastax.data._unpack import Limits
 
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20 + 12_345)
-HASTE = Patience(timeout=5.0, pauses=(0.0, 0.0, 0.0))
+HASTE = RetryPolicy(timeout=5.0, pauses=(0.0, 0.0, 0.0))
 
 
 class Publisher(ThreadingHTTPServer):
@@ -182,7 +182,7 @@ def names(folder):
 def failure(remote, root, **options):
     """The one line that a failed fetch says."""
     with pytest.raises(DataError) as caught:
-        fetch(remote, root, **{"patience": HASTE, **options})
+        fetch(remote, root, **{"retries": HASTE, **options})
     message = str(caught.value)
     assert "\n" not in message
     assert not (root / remote.unpacks_to).exists()
@@ -219,7 +219,7 @@ def test_what_is_there_is_left_alone(publisher, tmp_path):
 
 def test_redirections_are_followed(publisher, tmp_path):
     publisher.answers = [break_off_after(5000), redirect("/elsewhere"), redirect(publisher.url)]
-    path = fetch(publisher.remote(), tmp_path, patience=HASTE)
+    path = fetch(publisher.remote(), tmp_path, retries=HASTE)
     assert path.read_bytes() == CONTENT
     assert publisher.asked == [None, *["bytes=5000-"] * 3]
 
@@ -239,7 +239,7 @@ def test_a_download_goes_on_where_it_broke_off(publisher, tmp_path):
     path = fetch(
         publisher.remote(),
         tmp_path,
-        patience=HASTE,
+        retries=HASTE,
         on_progress=lambda done, total: seen.append(done),
     )
     assert path.read_bytes() == CONTENT
@@ -250,7 +250,7 @@ def test_a_download_goes_on_where_it_broke_off(publisher, tmp_path):
 
 def test_a_download_goes_on_in_another_run(publisher, tmp_path):
     publisher.answers = [break_off_after(1000)]
-    message = failure(publisher.remote(), tmp_path, patience=Patience(pauses=()))
+    message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=()))
     assert message == (
         f"{publisher.url} broke off after 1,000 of {len(CONTENT):,} bytes (the connection was "
         "closed); run the same again to go on from there"
@@ -262,14 +262,14 @@ def test_a_download_goes_on_in_another_run(publisher, tmp_path):
 
 def test_patience_comes_back_with_progress(publisher, tmp_path):
     publisher.answers = [break_off_after(2**20)] * 3
-    path = fetch(publisher.remote(), tmp_path, patience=Patience(pauses=(0.0,)))
+    path = fetch(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=(0.0,)))
     assert path.read_bytes() == CONTENT
     assert len(publisher.asked) == 4
 
 
 def test_patience_ends(publisher, tmp_path):
     publisher.answers = [break_off_after(2**10)] * 3
-    message = failure(publisher.remote(), tmp_path, patience=Patience(pauses=(0.0, 0.0)))
+    message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=(0.0, 0.0)))
     assert f"broke off after 3,072 of {len(CONTENT):,} bytes" in message
     assert len(publisher.asked) == 3
 
@@ -278,7 +278,7 @@ def test_pauses_are_kept(publisher, tmp_path, monkeypatch):
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
     publisher.answers = [say(503)] * 9
-    failure(publisher.remote(), tmp_path, patience=Patience(pauses=(1.0, 3.0, 10.0)))
+    failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=(1.0, 3.0, 10.0)))
     assert slept == [1, 3, 10]
     assert len(publisher.asked) == 4
 
@@ -286,14 +286,14 @@ def test_pauses_are_kept(publisher, tmp_path, monkeypatch):
 @pytest.mark.parametrize("answer", [say(500), say(503), say(429), hang_up, babble, damage])
 def test_passing_troubles_pass(publisher, tmp_path, answer):
     publisher.answers = [break_off_after(1000), answer]
-    assert fetch(publisher.remote(), tmp_path, patience=HASTE).read_bytes() == CONTENT
+    assert fetch(publisher.remote(), tmp_path, retries=HASTE).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("count", [0, 1000])
 def test_a_server_that_stalls_is_left(publisher, tmp_path, count):
     publisher.answers = [stall_after(count)]
     start = time.monotonic()
-    path = fetch(publisher.remote(), tmp_path, patience=Patience(timeout=0.2, pauses=(0.0,)))
+    path = fetch(publisher.remote(), tmp_path, retries=RetryPolicy(timeout=0.2, pauses=(0.0,)))
     assert path.read_bytes() == CONTENT
     assert publisher.asked == [None, f"bytes={count}-" if count else None]
     assert time.monotonic() - start < 10
@@ -301,7 +301,7 @@ def test_a_server_that_stalls_is_left(publisher, tmp_path, count):
 
 def test_a_server_that_always_stalls_is_one_line(publisher, tmp_path):
     publisher.answers = [stall_after(1000)]
-    message = failure(publisher.remote(), tmp_path, patience=Patience(timeout=0.2, pauses=()))
+    message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(timeout=0.2, pauses=()))
     assert "broke off after 1,000" in message
     assert "timed out" in message
 
@@ -317,14 +317,14 @@ def test_an_unreachable_server_is_one_line(publisher, tmp_path):
 
 def test_a_server_that_ignores_ranges_begins_anew(publisher, tmp_path):
     publisher.answers = [break_off_after(1000), ignore_range]
-    assert fetch(publisher.remote(), tmp_path, patience=HASTE).read_bytes() == CONTENT
+    assert fetch(publisher.remote(), tmp_path, retries=HASTE).read_bytes() == CONTENT
     assert publisher.asked == [None, "bytes=1000-"]
 
 
 @pytest.mark.parametrize("answer", [send_another_part, send_a_part_without_place])
 def test_another_part_than_asked_for_is_not_taken(publisher, tmp_path, answer):
     publisher.answers = [break_off_after(1000), answer]
-    assert fetch(publisher.remote(), tmp_path, patience=HASTE).read_bytes() == CONTENT
+    assert fetch(publisher.remote(), tmp_path, retries=HASTE).read_bytes() == CONTENT
     assert publisher.asked == [None, "bytes=1000-", None]
 
 
@@ -416,7 +416,7 @@ def test_a_redirection_into_nothing_is_one_line(publisher, tmp_path, address):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # urllib forgets to close the connection
 def test_a_redirection_to_what_is_no_address_is_one_line(publisher, tmp_path):
     publisher.answers = [redirect("http://[x/")]
-    message = failure(publisher.remote(), tmp_path, patience=Patience(pauses=()))
+    message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=()))
     assert "broke off after 0" in message
     gc.collect()
 
@@ -446,7 +446,7 @@ def archive(publisher):
 def test_an_archive_is_unpacked_and_removed(publisher, tmp_path, archive):
     unpacked = []
     publisher.answers = [break_off_after(30)]
-    path = fetch(archive, tmp_path, patience=HASTE, on_unpack=lambda *bytes: unpacked.append(bytes))
+    path = fetch(archive, tmp_path, retries=HASTE, on_unpack=lambda *bytes: unpacked.append(bytes))
     assert path == tmp_path / "file"
     assert names(tmp_path) == ["file", "file/a.txt", "file/below", "file/below/b.txt"]
     assert (path / "below/b.txt").read_bytes() == b"b" * 5000
@@ -549,7 +549,7 @@ def test_threads_that_fetch_the_same_at_once_download_it_once(publisher, tmp_pat
     results = []
 
     def get():
-        results.append(fetch(archive, tmp_path, patience=HASTE))
+        results.append(fetch(archive, tmp_path, retries=HASTE))
 
     publisher.answers = [break_off_after(20)]
     threads = [threading.Thread(target=get) for _ in range(6)]

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lastax.data import DataError
-from lastax.data._skipping import CURE
+from lastax.data._skipping import HINT
 from lastax.data._splits import torch_permutation
 from lastax.data.mnist import PSMNIST, SMNIST, bit_reversal, parse_idx
 
@@ -180,7 +180,7 @@ def test_a_cut_gzip_file_is_named(root):
 def test_a_label_out_of_range_is_named(root):
     path = root / "mnist" / FILES[3]
     change(path, lambda content: content[:-1] + b"\x0b")
-    assert failure(root) == f"{path}, row 4: label 11 is not in 0..9; {CURE}"
+    assert failure(root) == f"{path}, row 4: label 11 is not in 0..9; {HINT}"
     data = SMNIST.open(root, skip_bad=True)
     assert (data.skipped, len(data.sources["test"])) == (1, 3)
 

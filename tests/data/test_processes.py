@@ -9,7 +9,7 @@ import os
 import pytest
 
 from lastax.data import DataError
-from lastax.data._processes import in_order
+from lastax.data._processes import ordered_map
 
 
 def take(results, count):
@@ -26,7 +26,7 @@ def test_results_come_in_order_and_work_is_not_done_far_ahead(workers):
             # The first of each four takes long.
             yield 20_000 if item % 4 == 0 else item
 
-    with contextlib.closing(in_order(math.factorial, items(), workers=workers)) as results:
+    with contextlib.closing(ordered_map(math.factorial, items(), workers=workers)) as results:
         found = take(results, 12)
     assert found[1:4] + found[5:8] == [1, 2, 6, 120, 720, 5040]
     assert found[8] == found[0] == math.factorial(20_000)
@@ -35,13 +35,13 @@ def test_results_come_in_order_and_work_is_not_done_far_ahead(workers):
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_results_end_with_the_items(workers):
-    assert list(in_order(operator.neg, [], workers=workers)) == []
-    assert list(in_order(operator.neg, range(9), workers=workers)) == [-k for k in range(9)]
+    assert list(ordered_map(operator.neg, [], workers=workers)) == []
+    assert list(ordered_map(operator.neg, range(9), workers=workers)) == [-k for k in range(9)]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_error_of_the_work_is_raised_in_its_place(workers):
-    results = in_order(math.sqrt, [4.0, -1.0, 9.0], workers=workers)
+    results = ordered_map(math.sqrt, [4.0, -1.0, 9.0], workers=workers)
     assert next(results) == 2
     with pytest.raises(ValueError, match=r"math domain error|expected a nonnegative"):
         next(results)
@@ -50,9 +50,9 @@ def test_an_error_of_the_work_is_raised_in_its_place(workers):
 @pytest.mark.slow
 def test_a_killed_worker_is_one_line():
     with pytest.raises(DataError, match=r"a worker process was killed.*start again with fewer"):
-        list(in_order(os._exit, [1, 2, 3], workers=2))
+        list(ordered_map(os._exit, [1, 2, 3], workers=2))
 
 
 def test_there_must_be_a_worker():
     with pytest.raises(DataError, match="workers is 0; make it 1 or more"):
-        next(in_order(operator.neg, [1], workers=0))
+        next(ordered_map(operator.neg, [1], workers=0))

@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def clips():
-    return speech.clips_of_splits(open_archive(speech.ARCHIVE, cure=""))
+    return speech.clips_of_splits(open_archive(speech.ARCHIVE, hint=""))
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def test_equal_counts_come_in_the_order_of_their_code_points():
 @pytest.mark.parametrize(
     ("kinds", "dtype"), [(256, np.uint8), (257, np.uint16), (65536, np.uint16), (65537, np.uint32)]
 )
-def test_ids_have_the_smallest_type_that_holds_them(kinds, dtype):
-    assert id_type(kinds) == dtype
+def test_ids_have_the_smallest_type_that_holds_them(vocabulary_size, dtype):
+    assert id_type(vocabulary_size) == dtype
 
 
 def test_groups_are_all_items_in_order():
@@ -147,14 +147,16 @@ def test_records_are_the_texts_padded(tmp_path_factory, data):
     length, kinds = data.draw(st.integers(1, 12)), data.draw(st.sampled_from([5, 300]))
     texts = data.draw(
         st.lists(
-            st.lists(st.integers(1, kinds - 1), min_size=1, max_size=length), min_size=2, max_size=9
+            st.lists(st.integers(1, vocabulary_size - 1), min_size=1, max_size=length),
+            min_size=2,
+            max_size=9,
         )
     )
     texts = texts[: len(texts) // 2 * 2]
     folder = tmp_path_factory.mktemp("tokens")
     for split, count in (("texts", len(texts)), ("pairs", len(texts) // 2)):
         labels = list(range(count))
-        with TokenWriter(folder, split, kinds=kinds) as writer:
+        with TokenWriter(folder, split, vocabulary_size=vocabulary_size) as writer:
             for group in in_groups(texts, 4):
                 lengths = np.array([len(text) for text in group])
                 done = len(writer)
@@ -163,8 +165,8 @@ def test_records_are_the_texts_padded(tmp_path_factory, data):
             assert len(writer) == count
     padded = np.array([text + [0] * (length - len(text)) for text in texts])
     lengths = np.array([len(text) for text in texts])
-    singles = open_texts(folder, "texts", kinds=kinds, length=length)
-    pairs = open_pairs(folder, "pairs", kinds=kinds, length=length)
+    singles = open_texts(folder, "texts", vocabulary_size=vocabulary_size, length=length)
+    pairs = open_pairs(folder, "pairs", vocabulary_size=vocabulary_size, length=length)
     for number, record in enumerate(singles):
         np.testing.assert_array_equal(record["x"], padded[number])
         assert (record["label"], record["length"]) == (number, lengths[number])
@@ -186,14 +188,14 @@ def test_records_are_the_texts_padded(tmp_path_factory, data):
 @pytest.fixture
 def three(tmp_path):
     """A folder with three texts: 3, 3 4 and 3 4 5."""
-    with TokenWriter(tmp_path, "train", kinds=6) as writer:
+    with TokenWriter(tmp_path, "train", vocabulary_size=6) as writer:
         writer.add(np.array([3, 3, 4, 3, 4, 5]), np.array([1, 2, 3]), [0, 1, 0])
     return tmp_path
 
 
 @pytest.mark.parametrize("rows", [range(2, 0, -1), np.array([2, 1])])
 def test_a_source_may_have_some_rows_in_any_order(three, rows):
-    source = open_texts(three, "train", kinds=6, length=3, rows=rows)
+    source = open_texts(three, "train", vocabulary_size=6, length=3, rows=rows)
     assert len(source) == 2
     assert [record["x"].tolist() for record in source] == [[3, 4, 5], [3, 4, 0]]
     assert source[-1]["x"].tolist() == [3, 4, 0]
@@ -203,7 +205,7 @@ def test_a_source_may_have_some_rows_in_any_order(three, rows):
 
 
 def test_a_source_is_small_when_pickled_and_the_same_after(three):
-    source = open_texts(three, "train", kinds=6, length=3)
+    source = open_texts(three, "train", vocabulary_size=6, length=3)
     list(source)
     packed = pickle.dumps(source)
     assert len(packed) < 1000
@@ -212,7 +214,7 @@ def test_a_source_is_small_when_pickled_and_the_same_after(three):
 
 
 def test_ids_beyond_the_vocabulary_are_damage(three):
-    source = open_texts(three, "train", kinds=5, length=3)
+    source = open_texts(three, "train", vocabulary_size=5, length=3)
     source[1]
     with pytest.raises(DataError, match=f"{three}/train_tokens.npy is damaged at text 2; remove"):
         source[2]
@@ -220,14 +222,14 @@ def test_ids_beyond_the_vocabulary_are_damage(three):
 
 def test_texts_that_are_too_long_are_damage(three):
     with pytest.raises(DataError, match="is damaged at text 2"):
-        open_texts(three, "train", kinds=6, length=2)[2]
+        open_texts(three, "train", vocabulary_size=6, length=2)[2]
 
 
 def test_files_that_do_not_fit_together_are_damage(three):
     labels = three / "train_labels.npy"
     np.save(labels, np.zeros(2, np.uint8))
     with pytest.raises(DataError, match=f"train in {three} is damaged; remove that folder"):
-        open_texts(three, "train", kinds=6, length=3)
+        open_texts(three, "train", vocabulary_size=6, length=3)
 
 
 def test_sequences_decode_a_row(tmp_path):
@@ -344,7 +346,7 @@ def test_sets_are_found_however_their_archive_nests_them(tmp_path, layer):
     assert find(tmp_path, "one", "two") == tmp_path / layer / "two"
     assert find(tmp_path, "one") is None
     with pytest.raises(DataError, match=f"there is no {tmp_path}/one; unpack it"):
-        need(tmp_path, "one", cure="unpack it")
+        need(tmp_path, "one", hint="unpack it")
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""`lastax data make`: a command for each generator, with a flag for each of its arguments."""
+"""`lastax data make`: one command per generator, with one flag per argument."""
 
 import functools
 import inspect
@@ -9,27 +9,31 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from lastax.cmd._console import debug_option, emit, json_option, out, progress_bar
-from lastax.cmd._open import root_option
+from lastax.cmd._console import emit, out, progress_bar
+from lastax.cmd._options import debug_option, json_option, root_option
 from lastax.data import DATASETS, DataSet, data_folder
 
-# What a generator gets from the program itself.
-_OF_PROGRAM = {"root", "on_progress"}
+# Arguments of a generator that are not flags of their own.
+_NOT_FLAGS = {"root", "on_progress"}
 
 
 @click.group()
 def make() -> None:
-    """Make the data of a task anew, by its generator: the same ones for the same flags."""
+    """Generate the data of a task.
+
+    The same flags generate the same data.
+    """
 
 
 def _add_generator(data_set: DataSet) -> None:
-    """A command that has a flag for each argument of the data set's generator."""
+    """Add a command with one flag per argument of the generator of a data set."""
     generate = data_set.generate
     assert generate is not None
     arguments = {
-        name: it for name, it in inspect.signature(generate).parameters.items()
-        if name not in _OF_PROGRAM
-    }  # fmt: skip
+        name: it
+        for name, it in inspect.signature(generate).parameters.items()
+        if name not in _NOT_FLAGS
+    }
     hints, texts = _documented(generate)
 
     @root_option
@@ -47,7 +51,7 @@ def _add_generator(data_set: DataSet) -> None:
         if as_json:
             emit({"task": data_set.name, "root": str(folder), **sizes})
         else:
-            out.print(f"{data_set.name}: made below {folder}")
+            out.print(f"{data_set.name}: generated in {folder}")
 
     for name, argument in reversed(arguments.items()):
         option = click.option(
@@ -62,12 +66,12 @@ def _add_generator(data_set: DataSet) -> None:
 
 
 def _documented(generate: Callable) -> tuple[dict[str, Any], dict[str, str]]:
-    """The types of a generator's arguments, and what its docstring says of them and of all ("")."""
+    """Types of the arguments of a generator, and their descriptions; "" is its summary."""
     while isinstance(generate, functools.partial):
         generate = generate.func
-    told = inspect.getdoc(generate) or ""
-    texts = {"": told.partition("\n\n")[0].replace("`", "")}
-    for name, text in re.findall(r"^    (\w+): (.+)$", told, re.MULTILINE):
+    doc = inspect.getdoc(generate) or ""
+    texts = {"": doc.partition("\n\n")[0].replace("`", "")}
+    for name, text in re.findall(r"^    (\w+): (.+)$", doc, re.MULTILINE):
         texts[name] = text[:1].upper() + text[1:]
     return get_type_hints(generate), texts
 
