@@ -48,7 +48,7 @@ def draw_poles(
     for index, (axis, lam, score, mask) in enumerate(zip(axes, poles, scores, keep, strict=False)):
         _draw_disk(axis, lam, score, mask, norm)
         axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)} states", fontsize=10)
-    _add_color_bar(figure, axes, norm, pad=0.02)
+    _add_color_bar(figure, list(axes), norm, pad=0.02)
     figure.suptitle(f"{title}: eigenvalues, removed states crossed out", fontsize=11)
     return figure
 
@@ -106,7 +106,7 @@ def draw_layout(
         axis.spines[:].set_visible(False)
         axis.add_patch(Rectangle((0, 0), width, rows, fill=False, edgecolor="0.5", linewidth=0.6))
         axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)}", fontsize=9, loc="left")
-    _add_color_bar(figure, axes, norm)
+    _add_color_bar(figure, list(axes), norm)
     figure.suptitle(title, fontsize=10)
     return figure
 
