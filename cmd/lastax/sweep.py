@@ -162,13 +162,20 @@ def sweep(
     size: str,
     seeds: list[int],
     methods: list[str] | None,
+    ratios: list[float],
+    recalibrate: list[str],
+    reconstruct: list[str],
+    finetune: int,
+    finetune_rate: float,
+    distill: bool,
+    limit: int | None,
     jobs: int,
     sequences: int,
     budget: str,
+    seed: int,
     folder: Path | None,
     location: DataLocation,
     as_json: bool,
-    **grid_options: Any,
 ) -> None:
     """Accuracy of RUNS (default: the newest trained run), pruned by each method at each ratio.
 
@@ -180,8 +187,15 @@ def sweep(
     folder = folder or chosen[0] / "sweep"
     grid = Grid(
         methods=tuple(methods or lastax.METHODS),
+        ratios=tuple(ratios),
+        recalibrate=tuple(recalibrate),
+        reconstruct=tuple(reconstruct),
+        finetune=finetune,
+        finetune_rate=finetune_rate,
+        distill=distill,
+        seed=seed,
         calibration=CalibrationOptions(sequences, budget),
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in grid_options.items()},
+        limit=limit,
     )
     for run in chosen:
         unstable = [np.abs(s.lam) >= 1 for s in lastax.systems(load_run(run)[1])]

@@ -161,7 +161,7 @@ def _empirical_energy(system: AnySystem, context: ScoreContext) -> Array:
 
 def _empirical_hankel(system: AnySystem, context: ScoreContext) -> Array:
     gramians = empirical_gramians(system, given_moments(context))
-    return hankel_scores(system, gramians=gramians)  # type: ignore[return-value]
+    return hankel_scores(system, gramians=gramians)
 
 
 def _empirical_truncation(
@@ -214,7 +214,7 @@ _METHODS: dict[str, Method] = {
         "impulse-response energies, normalized within each layer",
     ),
     "balanced": Method(
-        lambda system, _: hankel_scores(system),  # type: ignore[arg-type, return-value]
+        lambda system, _: hankel_scores(system),
         "balanced truncation: new states, by squared Hankel singular values",
         reduce=lambda system, keep, _: balanced_truncation(system, keep),
     ),

@@ -157,7 +157,7 @@ class Reducer:
             remaining = count - self.feedthrough_states
             if remaining < len(self.systems):
                 raise ValueError(
-                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} are for "
+                    f"{self.function}: {self.feedthrough_states} of {count} states to keep count for "
                     "the dense feedthrough matrices, and every layer needs one more; keep more "
                     "states, or leave D diagonal"
                 )

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -83,9 +82,7 @@ def random_scores(system: AnySystem, *, key: PRNGKeyArray) -> Float[Array, " P"]
     return jax.random.uniform(key, (system.states,))
 
 
-def hankel_scores(
-    system: AnySystem, *, gramians: Gramians | None = None
-) -> Float[np.ndarray, " P"]:
+def hankel_scores(system: AnySystem, *, gramians: Gramians | None = None) -> Float[Array, " P"]:
     """Squared Hankel singular values, layer-adaptive: the score of each rank, highest first.
 
     An entry belongs to a rank of the balanced system, not to a state of `system`;
@@ -101,12 +98,12 @@ def hankel_scores(
         ValueError: if a state has `|lam| >= 1`.
     """
     parts = channel_systems(system) if isinstance(system, MultiSISO) else [system]
-    found: Sequence[Any] = [None] * len(parts) if gramians is None else gramians
+    found: Sequence[Float[np.ndarray, "n n"] | None]
+    found = [None] * len(parts) if gramians is None else gramians
     squares = [
         (hankel_singular_values(part, gramian=gramian) ** 2).reshape(-1, 2).mean(axis=1)
         for part, gramian in zip(parts, found, strict=True)
         if part.states
     ]
-    squared: Any = np.concatenate(squares)
     # Of equal values `layer_adaptive` scores the last highest; here the first rank comes first.
-    return layer_adaptive(squared[::-1])[::-1]
+    return layer_adaptive(np.concatenate(squares)[::-1])[::-1]  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy as np
 
 from lastax import nn, ssm
 
-_MODULES: Mapping[str, type] = MappingProxyType(
+_MODULES: Mapping[str, type[eqx.Module]] = MappingProxyType(
     {
         name: item
         for package in (nn, ssm)
@@ -48,7 +48,7 @@ def describe(node: Any) -> Any:
     for name, function in _FUNCTIONS.items():
         if node is function:
             return {"function": name}
-    if _MODULES.get(type(node).__name__) is type(node):
+    if isinstance(node, eqx.Module) and _MODULES.get(type(node).__name__) is type(node):
         fields = {f.name: describe(getattr(node, f.name)) for f in dataclasses.fields(node)}
         return {"module": type(node).__name__, "fields": fields}
     raise TypeError(type(node).__name__)
@@ -78,12 +78,12 @@ def build(value: Any) -> Any:
     raise ValueError(f"unknown structure: {str(value)[:80]}")
 
 
-def _module(kind: type, fields: Mapping[str, Any]) -> Any:
+def _module(kind: type[eqx.Module], fields: Mapping[str, Any]) -> eqx.Module:
     names = {field.name for field in dataclasses.fields(kind)}
     if names != fields.keys():
         raise ValueError(f"{kind.__name__} has fields {sorted(names)}, not {sorted(fields)}")
     # Not through `__init__`, whose converters and checks are for arrays.
-    module = object.__new__(kind)
+    module: eqx.Module = object.__new__(kind)
     for name, value in fields.items():
         object.__setattr__(module, name, build(value))
     return module
