@@ -42,7 +42,7 @@ def draw_poles(
     rows = -(-len(poles) // columns)
     figure = Figure(figsize=(3.1 * columns + 1.0, 3.2 * rows + 0.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
-    norm = _color_scale(scores)
+    norm = LogNorm(*_color_limits(scores))
     for axis in axes[len(poles) :]:
         axis.set_axis_off()
     for index, (axis, lam, score, mask) in enumerate(zip(axes, poles, scores, keep, strict=False)):
@@ -92,11 +92,12 @@ def draw_layout(
     height = 0.16 * sum(lines) + 0.42 * len(lines) + 0.9
     figure = Figure(figsize=(5.4, min(height, _MAX_HEIGHT)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(keep), 1, height_ratios=lines))
-    norm = _color_scale(scores)
+    low, high = _color_limits(scores)
+    norm = LogNorm(low, high)
     for index, (axis, score, mask, rows) in enumerate(zip(axes, scores, keep, lines, strict=True)):
         width = min(_CELLS_PER_LINE, len(mask))
         cells = np.full(rows * width, np.nan)
-        bounded = np.clip(np.where(np.isfinite(score), score, norm.vmax), norm.vmin, norm.vmax)
+        bounded = np.clip(np.where(np.isfinite(score), score, high), low, high)
         cells[: len(mask)] = np.where(mask, bounded, np.nan)
         axis.pcolormesh(cells.reshape(rows, width), norm=norm, cmap="viridis", rasterized=False)
         axis.set_xlim(0, min(_CELLS_PER_LINE, max(map(len, keep))))
@@ -140,13 +141,13 @@ def save_pruning_figures(
         figure.savefig(Path(folder) / name, dpi=110)
 
 
-def _color_scale(scores: Sequence[Float[np.ndarray, " _"]]) -> LogNorm:
-    """A logarithmic scale over the finite positive scores of all layers."""
+def _color_limits(scores: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
+    """Limits of a logarithmic scale for the finite positive scores of all layers."""
     positive = np.concatenate([score[np.isfinite(score) & (score > 0)] for score in scores])
     if not len(positive):
-        return LogNorm(1.0, 1.0)
-    highest = positive.max()
-    return LogNorm(max(positive.min(), _LOWEST_SHARE * highest), highest)
+        return 1.0, 1.0
+    highest = float(positive.max())
+    return max(float(positive.min()), _LOWEST_SHARE * highest), highest
 
 
 def _draw_disk(
@@ -161,7 +162,7 @@ def _draw_disk(
     # High scores are drawn last, so that they are visible where eigenvalues overlap.
     order = np.argsort(score)
     lam, score, mask = lam[order], score[order], mask[order]
-    shown = np.where(np.isfinite(score), np.maximum(score, norm.vmin), np.nan)
+    shown = np.where(np.isfinite(score), np.maximum(score, norm.vmin or 0.0), np.nan)
     axis.scatter(lam.real, lam.imag, c=shown, norm=norm, cmap="viridis", s=34, plotnonfinite=False)
     unstable = ~np.isfinite(score)
     axis.scatter(lam.real[unstable], lam.imag[unstable], c="black", s=34)
