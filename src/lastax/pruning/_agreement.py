@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 
@@ -30,6 +29,9 @@ def rank_agreement(
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    # SciPy's statistics take most of a second to import, and only this function needs them.
+    import scipy.stats
+
     ranks = [scipy.stats.rankdata(scores) for scores in (one, other)]
     if len(one) < 2 or any(np.ptp(rank) == 0 for rank in ranks):
         return None

@@ -157,9 +157,9 @@ class Reducer:
             remaining = count - self.feedthrough_states
             if remaining < len(self.systems):
                 raise ValueError(
-                    f"{self.function}: {self.feedthrough_states} of {count} states to keep count for "
-                    "the dense feedthrough matrices, and every layer needs one more; keep more "
-                    "states, or leave D diagonal"
+                    f"{self.function}: of {count} states to keep, {self.feedthrough_states} count "
+                    "for the dense feedthrough matrices, and every layer needs one more; keep "
+                    "more states, or leave D diagonal"
                 )
             return self._refitted(keep=self._plan(method, remaining).keep)
         decided = self._plan(method, count)

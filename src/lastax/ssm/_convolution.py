@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
 from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
@@ -70,7 +69,10 @@ def convolve(
         The output, shape `(L, H)`.
     """
     length = u.shape[0]
-    size = scipy.fft.next_fast_len(2 * length, real=True)
+    # Imported here because it takes a third of a second, and only convolutions need it.
+    from scipy.fft import next_fast_len
+
+    size = next_fast_len(2 * length, real=True)
     circular = jnp.pad(kernel, ((0, 0), (0, size - length)))
     if kernel_reverse is not None:
         # In a circular convolution, step -l is step size - l.
