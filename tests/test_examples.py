@@ -1,20 +1,141 @@
-"""What the README and the examples show runs, and prints what they say."""
+"""The code of the README, the documentation and the examples runs, and its commands exist."""
 
+import importlib
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
+import click
 import jax
+import numpy as np
 import pytest
 
 import lastax
 
 ROOT = Path(__file__).parents[1]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Commands are indented by four spaces, or stand in fences without a language or with `sh`.
+COMMAND = re.compile(r"^(?: {4})?(lastax [^\n]*?(?:\\\n[^\n]*?)*)(?: {2,}#[^\n]*)?$", re.MULTILINE)
 
 
-def test_a_network_of_ones_own_is_pruned(capsys):
+def names(page):
+    return str(page.relative_to(ROOT))
+
+
+WITH_PYTHON = [page for page in PAGES if PYTHON.search(page.read_text())]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
+    methods = dict(lastax.METHODS)
+    yield tmp_path
+    registry = sys.modules["lastax.pruning._methods"]._METHODS
+    registry.clear()
+    registry.update(methods)
+
+
+def train_small_run(folder):
+    """A run such as `lastax train --task speech` writes, on other data and much smaller."""
+    rng = np.random.default_rng(0)
+    label = np.arange(80) % 2
+    x = np.sin((0.3 + 0.3 * label[:, None]) * np.arange(24) + rng.uniform(0, 6, (80, 1)))
+    np.savez("sines.npz", x_train=x, y_train=label)
+    data_config = lastax.training.DataConfig("arrays", data="sines.npz")
+    preset = lastax.training.Preset(
+        lastax.ModelConfig(layers=1, channels=4, states=4),
+        lastax.training.TrainingConfig(epochs=1, batch_size=16),
+    )
+    data = lastax.data.open_data(data_config)
+    config = lastax.training.make_run_config("arrays", data, preset, data_config=data_config)
+    lastax.training.train(config, data, folder)
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=names)
+def test_python_of_a_page_runs(page, folder):
+    if page.name == "prune-a-run.md":
+        train_small_run("runs/speech/s5-seed0")
+    variables = {"__name__": "page"}
+    for block in PYTHON.findall(page.read_text()):
+        exec(compile(block, names(page), "exec"), variables)
+
+
+def test_every_tutorial_has_python():
+    tutorials = set((ROOT / "docs/tutorials").glob("*.md"))
+    assert {ROOT / "README.md"} | tutorials <= set(WITH_PYTHON)
+
+
+def commands():
+    found = [line for page in PAGES for line in COMMAND.findall(page.read_text())]
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    for line in re.findall(r"\$\(LASTAX\) ([^|;\n]*)", makefile):
+        line = re.sub(r"\$\(STUDY\)", "--seeds 0,1,2 --jobs 2", line)
+        line = re.sub(r"\$\((?:RUN|ARGS)\)", "", line)
+        line = re.sub(
+            r"\$\$\{tuning[^}]*\}|\$\((?:RATIO|tuning)\)|\$\$(?:ratio|seed|states)", "0", line
+        )
+        line = re.sub(r"\$\((\w+)\)|\$\$(\w+)|\$\$\{[^}]*\}", "last", line)
+        found.append("lastax " + line)
+    return found
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(commands()))
+def test_options_of_a_shown_command_exist(line):
+    words = shlex.split(line.replace("\\\n", " ").replace("...", ""), comments=True)[1:]
+    words = [word for word in words if word not in ("||", "exit", "1")]
+    command = importlib.import_module("lastax.cmd.main").cli
+    context = click.Context(command, info_name="lastax")
+    while isinstance(command, click.Group):
+        values, words, _ = command.make_parser(context).parse_args(args=words)
+        del values
+        if not words:
+            return
+        name, *words = words
+        parent, command = command, command.get_command(context, name)
+        assert command is not None, f"{parent.name} has no command {name}"
+        context = click.Context(command, info_name=name, parent=context)
+    command.make_parser(context).parse_args(args=words)
+
+
+def packages():
+    folders = (ROOT / "src/lastax").glob("*/__init__.py")
+    return sorted([folder.parent.name for folder in folders] + ["data"])
+
+
+def test_every_package_has_a_page_of_the_api_reference():
+    pages = {page.stem for page in (ROOT / "docs/api").glob("*.md")} - {"index"}
+    assert pages == set(packages())
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for package in packages():
+        # The page shows the names in `__all__`; `make docs` fails if one of them is missing.
+        assert f"::: lastax.{package}\n" in (ROOT / f"docs/api/{package}.md").read_text()
+        assert f"api/{package}.md" in navigation
+        assert importlib.import_module(f"lastax.{package}").__all__
+
+
+@pytest.mark.parametrize("name", sorted(lastax.__all__))
+def test_every_name_of_the_top_level_is_public_in_a_package(name):
+    homes = [
+        package
+        for package in packages()
+        if name in importlib.import_module(f"lastax.{package}").__all__
+    ]
+    assert homes
+    home = importlib.import_module(f"lastax.{homes[0]}")
+    assert getattr(home, name) is getattr(lastax, name)
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_example_prunes_a_network_of_its_own(capsys):
     runpy.run_path(str(ROOT / "examples/prune_your_own.py"))
     states, shape, change = capsys.readouterr().out.splitlines()
     before, after = re.findall(r"\[(\d+), (\d+)\]", states)
@@ -25,8 +146,7 @@ def test_a_network_of_ones_own_is_pruned(capsys):
 
 
 @pytest.mark.slow
-def test_drift_is_measured_on_runs(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
+def test_drift_is_measured_on_runs(capsys, monkeypatch, folder):
     model = lastax.ModelConfig(layers=2, channels=8, states=4)
     config = lastax.training.RunConfig(
         task="speech",
@@ -40,22 +160,12 @@ def test_drift_is_measured_on_runs(capsys, monkeypatch, tmp_path):
         states=lastax.training.untrained_counts(model),
     )
     network = lastax.build_network(model, input_size=40, classes=10, key=jax.random.key(0))
-    lastax.training.save_config(tmp_path, config)
-    lastax.save(tmp_path, network)
-    monkeypatch.setattr(sys, "argv", ["calibration_drift.py", str(tmp_path)])
+    lastax.training.save_config(folder, config)
+    lastax.save(folder, network)
+    monkeypatch.setattr(sys, "argv", ["calibration_drift.py", str(folder)])
     runpy.run_path(str(ROOT / "examples/calibration_drift.py"))
     title, *rows = capsys.readouterr().out.splitlines()
     assert title.split() == ["removed", "70", "%", "90", "%"]
     assert len(rows) == 9
     for row in rows:
         assert all(0 <= float(value) <= 100 for value in row.split()[-2:])
-
-
-def test_the_readme_shows_python():
-    assert SNIPPETS
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_python_of_the_readme_runs(snippet, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
