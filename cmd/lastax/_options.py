@@ -45,8 +45,8 @@ class MethodName(click.ParamType):
         return value
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How `--help` shows the values."""
-        return "METHOD"
+        """How `--help` shows the values: once per command, they are listed."""
+        return f"[{'|'.join(self.choices)}]" if param.name == "method" else "METHOD"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,9 @@ SIZES = ("states", "parameters", "bytes")
     help="Also fit a dense feedthrough matrix D; its weights count as states.",
 )
 @click.option("--recalibrate-batch-norm", is_flag=True, help="Measure BatchNorm statistics again.")
-@click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after.")
+@click.option(
+    "--finetune", type=click.IntRange(0), default=0, help="Epochs of training after pruning."
+)
 @finetune_rate_option
 @click.option(
     "--distill", is_flag=True, help="Distill from the unpruned network instead of using labels."
