@@ -167,3 +167,22 @@ def test_a_run_of_an_earlier_version_loads(run, tmp_path):
     assert config == training.load_config(found.folder)
     with pytest.raises(RunError, match=r"lastax\.training\.load_run"):
         lastax.load(tmp_path)
+
+
+def test_results_of_an_earlier_version_have_the_present_names(tmp_path):
+    old = {
+        "test": {"before": 0.9, "after": 0.8, "divergence": 0.1, "agreement": 0.85},
+        "full_D_states": 4,
+        "beside": {"aire": {"test": 0.7}},
+        "certificates": [
+            {"hinf": 1.0, "bound": 2.0, "h2": 0.5, "hinf_whole": 9.0, "h2_whole": 3.0}
+        ],
+        "layers": [{"states_before": 4, "unstable": [1]}],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    results = training.load_results(tmp_path)
+    assert results["test"]["kl_divergence"] == 0.1
+    assert results["feedthrough_states"] == 4
+    assert results["compared"] == {"aire": {"test": 0.7}}
+    assert results["certificates"][0]["hinf_original"] == 9.0
+    assert results["layers"] == old["layers"]

@@ -45,7 +45,7 @@ class TrainingConfig:
     epochs: int = setting(30, "Passes over the training set.")
     epoch_batches: int = setting(0, "Batches per epoch; 0 for one pass.", least=0)
     batch_size: int = setting(50, "Sequences per batch, over all devices.")
-    learning_rate: float = setting(0.008, "Learning rate of everything except the layers' dynamics.")
+    learning_rate: float = setting(0.008, "Learning rate of everything except the dynamics.")
     ssm_learning_rate: float = setting(0.002, "Learning rate of the layers' dynamics.")
     weight_decay: float = setting(0.05, "Decoupled weight decay.")
     grouping: Literal["standard", "BandCdecay", "BfastandCdecay", "noBCdecay"] = setting(

@@ -97,7 +97,7 @@ def fit(
         on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
 
     Raises:
-        TrainingDivergedError: if the loss or a parameter is not finite; the last checkpoint remains.
+        TrainingDivergedError: if the loss or a parameter is not finite. Checkpoints remain.
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     progress, best, log = LoopState(), state.model, folder / METRICS_FILE

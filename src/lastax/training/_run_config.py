@@ -148,13 +148,13 @@ def save_config(folder: Path, config: RunConfig) -> None:
     write_atomically(folder / CONFIG_FILE, text.encode())
 
 
-def load_config(folder: Path) -> RunConfig:
+def load_config(folder: str | Path) -> RunConfig:
     """Read `config.json`.
 
     Raises:
         RunError: if there is no run, or its configuration cannot be read.
     """
-    path = folder / CONFIG_FILE
+    path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise RunError(
             f"no run at {folder}: there is no {CONFIG_FILE}; train one, or name another folder"

@@ -27,12 +27,13 @@ METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 
 
-def load_run(folder: Path) -> tuple[RunConfig, Network]:
+def load_run(folder: str | Path) -> tuple[RunConfig, Network]:
     """The configuration of a run, and its network with the best weights.
 
     Raises:
         RunError: if the run is missing, unfinished or damaged.
     """
+    folder = Path(folder)
     config = load_config(folder)
     path = folder / MODEL_FILE
     if not path.is_file():
@@ -88,9 +89,27 @@ def load_results(folder: Path) -> dict[str, Any]:
         RunError: if it is missing or damaged.
     """
     try:
-        return json.loads((folder / RESULTS_FILE).read_text())
+        return _migrated(json.loads((folder / RESULTS_FILE).read_text()))
     except (ValueError, OSError) as error:
         raise RunError(f"{folder / RESULTS_FILE} is missing or damaged: {error}") from error
+
+
+def _migrated(results: dict[str, Any]) -> dict[str, Any]:
+    """Results of earlier versions under their present names."""
+    names = {"beside": "compared", "full_D_states": "feedthrough_states"}
+    within = {
+        "divergence": "kl_divergence",
+        "hinf_whole": "hinf_original",
+        "h2_whole": "h2_original",
+    }
+    renamed = {names.get(name, name): value for name, value in results.items()}
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {within.get(name, name): part for name, part in value.items()}
+        return [rename(part) for part in value] if isinstance(value, list) else value
+
+    return {name: rename(value) for name, value in renamed.items()}
 
 
 def save_results(folder: Path, results: Mapping[str, Any]) -> None:
