@@ -1,4 +1,4 @@
-"""Blocks and networks: padding, batch statistics, dropout, pooling, two documents."""
+"""Blocks and networks: padding, batch statistics, dropout, pooling, pairs of documents."""
 
 import dataclasses
 
@@ -10,6 +10,8 @@ import pytest
 
 import lastax
 
+from ..systems import compiled
+
 LENGTHS = np.array([17, 30, 9])
 
 
@@ -18,8 +20,8 @@ def network(key, **settings):
     return lastax.build_network(config, input_size=3, classes=5, key=key)
 
 
-def forward(model, x, lengths=None, key=None, axis="batch"):
-    """Logits of a batch and the moved model, as training calls it."""
+def traced_forward(model, x, lengths=None, key=None, axis="batch"):
+    """Logits of a batch and the updated model, as in training."""
     keys = None if key is None else jax.random.split(key, len(x))
     return eqx.filter_vmap(
         lambda x, length, key: model.forward(x, length, key=key, axis=axis),
@@ -27,6 +29,9 @@ def forward(model, x, lengths=None, key=None, axis="batch"):
         out_axes=(0, None),
         axis_name="batch",
     )(x, lengths, keys)
+
+
+forward = compiled(traced_forward)
 
 
 def padded_with(x, filling):
@@ -42,21 +47,23 @@ def test_masked_padding_changes_nothing(getkey, norm, prenorm, pooling):
     x = jax.random.normal(getkey(), (3, 30, 3))
     zeros, noise = padded_with(x, 0.0), padded_with(x, 1e3)
     for axis in ("batch", None):
-        logits, moved = forward(model, zeros, LENGTHS, axis=axis)
-        others, moved_too = forward(model, noise, LENGTHS, axis=axis)
+        logits, updated = forward(model, zeros, LENGTHS, axis=axis)
+        others, other_updated = forward(model, noise, LENGTHS, axis=axis)
         np.testing.assert_allclose(logits, others, rtol=1e-4, atol=1e-5)
-        assert eqx.tree_equal(moved, moved_too, rtol=1e-4, atol=1e-5)
+        assert eqx.tree_equal(updated, other_updated, rtol=1e-4, atol=1e-5)
 
 
-def test_a_padded_sequence_is_the_sequence_without_padding(getkey):
+def test_padding_does_not_change_logits(getkey):
     model = network(getkey())
     x = jax.random.normal(getkey(), (3, 30, 3))
+    evaluate = compiled(lambda model, x, length=None: model(x, length))
     for sequence, length in zip(x, LENGTHS, strict=True):
-        short = model(sequence[:length])
-        np.testing.assert_allclose(model(sequence, length), short, rtol=1e-4, atol=1e-5)
+        short = evaluate(model, sequence[:length])
+        padded = evaluate(model, sequence, jnp.asarray(length))
+        np.testing.assert_allclose(padded, short, rtol=1e-4, atol=1e-5)
 
 
-def test_published_padding_does_change_the_answer(getkey):
+def test_padding_changes_logits_without_mask_padding(getkey):
     model = network(getkey(), mask_padding=False)
     x = jax.random.normal(getkey(), (3, 30, 3))
     first, _ = forward(model, padded_with(x, 0.0), LENGTHS)
@@ -79,7 +86,7 @@ def test_batch_statistics_are_those_of_all_valid_steps(getkey):
     np.testing.assert_allclose(normalized.std(0), 1, rtol=1e-4)
 
 
-def test_large_means_do_not_spoil_the_variance(getkey):
+def test_variance_is_precise_for_large_means(getkey):
     norm = lastax.nn.BatchNorm.initialize(3, momentum=0.0)
     x = 3000 + jax.random.normal(getkey(), (4, 50, 3))
     _, moved = jax.vmap(lambda x: norm(x, axis="batch"), out_axes=(0, None), axis_name="batch")(x)
@@ -87,13 +94,13 @@ def test_large_means_do_not_spoil_the_variance(getkey):
     np.testing.assert_allclose(moved.running.variance, truth, rtol=1e-3)
 
 
-def test_evaluation_leaves_running_statistics(getkey):
+def test_evaluation_does_not_change_running_statistics(getkey):
     model = network(getkey())
     _, same = forward(model, jax.random.normal(getkey(), (3, 30, 3)), axis=None)
     assert eqx.tree_equal(model, same)
 
 
-def test_dropout_drops_whole_channels_and_keeps_the_mean(getkey):
+def test_dropout_drops_channels_in_all_steps(getkey):
     x = jnp.ones((20, 4000))
     y = lastax.nn.drop_channels(x, 0.25, getkey())
     assert (y == y[:1]).all()
@@ -102,7 +109,7 @@ def test_dropout_drops_whole_channels_and_keeps_the_mean(getkey):
     assert (lastax.nn.drop_channels(x, 0.25, None) == x).all()
 
 
-def test_dropout_acts_only_with_a_key(getkey):
+def test_dropout_depends_on_the_key(getkey):
     model = network(getkey(), dropout=0.5)
     x = jax.random.normal(getkey(), (3, 30, 3))
     first, _ = forward(model, x, key=getkey())
@@ -113,54 +120,56 @@ def test_dropout_acts_only_with_a_key(getkey):
 @pytest.mark.parametrize("activation", ["full_glu", "half_glu1", "half_glu2", "gelu"])
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("conj_sym", [True, False])
-def test_every_kind_learns_in_every_parameter(getkey, activation, bidirectional, conj_sym):
+def test_every_parameter_has_a_gradient(getkey, activation, bidirectional, conj_sym):
     model = network(getkey(), activation=activation, bidirectional=bidirectional, conj_sym=conj_sym)
     parameters, rest = lastax.nn.split_trainable(model)
     x = jax.random.normal(getkey(), (3, 30, 3))
 
     def loss(parameters):
-        logits, _ = forward(eqx.combine(parameters, rest), x)
+        logits, _ = traced_forward(eqx.combine(parameters, rest), x)
         return jnp.mean(lastax.training.cross_entropy(logits, jnp.arange(3)))
 
-    for gradient in jax.tree.leaves(jax.grad(loss)(parameters)):
+    for gradient in jax.tree.leaves(compiled(jax.grad(loss))(parameters)):
         assert jnp.isfinite(gradient).all()
         assert jnp.abs(gradient).max() > 0
 
 
-def test_a_unidirectional_network_does_not_see_the_future(getkey):
+def test_unidirectional_network_is_causal(getkey):
     model = network(getkey(), bidirectional=False, pooling="last")
     x = jax.random.normal(getkey(), (30, 3))
-    sensitivity = jax.jacobian(lambda x: model(x, 12))(x)
+    sensitivity = compiled(jax.jacobian(lambda x: model(x, 12)))(x)
     assert jnp.abs(sensitivity[:, 12:]).max() == 0
     assert jnp.abs(sensitivity[:, :12]).min(axis=(0, 2)).max() > 0
 
 
-def test_retrieval_reads_both_documents_with_one_encoder(getkey):
+def test_retrieval_encodes_both_documents_with_one_encoder(getkey):
     model = network(getkey(), head="retrieval")
     x = jax.random.normal(getkey(), (4, 2, 30, 3))
     lengths = np.array([[30, 12], [5, 30], [9, 9], [30, 30]])
-    logits, moved = forward(model, x, lengths)
+    logits, updated = forward(model, x, lengths)
     assert logits.shape == (4, 5)
-    # Statistics over both documents at once are those of one batch that holds them all.
-    encoded = eqx.filter_vmap(
+    # Statistics over pairs of documents are those of one batch with all documents.
+    encode = eqx.filter_vmap(
         lambda x, length: model.encoder(x, length, axis="batch"),
         out_axes=(0, None),
         axis_name="batch",
-    )(x.reshape(8, 30, 3), lengths.reshape(8))[1]
-    assert eqx.tree_equal(moved.encoder, encoded, rtol=1e-5, atol=1e-6)
-    alone = model(x[0], lengths[0])
-    swapped = model(x[0, ::-1], lengths[0, ::-1])
-    assert jnp.abs(alone - swapped).max() > 1e-4
+    )
+    encoded = compiled(encode)(x.reshape(8, 30, 3), lengths.reshape(8))[1]
+    assert eqx.tree_equal(updated.encoder, encoded, rtol=1e-5, atol=1e-6)
+    evaluate = compiled(model)
+    pair, swapped = evaluate(x[0], lengths[0]), evaluate(x[0, ::-1], lengths[0, ::-1])
+    assert jnp.abs(pair - swapped).max() > 1e-4
 
 
-def test_halved_sampling_rate_with_doubled_steps(getkey):
+def test_step_rescale_compensates_half_the_sampling_rate(getkey):
     layer = lastax.S5.initialize(3, 8, key=getkey(), step_range=(1e-4, 1e-3))
     slow = jnp.sin(jnp.linspace(0, 3, 400))[:, None] * jnp.ones((1, 3))
-    fine, coarse = layer(slow), layer(slow[::2], step_rescale=2.0)
+    apply = compiled(layer)
+    fine, coarse = apply(slow), apply(slow[::2], step_rescale=2.0)
     np.testing.assert_allclose(fine[::2], coarse, atol=0.02 * float(jnp.abs(fine).max()))
 
 
-def test_wrong_settings_are_named(getkey):
+def test_errors_name_the_setting(getkey):
     for name, value, words in [
         ("layers", 0, "layers must be at least 1"),
         ("dropout", 1.0, r"dropout must be in \[0, 1\)"),

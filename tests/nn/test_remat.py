@@ -1,4 +1,4 @@
-"""`remat` and `scan_method` change how a network is computed, not what."""
+"""`remat` and `scan_method` change memory and speed, but not results."""
 
 import dataclasses
 from typing import get_args
@@ -11,6 +11,8 @@ import pytest
 
 import lastax
 
+from ..systems import compiled
+
 METHODS = get_args(lastax.ssm.ScanMethod)
 
 
@@ -20,17 +22,22 @@ def network(key, **settings):
 
 
 def cut(model, *counts):
-    """`model` with so many states left in each layer: blocks of unequal shapes."""
+    """`model` with the given number of states in each layer, so that shapes of blocks differ."""
     return lastax.keep_states(model, [np.arange(4) < count for count in counts])
 
 
+@compiled
+def train_step(state, batch, optimizer, remat):
+    key = jax.random.key(3)
+    return lastax.training.train_step(state, batch, optimizer=optimizer, key=key, remat=remat)
+
+
 def trained(model, batch, *, remat):
-    """The gradient of every parameter, the loss, and the moved statistics, in float64."""
+    """The model and the metrics after two steps of training with dropout."""
     optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
     state = lastax.training.TrainState.initialize(model, optimizer)
-    step = eqx.filter_jit(lastax.training.train_step)
     for _ in range(2):
-        state, metrics = step(state, batch, optimizer=optimizer, key=jax.random.key(3), remat=remat)
+        state, metrics = train_step(state, batch, optimizer, remat)
     return state.model, metrics
 
 
@@ -44,51 +51,50 @@ def widened(model):
     "counts", [(4, 4, 4), (4, 4, 2), (1, 3, 3), (4, 2, 4)], ids=["equal", "end", "start", "none"]
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_two_steps_of_training_are_the_same(getkey, x64, counts, masked):
-    """Blocks in loops or one by one, with dropout: the same parameters and statistics after."""
+def test_remat_gives_the_same_model(getkey, x64, counts, masked):
+    """`remat` gives the same parameters and statistics, for equal and unequal adjacent blocks."""
     model = widened(cut(network(getkey(), layers=3), *counts))
     batch = {"x": jax.random.normal(getkey(), (4, 20, 3)), "label": jnp.arange(4)}
     if masked:
         batch["length"] = jnp.array([20, 7, 13, 1])
     plain, metrics = trained(model, batch, remat=False)
-    again, other_metrics = trained(model, batch, remat=True)
+    other, other_metrics = trained(model, batch, remat=True)
     np.testing.assert_allclose(other_metrics.loss, metrics.loss, rtol=1e-12)
-    assert lastax.state_counts(again) == list(counts)
-    assert eqx.tree_equal(again, plain, rtol=1e-7, atol=1e-9)
-    moved = [block.norm.running.mean for block in again.encoder.blocks]
-    assert all(float(jnp.abs(mean).max()) > 0 for mean in moved)
+    assert lastax.state_counts(other) == list(counts)
+    assert eqx.tree_equal(other, plain, rtol=1e-7, atol=1e-9)
+    means = [block.norm.running.mean for block in other.encoder.blocks]
+    assert all(float(jnp.abs(mean).max()) > 0 for mean in means)
 
 
-def test_two_documents_are_the_same(getkey, x64):
+def test_remat_of_retrieval_gives_the_same_model(getkey, x64):
     model = widened(network(getkey(), layers=2, head="retrieval"))
     batch = {
         "x": jax.random.normal(getkey(), (3, 2, 11, 3)),
         "label": jnp.arange(3),
         "length": jnp.array([[11, 4], [1, 11], [6, 6]]),
     }
-    plain, again = (trained(model, batch, remat=remat)[0] for remat in (False, True))
-    assert eqx.tree_equal(again, plain, rtol=1e-7, atol=1e-9)
+    plain, other = (trained(model, batch, remat=remat)[0] for remat in (False, True))
+    assert eqx.tree_equal(other, plain, rtol=1e-7, atol=1e-9)
 
 
-def test_less_memory_is_taken(getkey):
+def test_remat_needs_less_memory(getkey):
     config = lastax.ModelConfig(layers=6, channels=16, states=8)
     model = lastax.build_network(config, input_size=3, classes=5, key=getkey())
     batch = {"x": jax.random.normal(getkey(), (4, 512, 3)), "label": jnp.arange(4)}
     optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
-    state, taken = lastax.training.TrainState.initialize(model, optimizer), {}
+    state, needed = lastax.training.TrainState.initialize(model, optimizer), {}
     for remat in (False, True):
-        step = eqx.filter_jit(lastax.training.train_step)
-        program = step.lower(state, batch, optimizer=optimizer, key=getkey(), remat=remat).compile()
-        taken[remat] = program.compiled.memory_analysis().temp_size_in_bytes
-    assert taken[True] < 0.6 * taken[False]
+        program = train_step.lower(state, batch, optimizer, remat).compile()
+        needed[remat] = program.compiled.memory_analysis().temp_size_in_bytes
+    assert needed[True] < 0.6 * needed[False]
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_every_scan_method_computes_the_same(getkey, x64, bidirectional):
+def test_scan_methods_give_the_same_output_and_gradient(getkey, x64, bidirectional):
     layer = lastax.S5.initialize(5, 6, bidirectional=bidirectional, key=getkey())
     u = jax.random.normal(getkey(), (2, 300, 5))
 
-    @eqx.filter_jit
+    @compiled
     def output_and_gradient(layer):
         def energy(layer):
             y = jax.vmap(layer)(u)
@@ -112,7 +118,7 @@ def test_every_scan_method_computes_the_same(getkey, x64, bidirectional):
             np.testing.assert_allclose(other, one, rtol=1e-8, atol=atol, err_msg=method)
 
 
-def test_the_scan_method_is_a_setting(getkey):
+def test_scan_method_of_the_configuration(getkey):
     for method in METHODS:
         model = network(getkey(), layers=1, scan_method=method)
         assert model.encoder.blocks[0].layer.scan_method == method

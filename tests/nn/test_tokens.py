@@ -1,4 +1,4 @@
-"""Networks that read tokens: looking rows up is the product with one-hot vectors."""
+"""Networks of tokens: looking up rows is the product with one-hot vectors."""
 
 import equinox as eqx
 import jax
@@ -8,26 +8,28 @@ import pytest
 
 import lastax
 
-KINDS = 7
+from ..systems import compiled
+
+TOKENS = 7
 
 
 def network(key, head="classifier"):
     config = lastax.ModelConfig(layers=2, channels=6, states=4, head=head)
-    return lastax.build_network(config, input_size=KINDS, classes=3, key=key)
+    return lastax.build_network(config, input_size=TOKENS, classes=3, key=key)
 
 
 def tokens(key, *shape):
-    return jax.random.randint(key, shape, 0, KINDS)
+    return jax.random.randint(key, shape, 0, TOKENS)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_rows_are_one_hot_products(getkey, dtype, x64):
     linear = lastax.nn.Linear(
-        jax.random.normal(getkey(), (KINDS, 5)), jax.random.normal(getkey(), (5,))
+        jax.random.normal(getkey(), (TOKENS, 5)), jax.random.normal(getkey(), (5,))
     )
-    # Beyond the kinds and below 0 there is no row: the vector is all zeros.
+    # Indices outside [0, TOKENS) stand for the zero vector.
     index = np.array([[0, 6, 3], [6, 7, 200]], dtype)
-    expected = linear(jax.nn.one_hot(index, KINDS))
+    expected = linear(jax.nn.one_hot(index, TOKENS))
     np.testing.assert_allclose(linear.rows(index), expected, rtol=1e-12)
     np.testing.assert_array_equal(linear.rows(index)[1, 1:], np.stack([linear.bias] * 2))
     np.testing.assert_allclose(linear.rows(np.array([-1])), linear.bias[None], rtol=1e-12)
@@ -41,26 +43,26 @@ def test_training_on_tokens_is_training_on_one_hot_vectors(getkey, head, lengths
     shape = (3, 30) if head == "classifier" else (3, 2, 30)
     batch = {"x": tokens(getkey(), *shape), "label": np.array([0, 2, 1])}
     batch["length"] = np.array(lengths)
-    spelled_out = {**batch, "x": jax.nn.one_hot(batch["x"], KINDS)}
+    one_hot = {**batch, "x": jax.nn.one_hot(batch["x"], TOKENS)}
     optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
     state = lastax.training.TrainState.initialize(model, optimizer)
 
-    @eqx.filter_jit
+    @compiled
     def step(state, batch):
         return lastax.training.train_step(state, batch, optimizer=optimizer, key=jax.random.key(3))
 
-    ours, metrics = step(state, batch)
-    theirs, their_metrics = step(state, spelled_out)
-    np.testing.assert_allclose(metrics.loss, their_metrics.loss, rtol=1e-5)
+    by_rows, metrics = step(state, batch)
+    by_products, other_metrics = step(state, one_hot)
+    np.testing.assert_allclose(metrics.loss, other_metrics.loss, rtol=1e-5)
     np.testing.assert_allclose(
-        lastax.predict(model, batch), lastax.predict(model, spelled_out), rtol=1e-4, atol=1e-5
+        lastax.predict(model, batch), lastax.predict(model, one_hot), rtol=1e-4, atol=1e-5
     )
-    assert eqx.tree_equal(ours.model, theirs.model, rtol=1e-3, atol=1e-4)
-    assert not jnp.allclose(ours.model.encoder.embed.weight, model.encoder.embed.weight)
+    assert eqx.tree_equal(by_rows.model, by_products.model, rtol=1e-3, atol=1e-4)
+    assert not jnp.allclose(by_rows.model.encoder.embed.weight, model.encoder.embed.weight)
 
 
 def test_the_gradient_of_a_row_is_the_sum_over_its_uses(getkey, x64):
-    linear = lastax.nn.Linear(jnp.zeros((KINDS, 2)), jnp.zeros(2))
+    linear = lastax.nn.Linear(jnp.zeros((TOKENS, 2)), jnp.zeros(2))
     weights = jax.random.normal(getkey(), (4, 2))
     index = np.array([2, 5, 2, 2])
 
@@ -68,7 +70,7 @@ def test_the_gradient_of_a_row_is_the_sum_over_its_uses(getkey, x64):
         return jnp.sum(weights * steps(linear))
 
     gradient = jax.grad(lambda linear: loss(linear, lambda linear: linear.rows(index)))(linear)
-    expected = np.zeros((KINDS, 2))
+    expected = np.zeros((TOKENS, 2))
     for row, weight in zip(index, np.asarray(weights), strict=True):
         expected[row] += weight
     np.testing.assert_allclose(gradient.weight, expected, rtol=1e-12)
