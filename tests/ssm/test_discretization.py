@@ -1,4 +1,4 @@
-"""Laws of discretization: round trips, limits, gradients."""
+"""Discretization rules: inverses, stability, limits and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from .systems import few, seeds
+from ..systems import few, seeds
 
 RULES = {
     "zoh": (lastax.discretize_zoh, lastax.ssm.invert_zoh),
@@ -19,7 +19,7 @@ rules = pytest.mark.parametrize("rule", RULES)
 
 
 def draw(seed, states=4, channels=2):
-    """A continuous system with `|Im Lambda| Delta < pi`, where either rule can be inverted."""
+    """A continuous system with `|Im Lambda| Delta < pi`, for which both rules are invertible."""
     rng = np.random.default_rng(seed)
     step = np.exp(rng.uniform(np.log(1e-3), 0, states))
     real = -np.exp(rng.uniform(-3, 1, states))
@@ -31,22 +31,22 @@ def draw(seed, states=4, channels=2):
 @rules
 @few
 @given(seed=seeds)
-def test_round_trip(rule, seed):
+def test_inverse_recovers_the_continuous_system(rule, seed):
     discretize, invert = RULES[rule]
     with jax.enable_x64(True):
         Lambda, B, step = map(jnp.asarray, draw(seed))
         back = invert(*discretize(Lambda, B, step), step)
         again = discretize(*back, step)
-        for got, wanted in zip(
+        for got, expected in zip(
             (*back, *again), (Lambda, B, *discretize(Lambda, B, step)), strict=True
         ):
-            np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
 @rules
 @few
 @given(seed=seeds)
-def test_stable_stays_stable_and_linear_in_the_input(rule, seed):
+def test_discrete_system_is_stable_and_linear_in_B(rule, seed):
     discretize, _ = RULES[rule]
     with jax.enable_x64(True):
         Lambda, B, step = map(jnp.asarray, draw(seed))
@@ -57,20 +57,20 @@ def test_stable_stays_stable_and_linear_in_the_input(rule, seed):
 
 @few
 @given(seed=seeds)
-def test_zero_order_hold_is_exact_for_constant_inputs(seed):
-    """Two half steps of a constant input are one whole step."""
+def test_two_half_steps_of_zero_order_hold_are_one_step(seed):
+    """Zero-order hold is exact for constant inputs, whatever the step size."""
     with jax.enable_x64(True):
         Lambda, B, step = map(jnp.asarray, draw(seed))
-        lam, whole = lastax.discretize_zoh(Lambda, B, step)
+        lam, full = lastax.discretize_zoh(Lambda, B, step)
         half_lam, half = lastax.discretize_zoh(Lambda, B, step / 2)
         np.testing.assert_allclose(half_lam**2, lam, rtol=1e-12)
-        np.testing.assert_allclose((half_lam[:, None] + 1) * half, whole, rtol=1e-12)
+        np.testing.assert_allclose((half_lam[:, None] + 1) * half, full, rtol=1e-12)
 
 
 @few
 @given(exponent=st.floats(-12, -2), angle=st.floats(0, 2 * np.pi))
-def test_tiny_steps_follow_the_series(exponent, angle):
-    """In float32, where `exp(z) - 1` has lost its digits."""
+def test_small_steps_follow_the_series_in_float32(exponent, angle):
+    """A direct evaluation of `exp(z) - 1` would lose most digits."""
     step = np.array([10.0**exponent], np.float32)
     Lambda = np.array([np.exp(1j * angle)], np.complex64)
     B = np.ones((1, 1), np.complex64)
@@ -81,7 +81,7 @@ def test_tiny_steps_follow_the_series(exponent, angle):
     np.testing.assert_allclose(lam, 1 + z + z**2 / 2 + z**3 / 6, rtol=1e-6)
 
 
-def test_zero_eigenvalue_is_an_integrator_with_a_finite_gradient(x64):
+def test_zero_eigenvalue_gives_an_integrator_with_finite_gradient(x64):
     Lambda, B, step = jnp.zeros(2, complex), jnp.ones((2, 3), complex), jnp.asarray([0.1, 0.2])
     lam, got = lastax.discretize_zoh(Lambda, B, step)
     np.testing.assert_array_equal(lam, 1)
@@ -96,7 +96,7 @@ def test_zero_eigenvalue_is_an_integrator_with_a_finite_gradient(x64):
     np.testing.assert_allclose(by_step, 3.0, rtol=1e-12)
 
 
-def test_gradient_next_to_zero_has_no_jump(x64):
+def test_gradient_is_continuous_at_zero_eigenvalue(x64):
     def value(real):
         Lambda = jax.lax.complex(real, jnp.zeros(()))[None]
         B = jnp.ones((1, 1), complex)

@@ -1,4 +1,4 @@
-"""Products and sums over time against plain jnp and its ordinary derivatives."""
+"""Products and sums over time against plain `jnp` operations and their gradients."""
 
 import re
 
@@ -9,12 +9,11 @@ import pytest
 
 from lastax.ssm._products import add_row, multiply_row, product, total
 
-from .systems import compiled
+from ..systems import compiled
 
 LENGTH = 7
 
-
-# Ours, the plain one, and the shapes of all arguments. Products both widen and narrow.
+# The operation, its plain version, and the shapes of its arguments.
 OPERATIONS = {
     "widening product": (product, jnp.matmul, [(LENGTH, 2), (2, 5)]),
     "narrowing product": (product, jnp.matmul, [(LENGTH, 5), (5, 2)]),
@@ -24,7 +23,7 @@ OPERATIONS = {
 }
 operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
-# Of each `vmap`, the outer one first: its size, and which of the two arguments have its axis.
+# For each `vmap`, outer one first: its size, and which of the two arguments have the batch axis.
 BATCHES = {
     "single": [],
     "batch": [(4, True, False)],
@@ -53,9 +52,9 @@ def mapped(function, arguments, batch):
 
 
 def values_and_gradients(function, arguments, batch):
-    """Of each example's own loss, and of the sum of other ones, as training asks for it.
+    """Gradients of each example's loss, and gradients of the sum of all losses, as in training.
 
-    An example's own loss is linear: what comes back to the function has then no batch axis.
+    The loss of an example is linear, so its cotangent has no batch axis.
     """
 
     def linear(*arguments):
@@ -73,35 +72,35 @@ def values_and_gradients(function, arguments, batch):
 
 @operations
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_values_and_gradients_are_the_plain_ones(operation, batch, x64):
-    ours, plain, shapes = operation
+def test_values_and_gradients_equal_plain_operations(operation, batch, x64):
+    function, plain, shapes = operation
     if len(shapes) == 1 and not all(first for _, first, _ in batch):
         pytest.skip("there is no second argument")
     arguments = draw(shapes, batch, jnp.float64)
 
     @compiled
     def both(arguments):
-        return [values_and_gradients(f, arguments, batch) for f in (ours, plain)]
+        return [values_and_gradients(f, arguments, batch) for f in (function, plain)]
 
-    got, wanted = both(arguments)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    got, expected = both(arguments)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert one.dtype == jnp.float64
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
 
 
 @operations
-def test_single_precision_stays(operation):
-    ours, plain, shapes = operation
+def test_float32_stays_float32(operation):
+    function, plain, shapes = operation
     arguments = draw(shapes, [], jnp.float32)
-    value = ours(*arguments)
+    value = function(*arguments)
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, plain(*arguments), rtol=1e-5, atol=1e-6)
-    assert {bar.dtype for bar in jax.vjp(ours, *arguments)[1](value)} == {jnp.dtype("float32")}
+    assert {bar.dtype for bar in jax.vjp(function, *arguments)[1](value)} == {jnp.dtype("float32")}
 
 
 @operations
-def test_derivatives_stay_products_of_one_sequence_each(operation):
-    """None contracts batch and time at once, and no sum over time is left to be fused."""
+def test_derivatives_are_one_matrix_product_per_sequence(operation):
+    """No product contracts batch and time together, and no sum over time can be fused."""
     function, _, shapes = operation
     arguments = draw(shapes, BATCHES["batch"], jnp.float32)
 

@@ -1,4 +1,4 @@
-"""One operator in many forms: call, run, step, impulse, frequency response, real form."""
+"""All forms of a system agree: call, run, step, impulse response, frequency response, real form."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from hypothesis import given
 
 import lastax
 
-from .systems import few, loop, random_system, seeds
+from ..systems import few, loop, random_system, seeds
 
 variants = pytest.mark.parametrize(
     ("bidirectional", "conj_sym"),
     [(False, True), (False, False), (True, True), (True, False)],
-    ids=["uni-pairs", "uni-real", "bi-pairs", "bi-real"],
+    ids=["uni-pairs", "uni-single", "bi-pairs", "bi-single"],
 )
 
 
@@ -31,7 +31,7 @@ def on_device(system):
 @variants
 @few
 @given(seed=seeds)
-def test_call_is_the_loop(bidirectional, conj_sym, seed):
+def test_call_equals_loop(bidirectional, conj_sym, seed):
     system, u = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym), inputs(seed)
     with jax.enable_x64(True):
         got = on_device(system)(jnp.asarray(u))
@@ -40,28 +40,28 @@ def test_call_is_the_loop(bidirectional, conj_sym, seed):
 
 @pytest.mark.parametrize("dense_feedthrough", [False, True])
 @pytest.mark.parametrize("conj_sym", [True, False])
-def test_run_and_step_are_the_call(conj_sym, dense_feedthrough, x64):
+def test_run_and_step_equal_call(conj_sym, dense_feedthrough, x64):
     system = on_device(random_system(0, conj_sym=conj_sym, dense_feedthrough=dense_feedthrough))
     u = jnp.asarray(inputs(0))
-    whole = system(u)
-    np.testing.assert_allclose(system.run(u)[0], whole, rtol=1e-12)
+    full = system(u)
+    np.testing.assert_allclose(system.run(u)[0], full, rtol=1e-12)
     first, state = system.run(u[:5])
     second, last = system.run(u[5:], state)
-    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([first, second]), full, rtol=1e-10, atol=1e-12)
     state = jnp.zeros(system.states, complex)
-    for entering, wanted in zip(u, whole, strict=True):
+    for entering, expected in zip(u, full, strict=True):
         state, y = system.step(state, entering)
-        np.testing.assert_allclose(y, wanted, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(state, last, rtol=1e-10, atol=1e-12)
 
 
-def test_step_needs_no_future():
+def test_step_raises_for_bidirectional_systems():
     system = on_device(random_system(0, bidirectional=True))
-    with pytest.raises(ValueError, match="needs the whole sequence"):
+    with pytest.raises(ValueError, match="needs the full sequence"):
         system.step(jnp.zeros(system.states, complex), jnp.zeros(3))
 
 
-def test_a_whole_matrix_leads_from_every_input_to_every_output(x64):
+def test_dense_feedthrough_connects_every_input_to_every_output(x64):
     system, u = random_system(0, bidirectional=True, dense_feedthrough=True, slowest=0.2), inputs(0)
     np.testing.assert_allclose(on_device(system)(jnp.asarray(u)), loop(system, u), rtol=1e-10)
     respond = eqx.filter_jit(lastax.ssm.impulse_response)
@@ -74,19 +74,19 @@ def test_a_whole_matrix_leads_from_every_input_to_every_output(x64):
 @variants
 @few
 @given(seed=seeds)
-def test_real_system_is_the_same_operator(bidirectional, conj_sym, seed):
+def test_real_system_has_the_same_output(bidirectional, conj_sym, seed):
     system, u = random_system(seed, bidirectional=bidirectional, conj_sym=conj_sym), inputs(seed)
     real = lastax.ssm.real_system(system)
     assert real.states == 2 * system.states
     assert not real.conj_sym
     np.testing.assert_allclose(loop(real, u), loop(system, u), rtol=1e-10, atol=1e-12)
-    # Without taking real parts, too: what is left of the imaginary parts is rounding.
+    # The output is real before any real part is taken.
     response = lastax.ssm.transfer_function(real, np.array([0.0]))
     np.testing.assert_allclose(response.imag, 0, atol=1e-12 * np.abs(response).max())
 
 
 @variants
-def test_frequency_response_is_the_transformed_impulse_response(bidirectional, conj_sym, x64):
+def test_frequency_response_is_transform_of_impulse_response(bidirectional, conj_sym, x64):
     system = random_system(3, bidirectional=bidirectional, conj_sym=conj_sym, slowest=0.2)
     length, position = 256, 128
     respond = eqx.filter_jit(lastax.ssm.impulse_response)
@@ -98,19 +98,19 @@ def test_frequency_response_is_the_transformed_impulse_response(bidirectional, c
 
 
 @variants
-def test_impulse_response_predicts_every_output(bidirectional, conj_sym, x64):
+def test_superposed_impulse_responses_give_the_output(bidirectional, conj_sym, x64):
     system, u = random_system(4, bidirectional=bidirectional, conj_sym=conj_sym), inputs(4)
     length = len(u)
-    wanted = np.zeros_like(u)
+    expected = np.zeros_like(u)
     for k in range(length):
-        answer = lastax.ssm.impulse_response(on_device(system), length, position=k)
-        wanted += np.asarray(answer) @ u[k]
-    np.testing.assert_allclose(loop(system, u), wanted, rtol=1e-10, atol=1e-11)
+        response = lastax.ssm.impulse_response(on_device(system), length, position=k)
+        expected += np.asarray(response) @ u[k]
+    np.testing.assert_allclose(loop(system, u), expected, rtol=1e-10, atol=1e-11)
     if not bidirectional:
-        assert np.all(np.asarray(answer)[:-1] == 0)
+        assert np.all(np.asarray(response)[:-1] == 0)
 
 
-def test_transfer_function_of_one_state_by_hand():
+def test_transfer_function_of_one_state():
     system = lastax.System(
         lam=np.array([0.5j]),
         B=np.array([[2.0 + 0j]]),
@@ -119,32 +119,32 @@ def test_transfer_function_of_one_state_by_hand():
         D=np.array([7.0]),
     )
     z = np.exp(0.3j)
-    wanted = 6 / (1 - 0.5j / z) + 2j / (1 - 0.5j * z)
+    expected = 6 / (1 - 0.5j / z) + 2j / (1 - 0.5j * z)
     got = lastax.ssm.transfer_function(system, np.array([0.3]))
-    np.testing.assert_allclose(got, [[[wanted]]], rtol=1e-14)
+    np.testing.assert_allclose(got, [[[expected]]], rtol=1e-14)
 
 
 @variants
-def test_kept_states_answer_as_the_others_were_never_there(bidirectional, conj_sym):
+def test_keep_equals_zero_input_to_removed_states(bidirectional, conj_sym):
     system = random_system(5, bidirectional=bidirectional, conj_sym=conj_sym)
     u, mask = inputs(5), np.array([True, False, False, True, True])
-    silent = dataclasses.replace(system, B=system.B * mask[:, None])
+    masked = dataclasses.replace(system, B=system.B * mask[:, None])
     small = system.keep(mask)
     assert small.states == 3
-    np.testing.assert_allclose(loop(small, u), loop(silent, u), rtol=1e-12)
+    np.testing.assert_allclose(loop(small, u), loop(masked, u), rtol=1e-12)
     with jax.enable_x64(True):
         got = on_device(small)(jnp.asarray(u))
-    np.testing.assert_allclose(got, loop(silent, u), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(got, loop(masked, u), rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["C", "C_reverse"])
-def test_shapes_are_compared(name):
+def test_wrong_shape_raises(name):
     system = random_system(0, bidirectional=True)
-    # Without the type checker, which objects first where it is on.
+    # Build the system without the type checker, which would raise first.
     wrong = object.__new__(lastax.System)
     for field in dataclasses.fields(system):
         object.__setattr__(wrong, field.name, getattr(system, field.name))
     object.__setattr__(wrong, name, getattr(system, name)[:, :4])
-    message = rf"B is \(5, 3\), so {name} must be \(3, 5\), got \(3, 4\)"
+    message = rf"B has shape \(5, 3\), so {name} must have shape \(3, 5\), got \(3, 4\)"
     with pytest.raises(ValueError, match=message):
         wrong.__check_init__()
