@@ -1,4 +1,4 @@
-"""Norms of whole systems and of what removing states does, against impulse responses."""
+"""Norms of systems, and errors of reduced systems, against impulse responses."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from hypothesis import given
 
 import lastax
 
-from .systems import few, random_system, seeds
-from .test_layers import RAGGED, random_channels
+from ..systems import few, random_channels, random_system, seeds
 
-LENGTH = 1024  # (1 - slowest) ** LENGTH is below rounding for the systems here.
+# After 1024 steps, the impulse responses of the systems in this module are below rounding.
+LENGTH = 1024
 variants = pytest.mark.parametrize(
     ("bidirectional", "conj_sym"),
     [(False, True), (False, False), (True, True), (True, False)],
-    ids=["uni-pairs", "uni-real", "bi-pairs", "bi-real"],
+    ids=["uni-pairs", "uni-single", "bi-pairs", "bi-single"],
 )
 
 
@@ -24,16 +24,16 @@ def draw(seed, bidirectional=False, conj_sym=True):
 
 
 def impulse(system, pairs=True):
-    """Steps -LENGTH to LENGTH of the response, step by step from the definition; without `D`."""
+    """Impulse response from step -LENGTH to LENGTH, from the definition, without `D`."""
 
-    def answers(C):
+    def one_direction(C):
         powers = system.lam[None, :] ** np.arange(LENGTH)[:, None]
         return np.einsum("hp,kp,pj->khj", C, powers, system.B)
 
     response = np.zeros((2 * LENGTH, *system.C.shape[:1], system.B.shape[1]), complex)
-    response[LENGTH:] += answers(system.C)
+    response[LENGTH:] += one_direction(system.C)
     if system.C_reverse is not None:
-        response[1 : LENGTH + 1] += answers(system.C_reverse)[::-1]
+        response[1 : LENGTH + 1] += one_direction(system.C_reverse)[::-1]
     if pairs:
         return (2 if system.conj_sym else 1) * response.real
     return response
@@ -43,18 +43,18 @@ def impulse(system, pairs=True):
 @pytest.mark.parametrize("pairs", [True, False])
 @few
 @given(seed=seeds)
-def test_h2_norm_is_the_energy_of_the_impulse_response(bidirectional, conj_sym, pairs, seed):
+def test_h2_norm_is_root_of_impulse_response_energy(bidirectional, conj_sym, pairs, seed):
     system = draw(seed, bidirectional, conj_sym)
-    wanted = np.linalg.norm(impulse(system, pairs))
-    np.testing.assert_allclose(lastax.analysis.h2_norm(system, pairs=pairs), wanted, rtol=1e-9)
+    expected = np.linalg.norm(impulse(system, pairs))
+    np.testing.assert_allclose(lastax.analysis.h2_norm(system, pairs=pairs), expected, rtol=1e-9)
 
 
 @variants
 @pytest.mark.parametrize("pairs", [True, False])
 @few
 @given(seed=seeds)
-def test_hinf_norm_by_fourier_transform(bidirectional, conj_sym, pairs, seed):
-    """Never below the gain on a grid, and not above what the grid can miss."""
+def test_hinf_norm_equals_peak_of_fourier_transform(bidirectional, conj_sym, pairs, seed):
+    """It is never below the peak on a grid, and above it only by the resolution of the grid."""
     system = draw(seed, bidirectional, conj_sym)
     spectrum = np.fft.fft(impulse(system, pairs), axis=0)
     peak = np.linalg.norm(spectrum, ord=2, axis=(1, 2)).max()
@@ -63,8 +63,8 @@ def test_hinf_norm_by_fourier_transform(bidirectional, conj_sym, pairs, seed):
     np.testing.assert_allclose(got, peak, rtol=1e-3)
 
 
-def test_hinf_norm_of_a_needle():
-    """A peak 1e-8 wide on the slope of a broad one, which no ordinary grid shows."""
+def test_hinf_norm_finds_a_narrow_peak():
+    """A peak of width 1e-8 on the slope of a broad peak, which a uniform grid would miss."""
     one = np.ones((1, 1), complex)
     system = lastax.System(
         lam=np.array([0.9, (1 - 1e-8) * np.exp(1j)]),
@@ -73,38 +73,40 @@ def test_hinf_norm_of_a_needle():
         C_reverse=None,
         D=np.zeros(1),
     )
-    needle, broad = 1e-6 / 1e-8, 1 / (1 - 0.9 * np.exp(-1j))
+    narrow, broad = 1e-6 / 1e-8, 1 / (1 - 0.9 * np.exp(-1j))
     got = lastax.analysis.hinf_norm(system, pairs=False)
-    np.testing.assert_allclose(got, abs(needle + broad), rtol=1e-4)
+    np.testing.assert_allclose(got, abs(narrow + broad), rtol=1e-4)
 
 
 @variants
 @few
 @given(seed=seeds)
-def test_truth_is_within_the_bound(bidirectional, conj_sym, seed):
+def test_error_is_within_its_bound(bidirectional, conj_sym, seed):
     system = draw(seed, bidirectional, conj_sym)
     keep = np.random.default_rng(seed).random(system.states) < 0.5
     for pairs in (True, False):
         bound = lastax.error_bound(system, keep, pairs=pairs)
         assert lastax.analysis.error_hinf(system, keep, pairs=pairs) <= bound * (1 + 1e-12)
-        share = 2 if pairs and conj_sym else 1
-        np.testing.assert_allclose(bound, share * lastax.hinf_norms(system)[~keep].sum())
+        factor = 2 if pairs and conj_sym else 1
+        np.testing.assert_allclose(bound, factor * lastax.hinf_norms(system)[~keep].sum())
 
 
 @variants
 @few
 @given(seed=seeds)
-def test_error_is_that_of_the_difference_of_responses(bidirectional, conj_sym, seed):
+def test_error_equals_norm_of_the_response_difference(bidirectional, conj_sym, seed):
     system = draw(seed, bidirectional, conj_sym)
     keep = np.array([True, False, True, False, False])
     difference = impulse(system) - impulse(system.keep(keep))
-    np.testing.assert_allclose(lastax.analysis.error_h2(system, keep), np.linalg.norm(difference), rtol=1e-9)
+    np.testing.assert_allclose(
+        lastax.analysis.error_h2(system, keep), np.linalg.norm(difference), rtol=1e-9
+    )
     peak = np.linalg.norm(np.fft.fft(difference, axis=0), ord=2, axis=(1, 2)).max()
     np.testing.assert_allclose(lastax.analysis.error_hinf(system, keep), peak, rtol=1e-3)
 
 
 @variants
-def test_nothing_removed_is_no_error(bidirectional, conj_sym):
+def test_no_removed_states_give_zero_error(bidirectional, conj_sym):
     system = draw(0, bidirectional, conj_sym)
     keep = np.ones(system.states, bool)
     assert lastax.error_bound(system, keep) == 0
@@ -113,7 +115,7 @@ def test_nothing_removed_is_no_error(bidirectional, conj_sym):
 
 
 @variants
-def test_everything_removed_is_the_whole_norm(bidirectional, conj_sym):
+def test_removing_all_states_gives_the_norm_of_the_system(bidirectional, conj_sym):
     system = draw(0, bidirectional, conj_sym)
     keep = np.zeros(system.states, bool)
     assert lastax.analysis.error_hinf(system, keep) == lastax.analysis.hinf_norm(system)
@@ -121,7 +123,7 @@ def test_everything_removed_is_the_whole_norm(bidirectional, conj_sym):
 
 
 @variants
-def test_order_of_states_does_not_matter(bidirectional, conj_sym):
+def test_errors_do_not_depend_on_the_order_of_states(bidirectional, conj_sym):
     system = draw(1, bidirectional, conj_sym)
     order = np.array([3, 0, 4, 1, 2])
     keep = np.array([True, False, False, True, False])
@@ -137,7 +139,7 @@ def test_order_of_states_does_not_matter(bidirectional, conj_sym):
 
 
 @pytest.mark.parametrize("radius", [1.0, 1.01], ids=["on", "outside"])
-def test_unstable_system_has_no_finite_norm(radius):
+def test_unstable_systems_have_infinite_norms(radius):
     system = draw(2)
     system = dataclasses.replace(system, lam=np.array([0.1, radius, 0.2, 0.3, 0.4]) + 0j)
     assert lastax.analysis.hinf_norm(system) == np.inf
@@ -148,17 +150,17 @@ def test_unstable_system_has_no_finite_norm(radius):
 
 
 def refitted(system, keep, seed):
-    """Kept states with other output maps and another `D`, as a refit leaves them."""
+    """The kept states with a different `C` and `D`, as after a refit."""
     rng = np.random.default_rng(seed)
     small = system.keep(keep)
 
-    def moved(C):
+    def changed(C):
         return None if C is None else C * rng.normal(1, 0.3, C.shape)
 
     return dataclasses.replace(
         small,
-        C=moved(small.C),
-        C_reverse=moved(small.C_reverse),
+        C=changed(small.C),
+        C_reverse=changed(small.C_reverse),
         D=small.D + rng.normal(0, 0.1, small.D.shape),
     )
 
@@ -166,83 +168,96 @@ def refitted(system, keep, seed):
 @variants
 @few
 @given(seed=seeds)
-def test_certificate_of_a_refit_by_the_definition(bidirectional, conj_sym, seed):
+def test_certificate_of_refitted_system_equals_definition(bidirectional, conj_sym, seed):
     system = draw(seed, bidirectional, conj_sym)
     keep = np.array([True, False, True, True, False])
     small = refitted(system, keep, seed)
-    found = lastax.certify(system, small)
-    moved = impulse(system) - impulse(small)
-    moved[LENGTH] += np.diag(system.D - small.D)
-    np.testing.assert_allclose(found.h2, np.linalg.norm(moved), rtol=1e-9)
-    peak = np.linalg.norm(np.fft.fft(moved, axis=0), ord=2, axis=(1, 2)).max()
-    assert peak <= found.hinf * (1 + 1e-9)
-    np.testing.assert_allclose(found.hinf, peak, rtol=1e-3)
-    assert found.hinf <= found.bound * (1 + 1e-9)
-    # Neither bound alone would do: that of the states' norms is one of the two.
-    states = (2 if conj_sym else 1) * lastax.hinf_norms(lastax.analysis.difference(system, small)).sum()
-    assert found.bound <= states + np.abs(system.D - small.D).max() + 1e-9
-    assert found.hinf_whole == lastax.analysis.hinf_norm(system)
-    assert found.h2_whole == lastax.analysis.h2_norm(system)
-    shares = (found.hinf / found.hinf_whole, found.bound / found.hinf_whole)
-    assert found.relative()[:2] == shares
+    certificate = lastax.certify(system, small)
+    error = impulse(system) - impulse(small)
+    error[LENGTH] += np.diag(system.D - small.D)
+    np.testing.assert_allclose(certificate.h2, np.linalg.norm(error), rtol=1e-9)
+    peak = np.linalg.norm(np.fft.fft(error, axis=0), ord=2, axis=(1, 2)).max()
+    assert peak <= certificate.hinf * (1 + 1e-9)
+    np.testing.assert_allclose(certificate.hinf, peak, rtol=1e-3)
+    assert certificate.hinf <= certificate.bound * (1 + 1e-9)
+    # The bound is not above the sum of the norms of the difference's states.
+    states = (2 if conj_sym else 1) * lastax.hinf_norms(
+        lastax.analysis.difference(system, small)
+    ).sum()
+    assert certificate.bound <= states + np.abs(system.D - small.D).max() + 1e-9
+    assert certificate.hinf_original == lastax.analysis.hinf_norm(system)
+    assert certificate.h2_original == lastax.analysis.h2_norm(system)
+    shares = (
+        certificate.hinf / certificate.hinf_original,
+        certificate.bound / certificate.hinf_original,
+    )
+    assert certificate.relative()[:2] == shares
 
 
 @variants
-def test_certificate_of_a_whole_matrix_by_the_definition(bidirectional, conj_sym):
+def test_certificate_with_dense_feedthrough_equals_definition(bidirectional, conj_sym):
     system = draw(4, bidirectional, conj_sym)
     keep = np.array([True, False, True, True, False])
     small = refitted(system, keep, 4)
     small = dataclasses.replace(small, D=np.random.default_rng(4).normal(size=(3, 3)))
     for one, other in ((system, small), (small, system), (small, small.keep(keep[:3]))):
-        found = lastax.certify(one, other)
-        moved = impulse(one) - impulse(other)
-        moved[LENGTH] += one.feedthrough_matrix - other.feedthrough_matrix
-        np.testing.assert_allclose(found.h2, np.linalg.norm(moved), rtol=1e-9)
-        peak = np.linalg.norm(np.fft.fft(moved, axis=0), ord=2, axis=(1, 2)).max()
-        assert peak <= found.hinf * (1 + 1e-9)
-        np.testing.assert_allclose(found.hinf, peak, rtol=1e-3)
-        assert found.hinf <= found.bound * (1 + 1e-9)
+        certificate = lastax.certify(one, other)
+        error = impulse(one) - impulse(other)
+        error[LENGTH] += one.feedthrough_matrix - other.feedthrough_matrix
+        np.testing.assert_allclose(certificate.h2, np.linalg.norm(error), rtol=1e-9)
+        peak = np.linalg.norm(np.fft.fft(error, axis=0), ord=2, axis=(1, 2)).max()
+        assert peak <= certificate.hinf * (1 + 1e-9)
+        np.testing.assert_allclose(certificate.hinf, peak, rtol=1e-3)
+        assert certificate.hinf <= certificate.bound * (1 + 1e-9)
 
 
 @variants
-def test_certificate_of_truncation_is_that_of_the_removed_states(bidirectional, conj_sym):
+def test_certificate_of_truncation_equals_error_of_removed_states(bidirectional, conj_sym):
     system = draw(4, bidirectional, conj_sym)
     keep = np.array([True, False, True, True, False])
-    found = lastax.certify(system, system.keep(keep))
-    np.testing.assert_allclose(found.hinf, lastax.analysis.error_hinf(system, keep), rtol=1e-12)
-    np.testing.assert_allclose(found.h2, lastax.analysis.error_h2(system, keep), rtol=1e-12)
-    assert found.hinf <= found.bound <= lastax.error_bound(system, keep) * (1 + 1e-12)
+    certificate = lastax.certify(system, system.keep(keep))
+    np.testing.assert_allclose(
+        certificate.hinf, lastax.analysis.error_hinf(system, keep), rtol=1e-12
+    )
+    np.testing.assert_allclose(certificate.h2, lastax.analysis.error_h2(system, keep), rtol=1e-12)
+    assert certificate.hinf <= certificate.bound <= lastax.error_bound(system, keep) * (1 + 1e-12)
     assert lastax.analysis.difference(system, system.keep(keep)).states == 2
     same = lastax.certify(system, system)
     assert (same.hinf, same.bound, same.h2) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
-def test_certificate_of_channels_is_that_of_the_worst(bidirectional):
-    system = random_channels(0, RAGGED, bidirectional=bidirectional)
+def test_certificate_of_channels_is_maximum_over_channels(bidirectional):
+    system = random_channels(0, bidirectional=bidirectional)
     keep = np.arange(system.states) % 3 != 1
     small = refitted(system, keep, 0)
-    found = lastax.certify(system, small)
+    certificate = lastax.certify(system, small)
     parts = [
         lastax.certify(*pair)
-        for pair in zip(lastax.ssm.channel_systems(system), lastax.ssm.channel_systems(small), strict=True)
+        for pair in zip(
+            lastax.ssm.channel_systems(system), lastax.ssm.channel_systems(small), strict=True
+        )
     ]
-    np.testing.assert_allclose(found.hinf, max(part.hinf for part in parts), rtol=1e-9)
-    np.testing.assert_allclose(found.h2, np.linalg.norm([part.h2 for part in parts]), rtol=1e-12)
-    assert found.hinf <= found.bound * (1 + 1e-9)
+    np.testing.assert_allclose(certificate.hinf, max(part.hinf for part in parts), rtol=1e-9)
+    np.testing.assert_allclose(
+        certificate.h2, np.linalg.norm([part.h2 for part in parts]), rtol=1e-12
+    )
+    assert certificate.hinf <= certificate.bound * (1 + 1e-9)
 
 
-def test_certificate_of_new_states():
-    """Balanced truncation: nothing in common, and still within the bound of its own theory."""
+def test_certificate_of_balanced_truncation_is_within_its_bound():
+    """The systems have no state in common, and the error is within the bound of Glover, 1984."""
     system = draw(6)
     small = lastax.balanced_truncation(system, np.arange(5) < 3)
-    found = lastax.certify(system, small)
+    certificate = lastax.certify(system, small)
     assert lastax.analysis.difference(system, small).states == 5 + small.states
     dimensions = 2 * small.states - int(np.sum(small.lam.imag == 0))
-    assert found.hinf <= 2 * lastax.hankel_singular_values(system)[dimensions:].sum() * (1 + 1e-9)
-    assert found.hinf <= found.bound
+    assert certificate.hinf <= 2 * lastax.hankel_singular_values(system)[dimensions:].sum() * (
+        1 + 1e-9
+    )
+    assert certificate.hinf <= certificate.bound
 
 
-def test_systems_that_cannot_be_compared_are_named():
-    with pytest.raises(ValueError, match="must be of one kind, with equal channels, directions"):
+def test_incompatible_systems_raise():
+    with pytest.raises(ValueError, match="certify: the systems must have the same class, channels"):
         lastax.certify(draw(0), draw(0, bidirectional=True))

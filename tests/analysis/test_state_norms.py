@@ -1,4 +1,4 @@
-"""Laws of the one-state norms, and the closed forms against sweeps and sums."""
+"""Norms of one-state subsystems: scaling laws, and closed forms against sweeps and sums."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from .systems import few, random_system, seeds
+from ..systems import few, random_system, seeds
 
 CLOSED = {
     "hinf": lastax.hinf_norms,
@@ -26,7 +26,7 @@ every_norm = pytest.mark.parametrize(
     "norm", [*CLOSED.values(), *SWEPT.values()], ids=CLOSED | SWEPT
 )
 closed_norm = pytest.mark.parametrize("norm", CLOSED.values(), ids=CLOSED)
-ways = pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
+directions = pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
 
 
 def scaled(system, by, *names):
@@ -37,20 +37,19 @@ def scaled(system, by, *names):
 
 
 @every_norm
-@ways
+@directions
 @few
 @given(seed=seeds, factor=st.floats(0.1, 10))
-def test_homogeneous_in_inputs_and_in_outputs(norm, bidirectional, seed, factor):
+def test_norm_is_homogeneous_in_B_and_in_C(norm, bidirectional, seed, factor):
     system = random_system(seed, bidirectional=bidirectional)
-    wanted = factor * norm(system)
-    np.testing.assert_allclose(norm(scaled(system, factor, "B")), wanted, rtol=1e-9)
-    np.testing.assert_allclose(norm(scaled(system, factor, "C", "C_reverse")), wanted, rtol=1e-9)
+    expected = factor * norm(system)
+    np.testing.assert_allclose(norm(scaled(system, factor, "B")), expected, rtol=1e-9)
+    np.testing.assert_allclose(norm(scaled(system, factor, "C", "C_reverse")), expected, rtol=1e-9)
 
 
 @every_norm
-@ways
-def test_every_state_by_itself(norm, bidirectional):
-    """Order and company of the states do not matter."""
+@directions
+def test_norm_of_a_state_does_not_depend_on_other_states(norm, bidirectional):
     system = random_system(1, bidirectional=bidirectional)
     order = np.array([3, 0, 4, 1, 2])
     shuffled = dataclasses.replace(
@@ -67,7 +66,7 @@ def test_every_state_by_itself(norm, bidirectional):
 
 @few
 @given(seed=seeds)
-def test_closed_form_is_the_sweep(seed):
+def test_closed_form_equals_sweep(seed):
     system = random_system(seed, slowest=1e-5)
     swept = lastax.analysis.swept_hinf_norms(system, pairs=False)
     np.testing.assert_allclose(lastax.hinf_norms(system), swept, rtol=1e-9)
@@ -75,18 +74,18 @@ def test_closed_form_is_the_sweep(seed):
 
 @few
 @given(seed=seeds)
-def test_bound_of_both_directions(seed):
-    """Not below the exact gain, and equal to it where the directions act alike."""
+def test_closed_form_of_bidirectional_systems_is_a_tight_bound(seed):
+    """It is not below the exact gain, and equal to it if both directions are the same."""
     system = random_system(seed, bidirectional=True, slowest=1e-4)
     bound = lastax.hinf_norms(system)
     assert np.all(lastax.analysis.swept_hinf_norms(system, pairs=False) <= bound * (1 + 1e-12))
-    alike = dataclasses.replace(system, lam=np.abs(system.lam) + 0j, C_reverse=system.C)
+    same = dataclasses.replace(system, lam=np.abs(system.lam) + 0j, C_reverse=system.C)
     np.testing.assert_allclose(
-        lastax.analysis.swept_hinf_norms(alike, pairs=False), lastax.hinf_norms(alike), rtol=1e-9
+        lastax.analysis.swept_hinf_norms(same, pairs=False), lastax.hinf_norms(same), rtol=1e-9
     )
 
 
-@ways
+@directions
 @few
 @given(seed=seeds)
 def test_pair_has_at_most_twice_the_norm(bidirectional, seed):
@@ -94,13 +93,15 @@ def test_pair_has_at_most_twice_the_norm(bidirectional, seed):
     single = lastax.analysis.swept_hinf_norms(system, pairs=False)
     pair = lastax.analysis.swept_hinf_norms(system, pairs=True)
     assert np.all(pair <= 2 * single * (1 + 1e-12))
-    alone = dataclasses.replace(system, conj_sym=False)
-    np.testing.assert_allclose(lastax.analysis.swept_hinf_norms(alone, pairs=True), pair / 2, rtol=1e-12)
+    unpaired = dataclasses.replace(system, conj_sym=False)
+    np.testing.assert_allclose(
+        lastax.analysis.swept_hinf_norms(unpaired, pairs=True), pair / 2, rtol=1e-12
+    )
 
 
-@ways
+@directions
 def test_pair_norm_by_dense_sweep(bidirectional):
-    """Largest singular value of the written-out real one-state system on a fine grid."""
+    """The largest singular value of the real one-state system on a fine grid."""
     system = random_system(2, bidirectional=bidirectional, slowest=0.1)
     omega = np.linspace(-np.pi, np.pi, 4001)
     got = lastax.analysis.swept_hinf_norms(system, pairs=True)
@@ -120,7 +121,7 @@ def test_pair_norm_by_dense_sweep(bidirectional):
 
 @few
 @given(seed=seeds, length=st.integers(1, 50))
-def test_finite_horizon_is_a_finite_sum(seed, length):
+def test_finite_horizon_norm_equals_finite_sum(seed, length):
     system = random_system(seed, slowest=1e-4)
     got = lastax.analysis.finite_horizon_hinf_norms(system, length)
     gain = np.linalg.norm(system.C, axis=0) * np.linalg.norm(system.B, axis=1)
@@ -129,16 +130,18 @@ def test_finite_horizon_is_a_finite_sum(seed, length):
     assert np.all(got <= lastax.hinf_norms(system))
 
 
-def test_long_horizon_is_the_infinite_one():
+def test_long_horizon_norm_equals_hinf_norm():
     system = random_system(0, slowest=1e-2)
     np.testing.assert_allclose(
-        lastax.analysis.finite_horizon_hinf_norms(system, 10**5), lastax.hinf_norms(system), rtol=1e-12
+        lastax.analysis.finite_horizon_hinf_norms(system, 10**5),
+        lastax.hinf_norms(system),
+        rtol=1e-12,
     )
 
 
 @closed_norm
-@ways
-def test_jax_under_jit_is_numpy(norm, bidirectional, x64):
+@directions
+def test_jax_under_jit_equals_numpy(norm, bidirectional, x64):
     system = random_system(4, bidirectional=bidirectional)
     assert isinstance(norm(system), np.ndarray)
     got = jax.jit(norm)(jax.tree.map(jnp.asarray, system))
@@ -148,8 +151,8 @@ def test_jax_under_jit_is_numpy(norm, bidirectional, x64):
 
 @pytest.mark.parametrize("radius", [1.0, 1.01], ids=["on", "outside"])
 @pytest.mark.parametrize("norm", [CLOSED["hinf"], *SWEPT.values()], ids=["hinf", *SWEPT])
-@ways
-def test_unstable_state_alone_has_no_finite_norm(norm, bidirectional, radius):
+@directions
+def test_only_unstable_states_have_infinite_norms(norm, bidirectional, radius):
     system = random_system(5, bidirectional=bidirectional)
     lam = system.lam.copy()
     lam[2] = radius
@@ -159,8 +162,8 @@ def test_unstable_state_alone_has_no_finite_norm(norm, bidirectional, radius):
 
 
 @closed_norm
-@ways
-def test_derivative_is_that_of_finite_differences(norm, bidirectional, x64):
+@directions
+def test_gradient_equals_finite_difference(norm, bidirectional, x64):
     system = random_system(6, bidirectional=bidirectional)
 
     def total(shift):
@@ -174,12 +177,11 @@ def test_derivative_is_that_of_finite_differences(norm, bidirectional, x64):
         return jnp.sum(norm(moved))
 
     h = 1e-6
-    wanted = (total(jnp.asarray(h)) - total(jnp.asarray(-h))) / (2 * h)
-    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(0.0)), wanted, rtol=1e-6)
+    expected = (total(jnp.asarray(h)) - total(jnp.asarray(-h))) / (2 * h)
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(0.0)), expected, rtol=1e-6)
 
 
-def test_gradient_is_finite_next_to_an_unstable_state(x64):
-    """An infinity in one place must not turn the others' gradients into nothing."""
+def test_gradients_of_stable_states_are_finite_beside_unstable_ones(x64):
     system = random_system(7)
 
     def total(radius):
@@ -197,13 +199,13 @@ def test_gradient_is_finite_next_to_an_unstable_state(x64):
     assert np.all(gradient[jnp.asarray([0, 2, 3])] > 0)
 
 
-def test_finite_horizon_does_not_care_about_unstable_neighbors():
+def test_finite_horizon_norms_of_stable_states_ignore_unstable_ones():
     lam = np.array([0.5, 1.0, 1.1, 0.9 + 0.1j])
     system = lastax.System(lam, np.ones((4, 1)) + 0j, np.ones((1, 4)) + 0j, None, np.zeros(1))
     norms = lastax.analysis.finite_horizon_hinf_norms(system, 10)
     assert np.isinf(norms[1:3]).all()
-    wanted = [sum(abs(value) ** k for k in range(10)) for value in lam[[0, 3]]]
-    np.testing.assert_allclose(norms[[0, 3]], wanted, rtol=1e-12)
+    expected = [sum(abs(value) ** k for k in range(10)) for value in lam[[0, 3]]]
+    np.testing.assert_allclose(norms[[0, 3]], expected, rtol=1e-12)
     scores = lastax.pruning.finite_horizon_last_scores(system, 10)
     assert np.isinf(scores[1:3]).all()
     assert scores.max(where=np.isfinite(scores), initial=0) == 1
