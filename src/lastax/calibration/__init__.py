@@ -1,10 +1,17 @@
-"""Closed-form refits on unlabeled calibration data."""
+"""Refits on unlabeled calibration data.
+
+`refit` removes states and fits the remaining ones in closed form. `calibrate` measures what it
+needs, once for many sizes. `reconstruct` fits all parameters of a pruned model block by block, and
+`recalibrate_batch_norm` recomputes the statistics of batch normalization. The other functions are
+the parts that these are made of.
+"""
 
 from lastax.calibration._allocation import interpolated_curve as interpolated_curve
 from lastax.calibration._allocation import minimax_counts as minimax_counts
 from lastax.calibration._allocation import probe_sizes as probe_sizes
 from lastax.calibration._batch_norm import recalibrate_batch_norm as recalibrate_batch_norm
 from lastax.calibration._budgets import BUDGETS as BUDGETS
+from lastax.calibration._budgets import Budget as Budget
 from lastax.calibration._budgets import BudgetContext as BudgetContext
 from lastax.calibration._calibration import Calibration as Calibration
 from lastax.calibration._calibration import calibrate as calibrate
@@ -21,6 +28,7 @@ from lastax.calibration._elimination import LayerPath as LayerPath
 from lastax.calibration._elimination import eliminate as eliminate
 from lastax.calibration._elimination import isotonic as isotonic
 from lastax.calibration._elimination import merge_paths as merge_paths
+from lastax.calibration._features import RegressionSystem as RegressionSystem
 from lastax.calibration._features import feedthrough_states as feedthrough_states
 from lastax.calibration._features import feedthrough_weights as feedthrough_weights
 from lastax.calibration._features import moments_of_rows as moments_of_rows
@@ -40,6 +48,7 @@ from lastax.calibration._report import mean_kl_divergence as mean_kl_divergence
 __all__ = [
     "BUDGETS",
     "HEAD_RIDGES",
+    "Budget",
     "BudgetContext",
     "Calibration",
     "EliminationPath",
@@ -47,6 +56,7 @@ __all__ = [
     "LayerReport",
     "Moments",
     "RefitReport",
+    "RegressionSystem",
     "calibrate",
     "eliminate",
     "empirical_gramians",

@@ -1,4 +1,4 @@
-"""How many states each layer keeps: from what every size of every layer costs to counts."""
+"""Allocation of states to layers, from the cost of each size of each layer."""
 
 import heapq
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 Curve = Float[np.ndarray, " _"]
 
-# What counts as nothing where logarithms are taken.
-_NOTHING = 1e-12
+# Lower bound of costs before their logarithm is taken.
+_LEAST_COST = 1e-12
 
 
 def minimax_counts(
@@ -19,20 +19,21 @@ def minimax_counts(
     minimum: int | Sequence[int] = 1,
     maximum: Sequence[int] | None = None,
 ) -> list[int]:
-    """Counts that keep the costliest layer as cheap as it can be.
+    """Counts that minimize the largest cost of a layer.
 
-    From full size one state after the other is taken from the layer whose cost after that is
-    lowest, until `total` are left; of equal ones from the earlier layer.
+    Starts with all states. Removes one state at a time from the layer that then has the lowest
+    cost, until `total` remain. Ties go to the earlier layer.
 
     Args:
-        curves: `curves[l][k]` is what it costs to leave layer `l` with `k` states, for `k` from 0
-            to all; it should not rise with `k`. Any measure that compares across layers.
-        total: states to keep in all.
-        minimum: least number of each layer, or one number for all.
-        maximum: most states of each layer. A layer with equal minimum and maximum is fixed.
+        curves: `curves[l][k]` is the cost of layer `l` with `k` states, for `k` from 0 to all.
+            Costs must be comparable across layers and should not rise with `k`.
+        total: number of states to keep.
+        minimum: least number of states per layer, or one number for all layers.
+        maximum: largest number of states per layer. A layer with equal minimum and maximum is
+            fixed.
 
     Raises:
-        ValueError: if the bounds do not allow `total`, or a cost is not a number.
+        ValueError: if the bounds do not allow `total`, or a cost is NaN.
     """
     sizes = [len(curve) - 1 for curve in curves]
     low = [minimum] * len(sizes) if isinstance(minimum, int) else list(minimum)
@@ -40,7 +41,7 @@ def minimax_counts(
     _check_bounds(sizes, low, high, total)
     for layer, curve in enumerate(curves):
         if np.isnan(curve).any():
-            raise ValueError(f"minimax_counts: the curve of layer {layer} holds NaN")
+            raise ValueError(f"minimax_counts: the costs of layer {layer} contain NaN")
     counts = list(high)
     queue = [
         (float(curves[layer][counts[layer] - 1]), layer)
@@ -57,7 +58,7 @@ def minimax_counts(
 
 
 def probe_sizes(states: int) -> list[int]:
-    """About ten sizes at which to measure what a layer of `states` states costs, ascending."""
+    """About ten sizes, ascending, at which to measure the cost of a layer of `states` states."""
     shares = (1, 0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.03)
     return sorted({max(1, round(share * states)) for share in shares} | {1})
 
@@ -65,12 +66,15 @@ def probe_sizes(states: int) -> list[int]:
 def interpolated_curve(
     sizes: Int[np.ndarray, " m"], costs: Float[np.ndarray, " m"], states: int
 ) -> Float[np.ndarray, " K"]:
-    """A curve over 0 to `states` from costs measured at a few ascending sizes.
+    """Interpolate costs that were measured at a few ascending sizes.
 
-    A larger size never costs more: the running minimum is taken. Between sizes costs follow a
-    power law, beyond the ends they stay.
+    The curve takes the running minimum of the costs, so it never rises. It follows a power law
+    between two sizes and is constant outside them.
+
+    Returns:
+        The cost of each size from 0 to `states`.
     """
-    falling = np.maximum(np.minimum.accumulate(costs), _NOTHING)
+    falling = np.maximum(np.minimum.accumulate(costs), _LEAST_COST)
     every = np.log(np.maximum(np.arange(states + 1), 1))
     return np.exp(np.interp(every, np.log(sizes), np.log(falling)))
 
@@ -86,7 +90,7 @@ def _check_bounds(
             )
     if not sum(low) <= total <= sum(high):
         raise ValueError(
-            f"minimax_counts: {total} states to keep, but {len(sizes)} layers of {list(sizes)} "
+            f"minimax_counts: cannot keep {total} states: {len(sizes)} layers of {list(sizes)} "
             f"states with at least {list(low)} and at most {list(high)} allow {sum(low)} to "
             f"{sum(high)}"
         )

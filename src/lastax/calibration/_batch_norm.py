@@ -1,22 +1,18 @@
-"""TODO calibration._batch_norm."""
+"""Recalibration of the running statistics of batch normalization."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
-from lastax.calibration._blockwise_pass import (
-    enter_all,
-    layer_output_on_device,
-    pass_through,
-    row_groups,
-    values_per_step,
-)
-from lastax.calibration._records import Batch, calibration_chunks
+from lastax._typing import Batch
+from lastax.calibration._accumulation import row_groups
+from lastax.calibration._blockwise_pass import blockwise_pass, layer_output
 from lastax.nn._blocks import Block
 from lastax.nn._blockwise import HiddenStates, NetworkForward
 from lastax.nn._networks import Network
@@ -24,61 +20,66 @@ from lastax.nn._normalization import BatchNorm, RunningStatistics
 
 
 def recalibrate_batch_norm(model: Network, batches: Batch | Iterable[Batch]) -> Network:
-    """The network with its batch norms' running statistics measured anew.
+    """Compute the running statistics of all `BatchNorm`s from data.
 
-    After states were removed, what a norm sees has moved. Block by block, each fed by norms that
-    have been measured already, mean and variance become those of all steps of `batches`, as if
-    these were one batch of training without dropout; but training's own running statistics are
-    averages over many batches. Layer norms have none. No label is used.
+    Removing states changes the inputs of the normalizations above them. This function goes through
+    the blocks from the bottom. Each block receives inputs that its recalibrated predecessors
+    produce. Mean and variance become those of all steps of `batches`, as if these formed one batch
+    of training without dropout. Labels are not used. `LayerNorm`s are unaffected.
 
     Args:
         model: the network.
-        batches: one pass over the data, as `refit` takes them.
+        batches: one batch, or one pass over the data, as for `refit`.
+
+    Returns:
+        The network with other running statistics.
 
     Raises:
-        ValueError: as `calibration_chunks` does.
+        ValueError: if the data are empty or not finite.
     """
     forward = NetworkForward()
-    chunks = calibration_chunks(batches, values_per_step=values_per_step(model))
-    streams = enter_all(forward, model, chunks)
+    data = blockwise_pass("recalibrate_batch_norm", model, batches, forward)
+    inputs = data.enter()
     blocks: list[Block] = []
-    for block in forward.blocks(model):
+    for block in data.blocks:
         if isinstance(block.norm, BatchNorm):
-            seen = (_norm_input(forward, block, stream) for stream in streams)
-            mean, variance = _statistics(seen, [_norm_rows(stream) for stream in streams])
-            kind = block.norm.running.mean.dtype
-            running = RunningStatistics(jnp.asarray(mean, kind), jnp.asarray(variance, kind))
+            seen = ((_norm_input(forward, block, states), _norm_rows(states)) for states in inputs)
+            mean, variance = _mean_and_variance(seen)
+            dtype = block.norm.running.mean.dtype
+            running = RunningStatistics(jnp.asarray(mean, dtype), jnp.asarray(variance, dtype))
             norm = dataclasses.replace(block.norm, running=running)
             block = dataclasses.replace(block, norm=norm)
-        streams = [pass_through(forward, block, stream) for stream in streams]
+        inputs = data.block_outputs(block, inputs)
         blocks.append(block)
-    return eqx.tree_at(forward.blocks, model, tuple(blocks))
+    return data.with_blocks(blocks)
 
 
-def _norm_input(forward: NetworkForward, block: Block, stream: HiddenStates) -> np.ndarray:
+def _norm_input(
+    forward: NetworkForward, block: Block, states: HiddenStates
+) -> Float[np.ndarray, "n L H"]:
     if block.prenorm:
-        return np.asarray(stream.hidden)
-    y = layer_output_on_device(forward, block, stream)
-    return np.asarray(eqx.filter_jit(forward.unnormalized)(block, stream, y))
+        return np.asarray(states.hidden)
+    y = layer_output(forward, block, states)
+    return np.asarray(eqx.filter_jit(forward.unnormalized)(block, states, y))
 
 
-def _norm_rows(stream: HiddenStates) -> np.ndarray:
-    """Steps that a norm takes statistics from; padding is among them unless it is masked."""
-    valid = np.asarray(stream.valid)
-    if stream.mask is not None:
+def _norm_rows(states: HiddenStates) -> Bool[np.ndarray, "n L"]:
+    """Steps that enter the statistics. Padding enters them unless the network masks it."""
+    valid = np.asarray(states.valid)
+    if states.mask is not None:
         return valid
     return np.broadcast_to(valid.any(axis=1, keepdims=True), valid.shape)
 
 
-def _statistics(
-    seen: Iterable[np.ndarray], where: Sequence[np.ndarray]
+def _mean_and_variance(
+    seen: Iterator[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    count, total, squares = 0, 0.0, 0.0
-    for hidden, rows in zip(seen, where, strict=True):
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for hidden, rows in seen:
         for group in row_groups(rows, hidden.shape[-1]):
             wide = hidden[group].astype(np.float64)
             count += len(wide)
             total = total + wide.sum(axis=0)
             squares = squares + (wide**2).sum(axis=0)
-    mean = np.asarray(total / count)
-    return mean, np.maximum(np.asarray(squares / count) - mean**2, 0)
+    mean = total / count
+    return mean, np.maximum(squares / count - mean**2, 0)

@@ -1,44 +1,59 @@
-"""TODO calibration._records."""
+"""Calibration data, divided into chunks that fit on the device."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, Shaped
 
 from lastax._typing import Batch
 
-# Numbers of one layer's states and channels that the device gives at once, in single precision.
-_DEVICE_VALUES = 2**25
+# Single-precision values of one layer's states and channels that the device computes at once.
+MAX_DEVICE_VALUES = 2**25
+
+_Records = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A few records of one shape; `real` is false for copies that only fill it up."""
+    """Records of one shape.
 
-    x: np.ndarray
-    length: np.ndarray | None
+    Attributes:
+        x: inputs.
+        length: lengths of the sequences; None if there is no padding.
+        real: false for copies of a record that only fill the chunk up to its size.
+    """
+
+    x: Shaped[np.ndarray, "records ..."]
+    length: Int[np.ndarray, "records ..."] | None
     real: Bool[np.ndarray, " records"]
+
+    @property
+    def batch(self) -> Batch:
+        """The same records as a batch, with weight 0 for copies."""
+        lengths = {} if self.length is None else {"length": self.length}
+        return {"x": self.x, "weight": self.real.astype(np.float32), **lengths}
 
 
 def calibration_chunks(
-    batches: Batch | Iterable[Batch], *, values_per_step: int = 1
+    function: str, batches: Batch | Iterable[Batch], *, values_per_step: int = 1
 ) -> list[Chunk]:
-    """The records of all batches in chunks of bounded size, those of one shape in chunks of one.
+    """Collect the records of all batches in chunks of bounded size.
+
+    Records of one shape form chunks of one shape, so that one program is compiled per shape.
 
     Args:
-        batches: one pass over the data: `x`, where sequences are padded `length`, and where rows
-            only fill a batch up `weight`. One batch alone will do.
-        values_per_step: of the largest thing computed for each step.
+        function: name of the function that the user called, for error messages.
+        batches: one batch, or one pass over the data. Keys: `x`; `length` if sequences are padded;
+            `weight`, 0 for rows that only fill a batch up.
+        values_per_step: number of values that the widest layer computes per step.
 
     Raises:
-        ValueError: if there is no record, or one has a value that is not finite or a length of
-            none or more than all of its steps.
+        ValueError: if there is no record, a value is not finite, or a length is out of range.
     """
-    shapes: dict[Any, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+    shapes: dict[tuple[object, ...], list[_Records]] = {}
     count = 0
     for batch in [batches] if isinstance(batches, Mapping) else batches:
         x = np.asarray(batch["x"])
@@ -47,45 +62,48 @@ def calibration_chunks(
         x = x[real]
         if not len(x):
             continue
-        _check_records(x, length, count)
+        _check_records(function, x, length, count)
         count += len(x)
         key = (x.shape[1:], x.dtype, None if length is None else length.shape[1:])
         shapes.setdefault(key, []).append((x, length))
     if count == 0:
-        raise ValueError("calibration: no sequence was given; one is the least, 16 to 64 are usual")
+        raise ValueError(
+            f"{function}: the calibration data hold no sequence; pass at least one (16 to 64 are "
+            "usual)"
+        )
     chunks: list[Chunk] = []
     for parts in shapes.values():
         x = np.concatenate([x for x, _ in parts])
-        length = None if parts[0][1] is None else np.concatenate([part for _, part in parts])
-        chunks.extend(_cut(x, length, values_per_step))
+        lengths = [length for _, length in parts if length is not None]
+        chunks.extend(_cut(x, np.concatenate(lengths) if lengths else None, values_per_step))
     return chunks
 
 
-def _check_records(x: np.ndarray, length: np.ndarray | None, before: int) -> None:
+def _check_records(function: str, x: np.ndarray, length: np.ndarray | None, before: int) -> None:
     if np.issubdtype(x.dtype, np.inexact):
         bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
         if len(bad):
             raise ValueError(
-                f"calibration: records {(bad[:5] + before).tolist()} hold values that are not "
-                "finite; leave them out"
+                f"{function}: calibration records {(bad[:5] + before).tolist()} hold values that "
+                "are not finite; remove these records"
             )
     if length is not None:
         steps = x.shape[length.ndim]
         bad = np.flatnonzero(((length < 1) | (length > steps)).reshape(len(x), -1).any(axis=1))
         if len(bad):
             raise ValueError(
-                f"calibration: records {(bad[:5] + before).tolist()} have a length that is not "
-                f"in 1 to {steps}"
+                f"{function}: calibration records {(bad[:5] + before).tolist()} have a length "
+                f"outside 1 to {steps}"
             )
 
 
 def _cut(x: np.ndarray, length: np.ndarray | None, values_per_step: int) -> Iterator[Chunk]:
     documents = 1 if length is None else int(np.prod(length.shape[1:]))
     steps = x[0].size if np.issubdtype(x.dtype, np.integer) else x[0].size // x.shape[-1]
-    fitting = max(1, _DEVICE_VALUES // max(1, max(steps, documents) * values_per_step))
+    fitting = max(1, MAX_DEVICE_VALUES // max(1, max(steps, documents) * values_per_step))
     size = min(fitting, len(x))
     for start in range(0, len(x), size):
-        # All of one shape, as each is compiled anew.
+        # The last chunk repeats a record, since each shape is compiled separately.
         rows = np.arange(start, start + size)
         index = np.minimum(rows, len(x) - 1)
         yield Chunk(x[index], None if length is None else length[index], rows < len(x))

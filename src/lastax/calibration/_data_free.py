@@ -1,9 +1,9 @@
-"""Making up for removed states without data: at frequency zero, or on average over white noise."""
+"""Compensation of removed states without data: at frequency zero, or for white noise."""
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Complex, Float
 
 from lastax.calibration._closed_forms import refit_outputs
 from lastax.calibration._features import (
@@ -17,19 +17,23 @@ from lastax.ssm._system import System, kept_indices
 
 
 def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> System:
-    """The system without the other states, whose gain at frequency zero goes into `D`.
+    """Remove states and add their gain at frequency zero to `D`.
 
-    `D_h` grows by `s Re(sum_i C_hi B_ih / (1 - lam_i))` over what is removed: a constant input to a
-    channel keeps its effect on that channel. What it does to other channels is lost where `D` is a
-    diagonal, and stays where it is a matrix. Liu & Anderson, Int. J. Control 1989.
+    `D_h` grows by `s Re(sum_i C_hi B_ih / (1 - lam_i))`, summed over the removed states, so the
+    response of each channel to a constant input of the same channel stays. If `D` is dense, all
+    responses to constant inputs stay. Liu & Anderson, Int. J. Control 1989.
+
+    Args:
+        system: the system.
+        keep: mask of the states to keep.
 
     Raises:
-        ValueError: if a removed state has `|lam| >= 1`: it has no gain at frequency zero.
+        ValueError: if a removed state has `|lam| >= 1`; its gain at frequency zero is not finite.
     """
     removed = system.keep(~np.isin(np.arange(system.states), kept_indices(keep, system.states)))
     lam, B = np.asarray(removed.lam, complex), np.asarray(removed.B, complex)
     if np.any(np.abs(lam) >= 1):
-        raise ValueError("singular_perturbation: a state with |lam| >= 1 would be removed")
+        raise ValueError("singular_perturbation: cannot remove states with |lam| >= 1; keep them")
     C = np.asarray(removed.C, complex)
     if removed.C_reverse is not None:
         C = C + np.asarray(removed.C_reverse, complex)
@@ -41,28 +45,33 @@ def singular_perturbation(system: System, keep: Bool[np.ndarray, " P"]) -> Syste
 
 
 def white_refit(system: System, keep: Bool[np.ndarray, " P"]) -> System:
-    """The system without the other states, `C` and `D` fitted for white noise as the input.
+    """Remove states and fit `C` and `D` for white noise as the input.
 
-    In trials no better than plain truncation: real inputs are far from white. `refit` measures.
+    In experiments this was no better than truncation, since real inputs are far from white. `refit`
+    uses real inputs.
+
+    Args:
+        system: the system.
+        keep: mask of the states to keep.
     """
     index = kept_indices(keep, system.states)
     kept = np.isin(np.arange(system.states), index)[None]
-    weights, direct = refit_outputs(
+    weights, feedthrough = refit_outputs(
         white_moments(system), kept, output_weights(system), feedthrough_weights(system)
     )
-    D = feedthrough_from_weights(direct, whole=system.D.ndim == 2)
+    D = feedthrough_from_weights(feedthrough, dense=system.D.ndim == 2)
     return with_output_weights(system, weights, D).keep(keep)
 
 
 def white_moments(system: System) -> Moments:
-    """Moments under white noise of unit power in every channel, in closed form; no data.
+    """Moments for white noise of unit power in every channel, in closed form.
 
-    With the system's own output as target. `E[x x^H] = X` with `X_ij = B_i B_j^H / (1 - lam_i
-    conj(lam_j))`, `E[x x^T]` without the conjugates, `E[x u^T] = B`; both directions share the
-    current input alone, `E[x x'^H] = B B^H`.
+    The target is the output of the system. `E[x x^H]` has the entries `B_i B_j^H / (1 - lam_i
+    conj(lam_j))`, `E[x x^T]` is the same without the conjugates, and `E[x u^T] = B`. The states of
+    the two directions share only the current input, so `E[x x'^H] = B B^H`.
 
     Raises:
-        ValueError: if a state has `|lam| >= 1`: it has no second moment.
+        ValueError: if a state has `|lam| >= 1`; its second moment is not finite.
     """
     lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
     if np.any(np.abs(lam) >= 1):
@@ -90,8 +99,10 @@ def white_moments(system: System) -> Moments:
     return Moments((embed.T @ gram @ embed)[None], 2 * directions, channels, 1)
 
 
-def _real_products(hermitian: np.ndarray, symmetric: np.ndarray) -> np.ndarray:
-    """`E[a_i b_j]` for `a, b` among `Re x`, `-Im x`; axes state, part, state, part."""
+def _real_products(
+    hermitian: Complex[np.ndarray, "P P"], symmetric: Complex[np.ndarray, "P P"]
+) -> Float[np.ndarray, "P 2 P 2"]:
+    """`E[a_i b_j]` with `a` and `b` each `Re x` or `-Im x`; axes are state, part, state, part."""
     re_re = (hermitian + symmetric).real / 2
     im_im = (hermitian - symmetric).real / 2
     im_re = (symmetric + hermitian).imag / 2

@@ -1,9 +1,10 @@
-"""In what order to take states out if all others are refitted each time: greedy, for all budgets.
+"""Greedy elimination of states, with a refit of the remaining ones after each removal.
 
-A layer's output is a linear regression on what its states give. Dropping one state's columns and
-fitting the others anew raises the residual by an amount that the inverse Gram matrix tells at once
-(Hassibi & Stork, optimal brain surgeon, NeurIPS 1992), and the inverse of what is left follows by
-a downdate: one sweep gives the order, and what each budget costs. Host float64.
+The output of a layer is a linear regression on features of its states. The inverse Gram matrix
+gives the growth of the residual when the columns of one state are dropped and the others are
+refitted (Hassibi & Stork, optimal brain surgeon, NeurIPS 1992). A downdate gives the inverse for
+the remaining columns. One sweep therefore gives the order and the cost of every size. All
+computations run in float64 on the host.
 """
 
 import dataclasses
@@ -11,17 +12,19 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# Of the diagonal, once columns have unit norm. Any value from 1e-12 to 1e-2 serves as well.
+# Added to the diagonal when columns have unit norm. Values from 1e-12 to 1e-2 work as well.
 RIDGE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class EliminationPath:
-    """Removal orders of `n` independent regressions, and what each removal adds to the residual.
+    """Order of elimination in `n` independent regressions.
 
-    `order[i, k]` is the state that regression `i` loses at step `k`, `costs[i, k]` the growth of
-    its mean squared residual by that. Where a regression has fewer states, the rest is -1 and
-    infinity.
+    Attributes:
+        order: `order[i, k]` is the state that regression `i` loses at step `k`; -1 after its last
+            state.
+        costs: `costs[i, k]` is the growth of its mean squared residual at step `k`; infinity after
+            its last state.
     """
 
     order: Int[np.ndarray, "n N"]
@@ -30,20 +33,25 @@ class EliminationPath:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPath:
-    """One removal order of all `S` states of a layer: the first entry goes first."""
+    """Order of elimination of all `S` states of a layer.
+
+    Attributes:
+        order: states, the first to be removed first.
+        costs: growth of the mean squared residual at each removal.
+    """
 
     order: Int[np.ndarray, " S"]
     costs: Float[np.ndarray, " S"]
 
     def keep(self, count: int) -> Bool[np.ndarray, " S"]:
-        """Mask of the `count` states that stay longest."""
+        """Mask of the `count` states that are removed last."""
         mask = np.zeros(len(self.order), bool)
         mask[self.order[len(self.order) - count :]] = True
         return mask
 
     @property
     def residuals(self) -> Float[np.ndarray, " K"]:
-        """Growth of the layer's mean squared residual with `k` states kept, for `k` = 0 to `S`."""
+        """Growth of the mean squared residual when `k` states remain, for `k` from 0 to `S`."""
         return np.append(0.0, np.cumsum(self.costs))[::-1]
 
 
@@ -56,31 +64,32 @@ def eliminate(
     last: Bool[np.ndarray, "n N"] | None = None,
     ridge: float = RIDGE,
 ) -> EliminationPath:
-    """Drop states one by one, each time the one whose loss the others make up for best.
+    """Remove states one by one, each time the one that raises the residual least.
 
-    The regressions are independent; state `i` has the columns `i width` to `(i + 1) width - 1`,
-    which go together. A step costs what it adds to the ridge regression's optimum: for columns `g`,
-    `tr(W_g^T (A_gg)^-1 W_g)` with `A` the inverse of the regularized Gram matrix of the columns
-    that are left and `W` the weights fitted to them.
+    The cost of a step is the growth of the optimum of the ridge regression. For the columns `g` of
+    a state it is `tr(W_g^T (A_gg)^-1 W_g)`, where `A` is the inverse of the regularized Gram matrix
+    of the remaining columns and `W` the weights fitted to them. Ties go to the earlier state. The
+    time is proportional to `N (n M (M + T))`.
 
     Args:
-        gram: mean products of the columns, for each regression.
+        gram: mean products of the columns, for each of `n` regressions.
         cross: mean products of columns and targets.
-        width: columns of one state; `M = N width`.
-        present: which states there are, where regressions have different numbers of them.
-        last: states that go only when no others are left.
+        width: number of columns per state, `M = N width`. State `i` has the columns `i width` to
+            `(i + 1) width - 1`.
+        present: mask of existing states, if regressions have different numbers of states.
+        last: states that are removed only when no others remain.
         ridge: added to the diagonal of the Gram matrix of columns scaled to unit norm.
 
-    Of equal costs the earlier state goes first. Time grows with `N (n M (M + T))`.
-
     Raises:
-        ValueError: if a number is not finite, or `width` does not divide the columns.
+        ValueError: if a value is not finite, or `width` does not divide the columns.
     """
     count, columns = gram.shape[:2]
     if columns % width:
-        raise ValueError(f"eliminate: {columns} columns are no multiple of the width {width}")
+        raise ValueError(
+            f"eliminate: the number of columns, {columns}, must be a multiple of width={width}"
+        )
     if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
-        raise ValueError("eliminate: gram or cross hold numbers that are not finite")
+        raise ValueError("eliminate: gram and cross must be finite; check the calibration data")
     states = columns // width
     alive = np.ones((count, states), bool) if present is None else present.copy()
     held = np.zeros((count, states), bool) if last is None else last
@@ -105,23 +114,22 @@ def merge_paths(
     slots: Int[np.ndarray, "n N"],
     energy: Float[np.ndarray, " n"],
 ) -> LayerPath:
-    """One order of a layer's states out of those of its regressions, each kept in its own order.
+    """Merge the orders of a layer's regressions into one; the order within each is kept.
 
-    Costs are compared relative to their regression's own `energy` (of its targets), which a
-    thousandth of the mean bounds below. A costly removal that uncovers cheap ones is judged
-    together with them: marginal costs are isotonic until they rise (`isotonic`), and the layer's order
-    is that of the isotonic costs.
+    Costs are compared relative to the `energy` of their regression plus a thousandth of the mean
+    energy. A costly removal that makes the next ones cheap is averaged with them (`isotonic`), and
+    the states are sorted by these isotonic costs.
 
     Args:
-        path: from `eliminate`.
-        slots: number of each regression's states in the layer, -1 where there is none.
+        path: result of `eliminate`.
+        slots: index in the layer of each regression's states, -1 in empty slots.
         energy: mean square of each regression's targets.
 
     Returns:
-        The order by states' numbers in the layer; costs as they were, not relative.
+        The order, as indices in the layer, with the original costs.
     """
-    floor = 1e-3 * energy.mean()
-    scale = np.where(energy + floor > 0, energy + floor, 1.0)
+    offset = 1e-3 * energy.mean()
+    scale = np.where(energy + offset > 0, energy + offset, 1.0)
     regression, step = np.nonzero(path.order >= 0)
     ranked = np.concatenate(
         [
@@ -129,24 +137,24 @@ def merge_paths(
             for order, costs, size in zip(path.order, path.costs, scale, strict=True)
         ]
     )
-    # Equal ones by step first: within a regression the order must stay.
+    # Ties are sorted by step, which keeps the order within each regression.
     chosen = np.lexsort((regression, step, ranked))
     regression, step = regression[chosen], step[chosen]
     return LayerPath(slots[regression, path.order[regression, step]], path.costs[regression, step])
 
 
 def isotonic(costs: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """The nearest sequence that never falls, in squares: neighbors out of order share their mean.
+    """The nondecreasing sequence that is nearest in least squares (isotonic regression).
 
-    Pool adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972.
+    Pool adjacent violators: Barlow et al., Statistical Inference under Order Restrictions, 1972.
     """
     means: list[float] = []
     sizes: list[int] = []
     for cost in costs.tolist():
         mean, size = cost, 1
         while means and means[-1] > mean:
-            before, others = means.pop(), sizes.pop()
-            mean = (mean * size + before * others) / (size + others)
+            previous, others = means.pop(), sizes.pop()
+            mean = (mean * size + previous * others) / (size + others)
             size += others
         means.append(mean)
         sizes.append(size)
@@ -175,7 +183,7 @@ def _costs(inverse: np.ndarray, weights: np.ndarray, alive: np.ndarray, width: i
     blocks = np.einsum("npapb->npab", inverse.reshape(count, states, width, states, width))
     blocks = np.where(alive[..., None, None], blocks, np.eye(width))
     grouped = weights.reshape(count, states, width, -1)
-    # Rounding makes costs near zero negative.
+    # Rounding can make costs near zero negative.
     energy = grouped @ grouped.swapaxes(2, 3)
     return np.maximum(np.einsum("npab,npab->np", np.linalg.inv(blocks), energy), 0.0)
 
@@ -184,14 +192,14 @@ def _downdate(
     inverse: np.ndarray, weights: np.ndarray, columns: np.ndarray, active: np.ndarray
 ) -> None:
     rows = np.arange(len(columns))[:, None]
-    gone = inverse[rows, columns]
-    block = np.take_along_axis(gone, columns[:, None, :], axis=2)
+    removed = inverse[rows, columns]
+    block = np.take_along_axis(removed, columns[:, None, :], axis=2)
     block[~active] = np.eye(columns.shape[1])
-    gain = gone.swapaxes(1, 2) @ np.linalg.inv(block)
+    gain = removed.swapaxes(1, 2) @ np.linalg.inv(block)
     gain[~active] = 0
-    inverse -= gain @ gone
+    inverse -= gain @ removed
     weights -= gain @ weights[rows, columns]
-    # What rounding left of what is gone. Regressions that are done have nothing to lose.
+    # Clear what rounding left in removed columns. Finished regressions have no columns to clear.
     inverse[rows, columns] = 0
     inverse.swapaxes(1, 2)[rows, columns] = 0
     weights[rows, columns] = 0

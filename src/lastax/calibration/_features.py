@@ -1,13 +1,13 @@
-"""A layer's output as a linear regression on what its states give: columns, weights, and back.
+"""The output of a system as a linear regression on features of its states.
 
-Four questions to a system, each by `functools.singledispatch`: a new kind of system joins by
-registering its answers. The slots say which state stands where in which regression: a system for
-all channels is one regression on all states, a system a channel one regression a channel.
+Four functions describe the regressions of a system. Each is a `functools.singledispatch`; register
+all four for a new class of systems. A `System` is one regression on all states. A `MultiSISO` is
+one regression per channel; the slots tell which state stands where.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,39 +21,59 @@ from lastax.ssm._recurrence import scan_split
 from lastax.ssm._system import System
 
 
-@functools.singledispatch
-def state_features(system: Any, u: Float[Array, "L H"]) -> Float[Array, "L S g"]:
-    """What each of `S` states gives at each step, from rest: `g` real columns a state.
+@runtime_checkable
+class RegressionSystem(Protocol):
+    """A system for which the four functions of this module are registered."""
 
-    Linear in them, by `output_weights`, is what the states add to the output. A conjugate pair
-    has the columns `2 Re x` and `-2 Im x`, one without its conjugate half of that, and twice as
-    many columns if the system runs both ways.
+    @property
+    def D(self) -> Array:
+        """Feedthrough, either a diagonal `(H,)` or a matrix `(H, H)` whose rows are outputs."""
+
+
+SystemT = TypeVar("SystemT")
+
+
+@functools.singledispatch
+def state_features(system: RegressionSystem, u: Float[Array, "L H"]) -> Float[Array, "L S g"]:
+    """Features of all states at each step, starting from the zero state.
+
+    The contribution of the states to the output is linear in their features, with the weights
+    `output_weights`.
+
+    Args:
+        system: the system, with `S` states.
+        u: input.
+
+    Returns:
+        `g` real columns per state: `2 Re x` and `-2 Im x` for a conjugate pair, `Re x` and `-Im x`
+        for a state without its conjugate; the same again for the backward direction of a
+        bidirectional system.
     """
     raise NotImplementedError(_no_rule("state_features", system))
 
 
 @functools.singledispatch
-def state_slots(system: Any) -> Int[np.ndarray, "n N"]:
-    """The states that each of `n` regressions is on, -1 where one has fewer than another.
+def state_slots(system: RegressionSystem) -> Int[np.ndarray, "n N"]:
+    """The states of each of `n` regressions, filled up with -1.
 
-    Regression `i` has the targets `i T` to `(i + 1) T - 1`, of `n T = H` channels.
+    Regression `i` has the channels `i T` to `(i + 1) T - 1` as targets, where `n T = H`.
     """
     raise NotImplementedError(_no_rule("state_slots", system))
 
 
 @functools.singledispatch
-def output_weights(system: Any) -> Float[np.ndarray, "n M T"]:
-    """Weights of the features, in float64; zero where there is no state."""
+def output_weights(system: RegressionSystem) -> Float[np.ndarray, "n M T"]:
+    """Weights from features to outputs, in float64; zero in slots without a state."""
     raise NotImplementedError(_no_rule("output_weights", system))
 
 
 @functools.singledispatch
 def with_output_weights(
-    system: Any,
+    system: SystemT,
     weights: Float[np.ndarray, "n M T"],
     D: Float[np.ndarray, " H"] | Float[np.ndarray, "H H"],
-) -> Any:
-    """The system with other output weights and another `D`, in its own precision."""
+) -> SystemT:
+    """The system with other output weights and another `D`, in its own dtype."""
     raise NotImplementedError(_no_rule("with_output_weights", system))
 
 
@@ -105,9 +125,9 @@ def _system_with_weights(
 @state_features.register(MultiSISO)
 def _features_of_channels(system: MultiSISO, u: Float[Array, "L H"]) -> Float[Array, "L S g"]:
     directions = (False,) if system.C_reverse is None else (False, True)
-    heard = jnp.asarray(u)[:, system.channel]
+    inputs = jnp.asarray(u)[:, system.channel]
     B = jnp.asarray(system.B)
-    driven = jnp.concatenate([heard * B.real[None], heard * B.imag[None]], axis=1)
+    driven = jnp.concatenate([inputs * B.real[None], inputs * B.imag[None]], axis=1)
     states = scan_split(jnp.asarray(system.lam), driven, directions, method=system.scan_method)
     s = 2 if system.conj_sym else 1
     return jnp.stack([s * half for x in states for half in _signed_halves(x)], axis=-1)
@@ -152,8 +172,8 @@ def _channels_with_weights(
     )
 
 
-def feedthrough_weights(system: Any) -> Float[np.ndarray, "n T T"]:
-    """Weights of the inputs, from input (rows) to target (columns), in float64: `D`."""
+def feedthrough_weights(system: RegressionSystem) -> Float[np.ndarray, "n T T"]:
+    """`D` of each regression in float64, from inputs (rows) to targets (columns)."""
     D = np.asarray(system.D, float)
     if D.ndim == 2:
         return D.T[None]
@@ -162,21 +182,22 @@ def feedthrough_weights(system: Any) -> Float[np.ndarray, "n T T"]:
 
 
 def feedthrough_from_weights(
-    direct: Float[np.ndarray, "n T T"], *, whole: bool
+    weights: Float[np.ndarray, "n T T"], *, dense: bool
 ) -> Float[np.ndarray, " H"] | Float[np.ndarray, "H H"]:
-    """The `D` of which `feedthrough_weights` are `direct`: a `whole` matrix, or its diagonal alone."""
-    return direct[0].T if whole else np.einsum("ntt->nt", direct).reshape(-1)
+    """`D` from its `feedthrough_weights`: as a matrix if `dense`, else as a diagonal."""
+    return weights[0].T if dense else np.einsum("ntt->nt", weights).reshape(-1)
 
 
-def feedthrough_states(system: Any) -> int:
-    """How many states have as many weights as a whole matrix `D`; 0 where `D` is one already.
+def feedthrough_states(system: RegressionSystem) -> int:
+    """Number of states that have as many weights as a dense `D`; 0 if `D` is dense already.
 
-    A state has `2 H (1 + directions)`, the matrix `H^2`.
+    A state has `2 H (1 + directions)` weights, a dense `D` has `H^2`. The result is rounded up.
     """
     if np.ndim(system.D) == 2:
         return 0
-    directions = 1 if system.C_reverse is None else 2
-    return -(-len(system.D) // (2 * (1 + directions)))
+    # Columns per state, two per direction.
+    width = output_weights(system).shape[1] // state_slots(system).shape[1]
+    return -(-len(system.D) // (2 + width))
 
 
 def moments_of_rows(
@@ -185,7 +206,14 @@ def moments_of_rows(
     u: Float[np.ndarray, "R H"],
     y: Float[np.ndarray, "R H"],
 ) -> Moments:
-    """The moments of a layer's regressions over `R` steps."""
+    """Moments of a layer's regressions over `R` steps.
+
+    Args:
+        slots: states of each regression, from `state_slots`.
+        features: features of all states, from `state_features`.
+        u: inputs of the layer.
+        y: targets.
+    """
     rows, _, width = features.shape
     regressions, states = slots.shape
     targets = u.shape[1] // regressions
@@ -198,8 +226,8 @@ def moments_of_rows(
     )
 
 
-def _no_rule(name: str, system: Any) -> str:
+def _no_rule(name: str, system: object) -> str:
     return (
-        f"{name}: no rule for {type(system).__name__}; register one for state_features, "
-        "state_slots, output_weights and with_output_weights"
+        f"{name}: not defined for {type(system).__name__}; register state_features, state_slots, "
+        "output_weights and with_output_weights for this class"
     )

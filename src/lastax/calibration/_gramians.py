@@ -1,4 +1,4 @@
-"""Controllability Gramians of real data, from the second moments of the states."""
+"""Empirical controllability Gramians."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,15 +8,18 @@ from lastax.ssm._multi_siso import AnySystem, MultiSISO
 
 
 def empirical_gramians(system: AnySystem, moments: Moments) -> list[Float[np.ndarray, "n n"]]:
-    """The states' mean products on calibration data, in the coordinates `sqrt(2) [Re x; Im x]`.
+    """Controllability Gramians of the states on calibration data.
 
-    One Gramian for a `System`, one per channel for a `MultiSISO`; `balanced_truncation` and
-    `hankel_scores` take them as `gramians`. The two directions of a bidirectional system share
-    their poles, so their Gramians are averaged.
+    They are in the coordinates `sqrt(2) [Re x; Im x]`. `balanced_truncation` and `hankel_scores`
+    take them as `gramians`. The two directions of a bidirectional system share their eigenvalues,
+    so their Gramians are averaged.
 
     Args:
-        system: a discretized system.
-        moments: those of its layer, from `calibrate(model, batches).moments`.
+        system: the system of a layer.
+        moments: moments of the same layer, from `calibrate(model, batches).moments`.
+
+    Returns:
+        One Gramian for a `System`, one per channel for a `MultiSISO`.
     """
     counts = system.counts if isinstance(system, MultiSISO) else (system.states,)
     s = 2.0 if system.conj_sym else 1.0

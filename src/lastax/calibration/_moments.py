@@ -1,4 +1,4 @@
-"""TODO calibration._moments."""
+"""Second moments of a layer's regression."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-# Least share of an input's power that counts as not explained by the features.
+# Lower bound of the power of an input that the features do not explain, as a share of its power.
 LEAST_UNEXPLAINED = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Mean products of `n` independent regressions `y = Phi W + u D`: all that a refit needs.
+    """Second moments of `n` independent regressions `y = Phi W + u D`.
 
-    A layer with one system for all channels is one regression of `T = H` targets; a layer with a
-    system a channel is `H` regressions of one target each. `gram` holds the mean of `z z^T` for
-    the rows `z = [phi, u, y]`, the features `phi` having `width` neighboring columns a state.
-    `D[n, i, j]` leads from input `i` to target `j`.
+    A layer with one system for all channels is one regression with `T = H` targets. A layer with
+    one system per channel is `H` regressions with one target each. `D[n, i, j]` maps input `i` to
+    target `j`.
+
+    Attributes:
+        gram: mean of `z z^T` over the rows `z = [phi, u, y]` of features, inputs and targets.
+        width: number of adjacent feature columns per state.
+        targets: number of targets `T` of each regression.
+        rows: number of rows.
     """
 
     gram: Float[np.ndarray, "n Z Z"]
@@ -34,14 +39,14 @@ class Moments:
         y: Float[np.ndarray, "n R T"],
         width: int,
     ) -> Moments:
-        """Those of `R` rows, widened to float64."""
+        """Moments of `R` rows, computed in float64."""
         z = np.concatenate([features, u, y], axis=2, dtype=np.float64)
-        # One by one: numpy knows that a matrix times its own transpose is symmetric.
+        # One product per regression: NumPy computes A^T A as a symmetric product, twice as fast.
         gram = np.stack([part.T @ part for part in z]) / max(z.shape[1], 1)
         return cls(gram, width, u.shape[2], z.shape[1])
 
     def __add__(self, other: Moments) -> Moments:
-        """Those of the rows of both."""
+        """Moments of the rows of both."""
         rows = self.rows + other.rows
         share = self.rows / max(rows, 1)
         gram = share * self.gram + (1 - share) * other.gram
@@ -73,21 +78,24 @@ class Moments:
         return np.einsum("ntt->nt", self.gram[:, self.target_columns, self.target_columns])
 
     def targets_without(self, D: Float[np.ndarray, "n T T"]) -> Float[np.ndarray, "n M T"]:
-        """Mean of `phi (y - u D)^T`: what is left for the states."""
+        """Mean of `phi (y - u D)^T`: the part of the targets that the states have to explain."""
         return self.with_targets - self.with_inputs @ D
 
     def without_inputs(
         self, D: Float[np.ndarray, "n T T"]
     ) -> tuple[Float[np.ndarray, "n M M"], Float[np.ndarray, "n M T"]]:
-        """As `features` and `targets_without(D)`, of what no full `D` makes of the inputs."""
+        """`features` and `targets_without(D)` after regression on the inputs.
+
+        These are the moments of the parts of `phi` and `y - u D` that no dense `D` can explain.
+        """
         inputs = self.gram[:, self.input_columns, self.input_columns]
-        # Channels that copy each other are no reason to fail.
+        # The ridge keeps the inverse finite if channels are copies of each other.
         least = LEAST_UNEXPLAINED * np.trace(inputs, axis1=1, axis2=2)[:, None, None]
         ridge = np.maximum(least, np.finfo(float).tiny) * np.eye(self.targets)
-        left = self.gram[:, self.input_columns, self.target_columns] - inputs @ D
+        remaining = self.gram[:, self.input_columns, self.target_columns] - inputs @ D
         by_inputs = self.with_inputs @ np.linalg.inv(inputs + ridge)
         features = self.features - by_inputs @ self.with_inputs.mT
-        return features, self.targets_without(D) - by_inputs @ left
+        return features, self.targets_without(D) - by_inputs @ remaining
 
     def residual(
         self, W: Float[np.ndarray, "n M T"], D: Float[np.ndarray, "n T T"]
@@ -100,18 +108,20 @@ class Moments:
 
     @property
     def input_columns(self) -> slice:
+        """Columns of `gram` that hold the inputs."""
         return slice(self.columns, self.columns + self.targets)
 
     @property
     def target_columns(self) -> slice:
+        """Columns of `gram` that hold the targets."""
         return slice(self.columns + self.targets, None)
 
 
 def state_energies(moments: Moments, W: Float[np.ndarray, "n M T"]) -> Float[np.ndarray, "n N"]:
-    """Mean square of what each state alone adds to the output, summed over its targets.
+    """Mean square of each state's contribution to the output, summed over targets.
 
-    `tr(W_i^T G_ii W_i)`: the energy that a state has on real inputs, whatever its norm is. As a
-    score (`layer_adaptive`, `select_global`) it is the best there is that needs no refit.
+    This is `tr(W_i^T G_ii W_i)`, the energy of a state on real inputs. As a score it is the best
+    one that needs no refit ("empirical-energy").
     """
     regressions, columns, targets = W.shape
     shape = (regressions, columns // moments.width, moments.width)

@@ -1,22 +1,22 @@
-"""TODO calibration._refit."""
+"""Pruning with a closed-form refit."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._typing import Model, OnProgress, silent
-from lastax.calibration._budgets import Budget
-from lastax.calibration._calibration import calibrate, check_amount
-from lastax.calibration._records import Batch
+from lastax._typing import Batch, Model, OnProgress, silent
+from lastax.calibration._budgets import Budget, distribute_states, find_budget
+from lastax.calibration._calibration import Calibration, measure
+from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
-from lastax.surgery._counts import Ratio
+from lastax.surgery._counts import Ratio, requested_count
 
 
 def refit(
     model: Model,
-    batches: Batch | Iterable[Batch],
+    data: Batch | Iterable[Batch] | Calibration,
     *,
     ratio: Ratio | None = None,
     states: int | None = None,
@@ -30,55 +30,89 @@ def refit(
     divergence: Divergence = mean_kl_divergence,
     on_progress: OnProgress = silent,
 ) -> tuple[Model, RefitReport]:
-    """Remove states, chosen greedily, and fit what is left to do what the whole network did.
+    """Remove states by greedy elimination and fit the remaining ones to the original outputs.
 
-    In each layer `C` and `D` change, poles and `B` of the states that stay do not. A layer that
-    loses nothing and whose input is as it was stays as it is, bit for bit. On the calibration data
-    no layer answers worse than it would if its states were only cut.
-
-    `calibrate(model, batches).refit(...)` is the same; it serves many budgets with one pass.
+    The refit changes `C` and `D` of each layer. It does not change the eigenvalues and `B` of the
+    remaining states. It needs no labels and no gradients. On the calibration data the error of a
+    layer is never larger than without the refit.
 
     Args:
-        model: a `Classifier` or `Retrieval`, or with `forward` any model.
-        batches: calibration data, one batch or several: arrays `x`, `length` where sequences are
-            padded, `weight` with 0 for rows that only fill up. Labels are not looked at. Training
-            data; 16 to 64 sequences serve the layers, the head gains from some hundreds.
+        model: a `Classifier` or `Retrieval`; with `forward=`, any model.
+        data: calibration data, one batch or several, or a `Calibration`. Keys of a batch: `x`;
+            `length` if sequences are padded; `weight`, 0 for rows that only fill the batch up.
+            Labels are not used. Take training data: 16 to 64 sequences are enough for the layers,
+            the head benefits from some hundreds.
         ratio: share of all states to remove, in [0, 1).
-        states: or the number of states to keep in all.
-        keep: or a mask a block, to refit states that were chosen otherwise (`plan_pruning`).
-        budget: how many states each layer keeps: a name in `BUDGETS`, or a function of a
-            `BudgetContext`.
-        minimum: least number of states of each layer, or one number for all.
-        maximum: most states of each layer. Equal to the minimum it fixes the layer.
-        linear_maps: also refit the linear maps of the gates and the head, with no change of shape.
-        dense_feedthrough: fit `D` from every input to every output. Its weights count as states
-            (`feedthrough_states` a layer), of which so many fewer stay; not so with `keep`.
-        forward: how data pass a model of another kind.
-        divergence: how far outputs are from the original ones, for the probe and the report.
+        states: or the number of states to keep in total.
+        keep: or one mask per layer, to refit states that were chosen otherwise (`plan_pruning`).
+        budget: how the states are distributed over the layers: a name in `BUDGETS`, or a function
+            of a `BudgetContext`.
+        minimum: least number of states per layer, or one number for all layers.
+        maximum: largest number of states per layer. A layer with equal minimum and maximum is
+            fixed.
+        linear_maps: whether to refit the linear maps of the gates and the head too.
+        dense_feedthrough: whether to fit a dense `D`. Its weights count as states
+            (`feedthrough_states` per layer), so fewer states remain. With `keep` all states of the
+            masks remain.
+        forward: block-wise forward pass of a model of another class.
+        divergence: distance between original and reduced outputs, for the probe and the report.
         on_progress: called with a description of each part of the work.
 
+    If `data` is a `Calibration`, it determines the last four arguments; do not pass them.
+
     Returns:
-        The smaller model, and what was done.
+        The smaller model and a report.
 
     Raises:
-        ValueError: unless exactly one of `ratio`, `states` and `keep` is given and possible, or if
-            the calibration data are empty or not finite.
+        ValueError: unless exactly one of `ratio`, `states` and `keep` is given and possible; if
+            the data are empty or not finite; if the `Calibration` is of another model.
     """
-    check_amount(ratio, states, keep)
-    calibration = calibrate(
-        model,
-        batches,
-        dense_feedthrough=dense_feedthrough,
-        forward=forward,
-        divergence=divergence,
-        on_progress=on_progress,
-    )
-    return calibration.refit(
-        ratio=ratio,
-        states=states,
-        keep=keep,
-        budget=budget,
-        minimum=minimum,
-        maximum=maximum,
-        linear_maps=linear_maps,
-    )
+    if sum(amount is not None for amount in (ratio, states, keep)) != 1:
+        raise ValueError("refit: pass exactly one of ratio=, states= and keep=")
+    find_budget("refit", budget)
+    if isinstance(data, Calibration):
+        options = (dense_feedthrough, forward, divergence, on_progress)
+        if options != (False, None, mean_kl_divergence, silent):
+            raise ValueError(
+                "refit: a Calibration determines dense_feedthrough, forward, divergence and "
+                "on_progress; pass them to calibrate"
+            )
+        calibration = data
+    else:
+        calibration = measure(
+            "refit",
+            model,
+            data,
+            dense_feedthrough=dense_feedthrough,
+            forward=forward,
+            divergence=divergence,
+            on_progress=on_progress,
+        )
+    if calibration.model is not model:
+        raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
+    sizes = calibration.sizes
+    choices: Sequence[Choice]
+    if keep is not None:
+        choices = _checked_masks(keep, sizes)
+    else:
+        total = states
+        if total is None:
+            total = requested_count("refit", sum(sizes), len(sizes), ratio, None)
+        choices = distribute_states(
+            calibration, total, budget=budget, minimum=minimum, maximum=maximum
+        )
+    return cut_and_refit(calibration, choices, linear_maps=linear_maps)
+
+
+def _checked_masks(
+    keep: Sequence[Bool[np.ndarray, " _"]], sizes: list[int]
+) -> list[Bool[np.ndarray, " _"]]:
+    lengths = [len(mask) for mask in keep]
+    if lengths != sizes:
+        raise ValueError(
+            f"refit: keep must hold one mask per layer, of {sizes} states, got masks of {lengths}"
+        )
+    empty = [index for index, mask in enumerate(keep) if not np.any(mask)]
+    if empty:
+        raise ValueError(f"refit: keep must leave a state in each layer; layers {empty} lose all")
+    return [np.asarray(mask) for mask in keep]

@@ -1,0 +1,122 @@
+"""The refit of one block: its layer, its linear maps, and the head of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool, Float, Int, PyTree
+
+from lastax.calibration._blockwise_pass import layer_of
+from lastax.calibration._closed_forms import (
+    refit_dense_outputs,
+    refit_head,
+    refit_linear,
+    refit_outputs,
+)
+from lastax.calibration._features import (
+    feedthrough_from_weights,
+    feedthrough_states,
+    feedthrough_weights,
+    output_weights,
+    state_slots,
+    with_output_weights,
+)
+from lastax.calibration._moments import Moments
+from lastax.calibration._report import LayerReport
+from lastax.nn._blockwise import BlockwiseForward
+from lastax.nn._layer import WritableLayer
+from lastax.surgery._layers import replace_layers
+
+# Ridge of the linear maps of a gate, in units of the variance of each input.
+_LINEAR_RIDGE = 1e-4
+
+
+def refit_layer(
+    block: PyTree,
+    moments: Moments,
+    keep: Bool[np.ndarray, " S"],
+    *,
+    order: Int[np.ndarray, " S"] | None = None,
+    dense_feedthrough: bool = False,
+) -> tuple[PyTree, LayerReport]:
+    """Fit `C` and `D` of a block's layer such that the output uses only some states.
+
+    Args:
+        block: the block.
+        moments: moments of the layer's regression.
+        keep: the states to use.
+        order: order of elimination, for the report.
+        dense_feedthrough: whether to fit a dense `D`.
+
+    Returns:
+        The block, whose layer still has all states, and the report. The output weights of the
+        other states are zero.
+    """
+    layer = layer_of(block)
+    assert isinstance(layer, WritableLayer)  # `calibrate` checks this.
+    system = layer.system()
+    slots = state_slots(system)
+    kept = (slots >= 0) & keep[np.maximum(slots, 0)]
+    W, D = output_weights(system), feedthrough_weights(system)
+    fit = refit_dense_outputs if dense_feedthrough else refit_outputs
+    new_W, new_D = fit(moments, kept, W, D)
+    truncated = W * np.repeat(kept, moments.width, axis=1)[..., None]
+    dense = dense_feedthrough or np.ndim(system.D) == 2
+    refitted = with_output_weights(system, new_W, feedthrough_from_weights(new_D, dense=dense))
+    report = LayerReport(
+        keep,
+        order,
+        _relative_error(moments, truncated, D),
+        _relative_error(moments, new_W, new_D),
+        feedthrough_states(system) if dense_feedthrough else 0,
+    )
+    return replace_layers(block, [layer.with_system(refitted)]), report
+
+
+def refit_linears(
+    forward: BlockwiseForward, block: PyTree, grams: Sequence[Float[np.ndarray, "_Z _Z"]]
+) -> PyTree:
+    """Fit the linear maps of a block.
+
+    Args:
+        forward: block-wise forward pass of the model.
+        block: the block.
+        grams: moments of each linear map, from `linear_grams`.
+    """
+    linears = forward.linears(block)
+    new = [
+        linear.replaced(*refit_linear(gram, np.asarray(linear.weight, float), ridge=_LINEAR_RIDGE))
+        for linear, gram in zip(linears, grams, strict=True)
+    ]
+    return eqx.tree_at(lambda b: list(forward.linears(b)), block, new)
+
+
+def refit_model_head(
+    forward: BlockwiseForward,
+    model: PyTree,
+    features: Float[np.ndarray, "records F"],
+    outputs: Float[np.ndarray, "records m"],
+    start: Float[np.ndarray, "F m"],
+) -> PyTree:
+    """Fit the head of a model such that `features` map to `outputs`.
+
+    Args:
+        forward: block-wise forward pass of the model.
+        model: a model that has a head.
+        features: inputs of the head.
+        outputs: desired outputs.
+        start: weights that the ridge pulls toward.
+    """
+    head = forward.head(model)
+    assert head is not None
+    head = head.replaced(*refit_head(features.astype(float), outputs, start))
+    return eqx.tree_at(forward.head, model, head)
+
+
+def _relative_error(
+    moments: Moments, W: Float[np.ndarray, "n M T"], D: Float[np.ndarray, "n T T"]
+) -> float:
+    energy = float(moments.energy.sum())
+    return float(moments.residual(W, D).sum()) / (energy if energy > 0 else 1.0)
