@@ -32,7 +32,9 @@ from lastax.training._run_config import RunConfig, installed_versions
 from lastax.training._runs import load_run
 from lastax.training._trainer import fine_tune
 
-SWEEP_TABLE, SWEEP_RESULTS, SWEEP_FIGURE = "sweep.csv", "sweep.json", "sweep.png"
+SWEEP_TABLE = "sweep.csv"
+SWEEP_RESULTS = "sweep.json"
+SWEEP_FIGURE = "sweep.png"
 # L-BFGS steps per block, for cells with block-wise reconstruction.
 RECONSTRUCTION_STEPS = 100
 
