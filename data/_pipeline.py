@@ -189,7 +189,7 @@ class _Load:
         self._seed = seed
         self._augment = augment
 
-    def __call__(self, index: int, numbers: Int[np.ndarray, " batch"]) -> Batch:
+    def __call__(self, index: int, numbers: Int[np.ndarray, " all_rows"]) -> Batch:
         epoch = index // self._epoch
         return _stack([self._example(epoch, int(number)) for number in numbers[self._rows]])
 

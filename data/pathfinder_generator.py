@@ -74,11 +74,9 @@ def draw_images(resolution: int, level: str, seed: int, first: int, count: int) 
         ValueError: if an argument is out of range.
     """
     settings, difficulty = _set(resolution, level)
-    if seed < 0 or first < 0 or count < 1:
-        raise ValueError(
-            f"draw_images: seed, first and count must be at least 0, 0 and 1; got {seed}, {first} "
-            f"and {count}"
-        )
+    for name, value, least in (("seed", seed, 0), ("first", first, 0), ("count", count, 1)):
+        if value < least:
+            raise ValueError(f"draw_images: {name} must be at least {least}; got {value}")
     root = root_key(seed, resolution, difficulty.contour_length)
     keys = children(np.repeat(root, count), first + np.arange(count))
     margins = np.array(settings.margins)[below(len(settings.margins), keys, _MARGIN)]

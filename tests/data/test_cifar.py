@@ -164,7 +164,7 @@ def test_no_permission_is_named(tmp_path, unprivileged, monkeypatch, skip_bad):
     shutil.copytree(fixtures.FIXTURES / KINDS[0], unprivileged / KINDS[0])
     path = batch(unprivileged)
     path.chmod(0)
-    assert f"{path} cannot be read" in failure(unprivileged, skip_bad=skip_bad)
+    assert f"cannot read {path}" in failure(unprivileged, skip_bad=skip_bad)
 
 
 def test_an_empty_batch_is_named(root):
@@ -185,7 +185,7 @@ def test_a_cut_binary_batch_is_named(tmp_path, bytes_left):
     path.write_bytes(path.read_bytes()[:bytes_left])
     message = failure(tmp_path)
     assert message.startswith(str(path))
-    assert ("ends inside picture 2" if bytes_left > 3073 else "holds 1 pictures") in message
+    assert ("ends inside image 2" if bytes_left > 3073 else "has 1 images") in message
     data = IMAGE.open(tmp_path, skip_bad=True)
     assert data.skipped == 1
     left = [number for number in numbers("train") if number != 5]  # the others stay in place
@@ -198,7 +198,7 @@ def test_a_cut_pickle_is_named(tmp_path, share):
     shutil.copytree(fixtures.FIXTURES / KINDS[1], tmp_path / KINDS[1])
     path = batch(tmp_path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert failure(tmp_path).startswith(f"{path} is damaged or no pickle")
+    assert failure(tmp_path).startswith(f"{path} is damaged or not a pickle")
     assert IMAGE.open(tmp_path, skip_bad=True).skipped == 2
 
 
@@ -254,7 +254,7 @@ CALLS = {
 def test_nothing_that_a_pickle_names_is_run(tmp_path, program):
     mark = tmp_path / "mark"
     program = program.replace(b"%s", str(mark).encode())
-    with pytest.raises(DataError, match=r"^asks for [a-z_.]+, which no data file needs$"):
+    with pytest.raises(DataError, match=r"^names [a-z_.]+, which is not allowed in a data file$"):
         read_pickle(program)
     assert not mark.exists()
 
@@ -264,7 +264,7 @@ def test_a_malicious_batch_is_named(tmp_path):
     path = batch(tmp_path)
     path.write_bytes(CALLS["system"].replace(b"%s", str(tmp_path / "mark").encode()))
     message = failure(tmp_path)
-    assert message.startswith(f"{path} asks for os.system, which no data file needs")
+    assert message.startswith(f"{path} names os.system, which is not allowed in a data file")
     assert IMAGE.open(tmp_path, skip_bad=True).skipped == 2
     assert not (tmp_path / "mark").exists()
 
@@ -276,9 +276,9 @@ TYPE = (
     b"cnumpy\ndtype\nU\x02%sK\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 )
 STATES = {
-    "objects": (TYPE % b"O8", 3, b"]", "another type than uint8"),
-    "floats": (TYPE % b"f8", 3, b"U\x03abc", "another type than uint8"),
-    "no type": (b"N", 3, b"U\x03abc", "another type than uint8"),
+    "objects": (TYPE % b"O8", 3, b"]", "an array that is not uint8"),
+    "floats": (TYPE % b"f8", 3, b"U\x03abc", "an array that is not uint8"),
+    "no type": (b"N", 3, b"U\x03abc", "an array that is not uint8"),
     "too few bytes": (TYPE % b"u1", 9, b"U\x03abc", r"3 bytes for an array of shape \(9,\)"),
     "a list": (TYPE % b"u1", 3, b"]", r"0 bytes for an array of shape \(3,\)"),
 }
@@ -298,7 +298,7 @@ def test_a_good_array_of_the_same_kind_is_read():
 
 
 def test_a_pickle_of_no_dictionary_is_named():
-    with pytest.raises(DataError, match=r"^holds no dictionary$"):
+    with pytest.raises(DataError, match=r"^does not hold a dictionary$"):
         read_pickle(pickle.dumps([1]))
 
 

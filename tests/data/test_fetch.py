@@ -252,8 +252,8 @@ def test_a_download_goes_on_in_another_run(publisher, tmp_path):
     publisher.answers = [break_off_after(1000)]
     message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=()))
     assert message == (
-        f"{publisher.url} broke off after 1,000 of {len(CONTENT):,} bytes (the connection was "
-        "closed); run the same again to go on from there"
+        f"download of {publisher.url} stopped after 1,000 of {len(CONTENT):,} bytes (the "
+        "connection was closed); run the same command again to resume"
     )
     assert names(tmp_path) == ["set", "set/file.bin.part"]
     assert fetch(publisher.remote(), tmp_path).read_bytes() == CONTENT
@@ -270,7 +270,7 @@ def test_patience_comes_back_with_progress(publisher, tmp_path):
 def test_patience_ends(publisher, tmp_path):
     publisher.answers = [break_off_after(2**10)] * 3
     message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=(0.0, 0.0)))
-    assert f"broke off after 3,072 of {len(CONTENT):,} bytes" in message
+    assert f"stopped after 3,072 of {len(CONTENT):,} bytes" in message
     assert len(publisher.asked) == 3
 
 
@@ -302,13 +302,13 @@ def test_a_server_that_stalls_is_left(publisher, tmp_path, count):
 def test_a_server_that_always_stalls_is_one_line(publisher, tmp_path):
     publisher.answers = [stall_after(1000)]
     message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(timeout=0.2, pauses=()))
-    assert "broke off after 1,000" in message
+    assert "stopped after 1,000" in message
     assert "timed out" in message
 
 
 def test_an_unreachable_server_is_one_line(publisher, tmp_path):
     remote = publisher.remote(url="http://127.0.0.1:1/file.bin")
-    assert "broke off after 0" in (message := failure(remote, tmp_path))
+    assert "stopped after 0" in (message := failure(remote, tmp_path))
     assert "Connection refused" in message
 
 
@@ -334,9 +334,9 @@ def test_a_file_of_another_length_is_not_taken(publisher, tmp_path, difference):
     publisher.answers = [announce(length)]
     message = failure(publisher.remote(), tmp_path)
     assert message.startswith(
-        f"{publisher.url} has {length:,} bytes now, {len(CONTENT):,} were published; "
+        f"{publisher.url} now has {length:,} bytes instead of {len(CONTENT):,}; "
     )
-    assert f"put the right file to {tmp_path / 'set/file.bin'}" in message
+    assert f"place the published file at {tmp_path / 'set/file.bin'}" in message
     assert names(tmp_path) == ["set"]
     assert len(publisher.asked) == 1
 
@@ -344,14 +344,14 @@ def test_a_file_of_another_length_is_not_taken(publisher, tmp_path, difference):
 def test_damaged_bytes_are_not_taken(publisher, tmp_path):
     publisher.answers = [damage]
     message = failure(publisher.remote(), tmp_path)
-    assert message.startswith(f"{publisher.url} gives other bytes than were published")
+    assert message.startswith(f"the content of {publisher.url} differs from the published file")
     assert names(tmp_path) == ["set"]
     assert len(publisher.asked) == 1  # a whole file that is wrong is not a bad connection
 
 
 def test_damaged_bytes_are_given_one_more_chance_if_they_came_in_pieces(publisher, tmp_path):
     publisher.answers = [break_off_after(1000), damage, damage]
-    assert "gives other bytes" in failure(publisher.remote(), tmp_path)
+    assert "differs from the published file" in failure(publisher.remote(), tmp_path)
     assert publisher.asked == [None, "bytes=1000-", None]
     assert names(tmp_path) == ["set"]
 
@@ -388,7 +388,7 @@ def test_a_file_that_became_shorter_is_not_taken(publisher, tmp_path):
     part.write_bytes(CONTENT[:5000])
     publisher.content = CONTENT[:4000]
     publisher.answers = [say(416)]
-    assert f"has 4,000 bytes now, {len(CONTENT):,} were published" in failure(remote, tmp_path)
+    assert f"now has 4,000 bytes instead of {len(CONTENT):,}" in failure(remote, tmp_path)
     assert publisher.asked == ["bytes=5000-", None]
 
 
@@ -399,8 +399,8 @@ def test_an_answer_that_says_no_is_told(publisher, tmp_path, status, reason):
     publisher.answers = [say(status)]
     message = failure(publisher.remote(), tmp_path)
     assert message == (
-        f"{publisher.url} answers {status} ({reason}); try again later, or put the file to "
-        f"{tmp_path / 'set/file.bin'}"
+        f"{publisher.url}: the server replied {status} ({reason}); try again later, or place the "
+        f"file at {tmp_path / 'set/file.bin'}"
     )
     assert len(publisher.asked) == 1
 
@@ -417,7 +417,7 @@ def test_a_redirection_into_nothing_is_one_line(publisher, tmp_path, address):
 def test_a_redirection_to_what_is_no_address_is_one_line(publisher, tmp_path):
     publisher.answers = [redirect("http://[x/")]
     message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=()))
-    assert "broke off after 0" in message
+    assert "stopped after 0" in message
     gc.collect()
 
 
@@ -476,14 +476,14 @@ def test_a_wrong_archive_that_was_put_there_by_hand_is_named(publisher, tmp_path
     wrong = {"cut": right[:-1], "flipped": right[:-1] + bytes([right[-1] ^ 1])}[change]
     (tmp_path / "file.bin").write_bytes(wrong)
     message = failure(archive, tmp_path)
-    assert message.startswith(f"{tmp_path / 'file.bin'} is not the file that was published at")
+    assert message.startswith(f"{tmp_path / 'file.bin'} is not the file published at")
     assert (tmp_path / "file.bin").read_bytes() == wrong
     assert names(tmp_path) == ["file.bin"]
 
 
 def test_an_archive_that_cannot_be_unpacked_leaves_nothing_but_itself(publisher, tmp_path, archive):
     message = failure(archive, tmp_path, limits=Limits(size=1000))
-    assert "its files have more than 1,000 bytes" in message
+    assert "its files exceed 1,000 bytes" in message
     assert names(tmp_path) == ["file.bin.part"]
     fetch(archive, tmp_path)
     assert publisher.asked == [None]
@@ -498,9 +498,9 @@ def test_a_disk_without_room_is_told_before_anything_is_downloaded(publisher, tm
     with limit(tmp_path / "root", 2**20):
         message = failure(publisher.remote(), tmp_path / "root")
     if reason == "File too large":  # a limit that nobody sees beforehand
-        assert message.startswith(f"{tmp_path}/root/set/file.bin cannot be written ({reason})")
+        assert message.startswith(f"cannot write {tmp_path}/root/set/file.bin ({reason})")
     else:
-        assert re.search(r"\(it needs 3,158,073 bytes, [\d,]+ are free\); make room", message)
+        assert re.search(r"\(3,158,073 bytes needed, [\d,]+ free\); free disk space", message)
         assert publisher.asked == []
 
 
@@ -511,13 +511,14 @@ def test_a_disk_that_fills_up_while_unpacking_is_one_line(publisher, tmp_path, f
     with limit(tmp_path / "root", 2**20):
         message = failure(remote, tmp_path / "root")
         assert names(tmp_path / "root") == ["file.bin.part"]
-    assert message.startswith(f"{tmp_path}/root/file cannot be written ({reason}); make room")
+    assert message.startswith(f"cannot write {tmp_path}/root/file ({reason}); free disk space")
 
 
 def test_a_folder_that_may_not_be_written_is_named(publisher, unprivileged):
     (unprivileged / "root").mkdir(mode=0o500)
     message = failure(publisher.remote(), unprivileged / "root")
-    assert "cannot be written (Permission denied)" in message
+    assert message.startswith("cannot write ")
+    assert "(Permission denied)" in message
     assert "--data-dir" in message
 
 
@@ -526,12 +527,13 @@ def test_an_archive_that_may_not_be_read_is_named(publisher, unprivileged):
     (unprivileged / "file.bin").write_bytes(publisher.content)
     (unprivileged / "file.bin").chmod(0)
     message = failure(publisher.remote("file"), unprivileged)
-    assert f"{unprivileged / 'file.bin'} cannot be read (Permission denied)" in message
+    assert f"cannot read {unprivileged / 'file.bin'} (Permission denied)" in message
 
 
 def test_a_file_where_a_folder_should_be_is_named(publisher, tmp_path):
     (tmp_path / "set").write_text("")
-    assert "set/file.bin cannot be written" in failure(publisher.remote(), tmp_path)
+    message = failure(publisher.remote(), tmp_path)
+    assert message.startswith(f"cannot write {tmp_path / 'set/file.bin'} (")
 
 
 def test_an_interrupted_download_can_go_on(publisher, tmp_path):

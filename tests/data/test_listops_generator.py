@@ -190,7 +190,7 @@ def test_the_largest_expression_can_be_asked_for(max_depth, max_args):
     if max_depth == 2:  # deeper ones exist, but take a million draws and more
         exact = Shape(min_length=longest, max_length=longest, **settings)
         assert length_of(split_line(next(distinct_rows(0, exact)))[0]) == longest
-    with pytest.raises(DataError, match=f"has min_length {longest + 1}; make that one smaller"):
+    with pytest.raises(DataError, match=f"reaches min_length {longest + 1}; use a smaller"):
         Shape(min_length=longest + 1, max_length=2 * longest, **settings)
     Shape(min_length=longest, max_length=longest, **settings)
 
@@ -385,7 +385,7 @@ def test_no_row_occurs_twice_in_whatever_file(tmp_path):
     generate(tmp_path, train=everything - 100, validation=60, test=40, **tiny)
     rows = read_rows(tmp_path)
     assert len(rows) == len(set(rows)) == everything  # every expression there is
-    with pytest.raises(DataError, match=rf"found {everything} distinct expressions.*ask for fewer"):
+    with pytest.raises(DataError, match=rf"found {everything} distinct expressions.*use fewer"):
         generate(tmp_path / "more", train=everything, validation=1, test=0, **tiny)
     assert names(tmp_path / "more") == []
 
@@ -450,7 +450,7 @@ def test_other_data_is_not_overwritten(tmp_path, change):
     options |= {"seed": {"seed": 1}, "size": {"test": 2}, "shape": {"max_length": 61}}.get(
         change, {}
     )
-    with pytest.raises(DataError, match=r"listops-1000 is there already.*move it away") as caught:
+    with pytest.raises(DataError, match=r"listops-1000 exists and was not.*move it") as caught:
         generate(tmp_path, **options)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == before
@@ -459,14 +459,14 @@ def test_other_data_is_not_overwritten(tmp_path, change):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "seed is -1; make it 0 or more"),
-        ({"train": -5}, "train is -5; make it 0 or more"),
-        ({"workers": 0}, "workers is 0; make it 1 or more"),
-        ({"max_args": 1}, "max_args is 1; make it 2 or more"),
-        ({"max_depth": 0}, "max_depth is 0; make it 1 or more"),
-        ({"min_length": 0}, "min_length is 0; make it 1 or more"),
-        ({"max_length": 500}, "max_length is 500; make it 501 or more"),
-        ({"max_depth": 3}, "no expression of max_depth 3 and max_args 10 has min_length 501"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
+        ({"train": -5}, "train must be at least 0; got -5"),
+        ({"workers": 0}, "workers must be 1 or more; got 0"),
+        ({"max_args": 1}, "max_args must be at least 2; got 1"),
+        ({"max_depth": 0}, "max_depth must be at least 1; got 0"),
+        ({"min_length": 0}, "min_length must be at least 1; got 0"),
+        ({"max_length": 500}, "max_length must be at least 501; got 500"),
+        ({"max_depth": 3}, "no expression with max_depth 3 and max_args 10 reaches min_length 501"),
     ],
 )
 def test_settings_without_sense_are_named(tmp_path, options, message):
@@ -512,20 +512,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, full_disk):
             generate(tmp_path / "root", train=400, validation=10, test=10)
         assert names(tmp_path / "root") == []
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'root/listops-1000'} cannot be written ({reason})")
+    assert message.startswith(f"cannot write {tmp_path / 'root/listops-1000'} ({reason})")
     assert "--data-dir" in message
     assert "\n" not in message
 
 
 def test_a_folder_that_may_not_be_written_is_named(unprivileged):
     (unprivileged / "root").mkdir(mode=0o500)
-    with pytest.raises(DataError, match=r"listops-1000 cannot be written \(Permission denied\)"):
+    with pytest.raises(DataError, match=r"^cannot write .*listops-1000 \(Permission denied\)"):
         generate(unprivileged / "root", train=1, validation=1, test=1, **SMALL)
 
 
 def test_a_file_where_the_folder_should_be_is_named(tmp_path):
     (tmp_path / "listops-1000").write_text("")
-    with pytest.raises(DataError, match="listops-1000 is there already"):
+    with pytest.raises(DataError, match="listops-1000 exists"):
         generate(tmp_path, train=1, validation=1, test=1, **SMALL)
 
 

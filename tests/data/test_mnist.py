@@ -134,14 +134,14 @@ def test_a_missing_file_is_named(root, name, skip_bad):
 
 DAMAGE = {
     "empty": (lambda packed: b"", "is empty"),
-    "no gzip": (lambda packed: b"<html>403</html>", "is damaged or no gzip file"),
+    "no gzip": (lambda packed: b"<html>403</html>", "is damaged or not a gzip file"),
     "flipped": (lambda packed: packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:], "is damaged"),
     "magic": (
         lambda packed: gzip.compress(b"\0\0\x0d" + gzip.decompress(packed)[3:]),
         "begins with",
     ),
     "header": (lambda packed: gzip.compress(gzip.decompress(packed)[:6]), "ends inside its header"),
-    "longer": (lambda packed: gzip.compress(gzip.decompress(packed) + b"\0"), "promises"),
+    "longer": (lambda packed: gzip.compress(gzip.decompress(packed) + b"\0"), "declares"),
 }
 
 
@@ -188,13 +188,13 @@ def test_a_label_out_of_range_is_named(root):
 def test_files_of_two_sets_are_named(root):
     shutil.copy(root / "mnist" / FILES[3], root / "mnist" / FILES[1])
     message = failure(root, skip_bad=True)
-    assert f"{root / 'mnist' / FILES[1]} holds 4 labels for the 20 pictures" in message
+    assert f"{root / 'mnist' / FILES[1]} has 4 labels for the 20 images" in message
 
 
 def test_pictures_of_another_size_are_named(root):
     path = root / "mnist" / FILES[0]
     path.write_bytes(gzip.compress(fixtures.idx(np.zeros((20, 14, 56), np.uint8))))
-    assert "holds pictures of 14 x 56, not 28 x 28" in failure(root, skip_bad=True)
+    assert "has images of 14 x 56 instead of 28 x 28" in failure(root, skip_bad=True)
 
 
 def test_a_file_that_unpacks_to_too_much_is_named(root, monkeypatch):

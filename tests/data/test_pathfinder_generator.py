@@ -374,11 +374,11 @@ def test_sets_differ():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"resolution": 33}, "resolution is 33, must be one of"),
-        ({"level": "odd"}, "level is 'odd', must be one of"),
-        ({"seed": -1}, "seed is -1"),
-        ({"first": -1}, "first -1"),
-        ({"count": 0}, "count 0"),
+        ({"resolution": 33}, "resolution must be one of .*; got 33"),
+        ({"level": "odd"}, "level must be one of .*; got 'odd'"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
+        ({"first": -1}, "first must be at least 0; got -1"),
+        ({"count": 0}, "count must be at least 1; got 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -470,12 +470,12 @@ def test_missing_batches_are_made_again_and_others_left_alone(tmp_path):
 @pytest.mark.usefixtures("small_batches")
 def test_other_pictures_are_left_alone(tmp_path):
     generate(tmp_path, resolution=32, level="easy", count=1)
-    with pytest.raises(DataError, match="holds pictures made from seed 0"):
+    with pytest.raises(DataError, match="has images of seed 0"):
         generate(tmp_path, resolution=32, level="easy", count=1, seed=1)
     published = tmp_path / "pathfinder32" / "curv_contour_length_9" / "metadata"
     published.mkdir(parents=True)
     (published / "0.npy").write_text("imgs/0 sample_0.png 0 1\n")
-    with pytest.raises(DataError, match="holds pictures from elsewhere"):
+    with pytest.raises(DataError, match="has images from another source"):
         generate(tmp_path, resolution=32, level="intermediate", count=1)
     assert (published / "0.npy").read_text() == "imgs/0 sample_0.png 0 1\n"
 
@@ -483,7 +483,7 @@ def test_other_pictures_are_left_alone(tmp_path):
 @pytest.mark.usefixtures("small_batches")
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "pathfinder32").write_text("in the way")
-    with pytest.raises(DataError, match="cannot be written") as caught:
+    with pytest.raises(DataError, match="cannot write") as caught:
         generate(tmp_path, resolution=32, level="easy", count=1)
     assert "\n" not in str(caught.value)
 

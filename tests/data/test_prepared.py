@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(place, full_disk, large):
         assert names(place) == []
         prepared("other", {}, build)  # what fits still does
     message = str(caught.value)
-    assert message.startswith(f"set cannot be prepared in {place} ({reason}")
+    assert message.startswith(f"cannot prepare set in {place} ({reason}")
     assert "LASTAX_CACHE" in message
     assert "\n" not in message
 
@@ -120,7 +120,7 @@ def test_a_folder_that_may_not_be_written_is_named(unprivileged, monkeypatch):
 
 def test_a_file_where_the_folder_should_be_is_named(place):
     place.parent.write_text("")
-    with pytest.raises(DataError, match="set cannot be prepared"):
+    with pytest.raises(DataError, match="cannot prepare set"):
         prepared("set", {}, build)
 
 
@@ -261,7 +261,7 @@ def test_a_damaged_array_is_named(tmp_path, damage):
     else:
         path.write_bytes({"empty": b"", "cut": whole[:-1], "other": b"something else"}[damage])
     with pytest.raises(
-        DataError, match=f"{path} is damaged .*; remove {tmp_path}, it is made"
+        DataError, match=f"{path} is damaged .*; remove {tmp_path} to prepare it"
     ) as e:
         len(StoredArray(path))
     assert "\n" not in str(e.value)
@@ -310,5 +310,5 @@ def test_files_that_changed_have_another_fingerprint(files):
 
 def test_a_missing_file_has_no_fingerprint(files):
     files[1].unlink()
-    with pytest.raises(DataError, match=f"{files[1]} cannot be read"):
+    with pytest.raises(DataError, match=f"cannot read {files[1]}"):
         fingerprint(files)

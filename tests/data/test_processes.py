@@ -49,10 +49,10 @@ def test_an_error_of_the_work_is_raised_in_its_place(workers):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_one_line():
-    with pytest.raises(DataError, match=r"a worker process was killed.*start again with fewer"):
+    with pytest.raises(DataError, match=r"a worker process was killed.*use fewer workers"):
         list(ordered_map(os._exit, [1, 2, 3], workers=2))
 
 
 def test_there_must_be_a_worker():
-    with pytest.raises(DataError, match="workers is 0; make it 1 or more"):
+    with pytest.raises(DataError, match="workers must be 1 or more; got 0"):
         next(ordered_map(operator.neg, [1], workers=0))

@@ -83,7 +83,8 @@ def failure(place, tmp_path, content, **options):
     with pytest.raises(DataError) as caught:
         place(content, **options)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'archive'} ")
+    archive = tmp_path / "archive"
+    assert message.startswith((f"{archive} ", f"refused to unpack {archive}: "))
     assert "\n" not in message
     inside = tmp_path / "outside/folder"
     assert list(inside.parent.iterdir()) == [inside]
@@ -185,7 +186,7 @@ OUTSIDE = ["../escaped", "set/../../escaped", "/tmp/escaped", "..", "set/..", "/
 @pytest.mark.parametrize("make", FORMATS)
 def test_names_that_lead_out_are_refused(place, tmp_path, make, name):
     message = failure(place, tmp_path, make({"set/good": b"good", name: b"bad"}))
-    assert f"is not unpacked: {name!r} leads out of the folder" in message
+    assert f": {name!r} leads out of the folder; " in message
 
 
 def entry(kind, name="set/entry", target="good"):
@@ -203,7 +204,7 @@ def entry(kind, name="set/entry", target="good"):
         (tarfile.CHRTYPE, "a device or a pipe"),
         (tarfile.BLKTYPE, "a device or a pipe"),
         (tarfile.FIFOTYPE, "a device or a pipe"),
-        (b"D", "of unknown kind"),
+        (b"D", "of unknown type"),
     ],
     ids=str,
 )
@@ -241,7 +242,7 @@ def test_links_and_devices_in_a_zip_are_refused(place, tmp_path, kind, called):
 def test_too_many_bytes_are_refused(place, tmp_path, make):
     total = sum(map(len, CONTENT.values()))
     message = failure(place, tmp_path, make(CONTENT), limits=Limits(size=total - 1))
-    assert f"its files have more than {total - 1:,} bytes" in message
+    assert f"its files exceed {total - 1:,} bytes" in message
     assert sum(map(len, contents(tmp_path / "outside/folder").values())) < total
 
 
@@ -254,7 +255,9 @@ def test_exactly_the_limit_is_allowed(place, make):
 def test_too_many_bytes_of_a_single_file_are_refused(place, tmp_path):
     bomb = gzip.compress(bytes(10**7))
     assert len(bomb) < 10**5
-    assert "more than 100,000 bytes" in failure(place, tmp_path, bomb, limits=Limits(size=10**5))
+    assert "its files exceed 100,000 bytes" in failure(
+        place, tmp_path, bomb, limits=Limits(size=10**5)
+    )
     [path] = (tmp_path / "outside/folder").iterdir()
     assert path.stat().st_size <= 10**5
 
@@ -272,7 +275,7 @@ def test_a_size_that_is_a_lie_is_not_believed(place, tmp_path):
 @pytest.mark.parametrize("make", FORMATS)
 def test_too_many_members_are_refused(place, tmp_path, make):
     message = failure(place, tmp_path, make(CONTENT), limits=Limits(members=3))
-    assert "it holds more than 3 files" in message
+    assert "it has more than 3 entries" in message
     assert len(contents(tmp_path / "outside/folder")) <= 3
 
 
@@ -281,7 +284,7 @@ def test_a_name_without_end_is_refused_before_it_is_read(place, tmp_path):
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(info)
-    assert "a name of more than a mebibyte" in failure(place, tmp_path, made.getvalue())
+    assert "an extended header of more than a mebibyte" in failure(place, tmp_path, made.getvalue())
 
 
 def test_a_file_cannot_be_a_folder_too(place):
@@ -303,7 +306,7 @@ def test_a_cut_archive_is_told(place, tmp_path, make):
     whole = make(CONTENT)
     for size in [*sizes(whole), len(whole) - 1]:
         message = failure(place, tmp_path, whole[:size])
-        assert re.search("is damaged|is no tar, zip or gz", message), size
+        assert re.search("is damaged|is not a tar, zip or gz", message), size
 
 
 def test_a_cut_tar_is_told(place, tmp_path):
@@ -314,7 +317,7 @@ def test_a_cut_tar_is_told(place, tmp_path):
     assert end < final < len(whole)
     for size in [*(size for size in sizes(whole) if size < final), final - 512, final - 1]:
         message = failure(place, tmp_path, whole[:size])
-        assert re.search("is damaged|is no tar, zip or gz", message), size
+        assert re.search("is damaged|is not a tar, zip or gz", message), size
     place(whole[:final])
 
 
@@ -322,7 +325,7 @@ def test_a_cut_single_file_is_told(place, tmp_path):
     whole = gzip.compress(CONTENT["set/deep/er/b.bin"])
     for size in [*sizes(whole), len(whole) - 1]:
         message = failure(place, tmp_path, whole[:size])
-        assert re.search("is damaged|is no tar, zip or gz", message), size
+        assert re.search("is damaged|is not a tar, zip or gz", message), size
 
 
 @pytest.mark.parametrize("make", [tar_gz, zipped, stored])
@@ -362,13 +365,13 @@ def test_a_damaged_header_is_not_taken_for_the_end(place, tmp_path):
 )
 def test_what_is_no_archive_is_told(place, tmp_path, content):
     message = failure(place, tmp_path, content)
-    assert re.search("is damaged|is no tar, zip or gz", message)
+    assert re.search("is damaged|is not a tar, zip or gz", message)
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
 def test_an_archive_without_files_is_told(place, tmp_path, make):
     message = failure(place, tmp_path, make({}))
-    assert re.search("holds no file|is no tar, zip or gz|is damaged", message)
+    assert re.search("is empty|is not a tar, zip or gz|is damaged", message)
 
 
 def test_an_encrypted_zip_is_told(place, tmp_path):

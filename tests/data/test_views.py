@@ -78,7 +78,7 @@ def test_records_without_padding_stay_without():
 
 
 def test_more_steps_than_there_are():
-    with pytest.raises(ValueError, match="length must be at most 11, as the records have; got 12"):
+    with pytest.raises(ValueError, match="at most 11, the length of the records; got 12"):
         first_steps(data_of((LENGTH,), np.int32), 12)
 
 
