@@ -98,7 +98,7 @@ def test_recurrence_in_chunks_and_steps(conj_sym):
             state, y = system.step(state, jnp.asarray(u[k]))
             np.testing.assert_allclose(y, whole[k], atol=1e-12)
         np.testing.assert_allclose(state, last, atol=1e-12)
-    with pytest.raises(ValueError, match="whole sequence"):
+    with pytest.raises(ValueError, match="full sequence"):
         random_channels(0, bidirectional=True).step(state, jnp.asarray(u[0]))
 
 

@@ -1,4 +1,4 @@
-"""Laws of the layer-adaptive scores."""
+"""Properties of the layer-adaptive scores."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ SQUARES = st.lists(st.integers(0, 9), min_size=1, max_size=8)
 
 
 def by_definition(squares):
-    """Share of each in the sum of itself and all that come later in ascending order."""
+    """Each square divided by the sum of itself and all later squares in ascending order."""
     order = sorted(range(len(squares)), key=lambda i: (squares[i], i))
     shares = np.empty(len(squares))
     for rank, i in enumerate(order):
@@ -42,7 +42,7 @@ def test_layer_adaptive_by_its_definition(squares):
 
 @few
 @given(squares=st.lists(st.integers(1, 9), min_size=1, max_size=8))
-def test_largest_scores_one_and_none_more(squares):
+def test_largest_score_is_one(squares):
     got = lastax.pruning.layer_adaptive(np.array(squares, float))
     assert got[np.argmax(squares)] <= 1
     assert got.max() == 1
@@ -51,30 +51,30 @@ def test_largest_scores_one_and_none_more(squares):
 
 @few
 @given(seed=seeds)
-def test_scores_rank_as_their_squares(seed):
+def test_scores_preserve_the_order_of_squares(seed):
     squares = np.random.default_rng(seed).exponential(size=9)
     got = lastax.pruning.layer_adaptive(squares)
     np.testing.assert_array_equal(np.argsort(got), np.argsort(squares))
 
 
-def test_equal_squares_are_told_apart_by_position():
+def test_ties_are_ordered_by_position():
     got = lastax.pruning.layer_adaptive(np.array([1.0, 2.0, 1.0, 2.0]))
     np.testing.assert_allclose(got, [1 / 6, 1 / 2, 1 / 5, 1.0], rtol=1e-15)
 
 
-def test_infinity_scores_infinity_and_is_not_counted():
+def test_infinite_squares_score_infinity_and_are_left_out_of_sums():
     got = lastax.pruning.layer_adaptive(np.array([1.0, np.inf, 3.0, np.inf]))
     np.testing.assert_array_equal(got, [0.25, np.inf, 1.0, np.inf])
     np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.array([np.inf])), [np.inf])
 
 
-def test_states_that_do_nothing_score_nothing():
+def test_zero_squares_score_zero():
     np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.zeros(3)), 0)
     np.testing.assert_array_equal(lastax.pruning.layer_adaptive(np.array([0.0, 5.0])), [0, 1])
 
 
 def test_wide_range_of_squares():
-    """The tail of small squares does not vanish behind the large."""
+    """Small squares keep their relative precision next to large ones."""
     squares = 10.0 ** -np.arange(0, 300, 20)
     np.testing.assert_allclose(lastax.pruning.layer_adaptive(squares)[1:], squares[1:], rtol=1e-12)
 
@@ -82,16 +82,16 @@ def test_wide_range_of_squares():
 @every_score
 @few
 @given(seed=seeds, factor=st.floats(1e-3, 1e3))
-def test_scale_of_a_layer_does_not_matter(score, seed, factor):
+def test_scores_are_invariant_to_the_scale_of_a_layer(score, seed, factor):
     system = random_system(seed, bidirectional=True)
-    louder = dataclasses.replace(
+    scaled = dataclasses.replace(
         system, C=factor * system.C, C_reverse=factor * system.C_reverse, B=factor * system.B
     )
-    np.testing.assert_allclose(score(louder), score(system), rtol=1e-10)
+    np.testing.assert_allclose(score(scaled), score(system), rtol=1e-10)
 
 
 @every_score
-def test_order_of_states_does_not_matter(score):
+def test_scores_are_equivariant_to_the_order_of_states(score):
     system = random_system(1)
     order = np.array([3, 0, 4, 1, 2])
     shuffled = dataclasses.replace(
@@ -129,7 +129,7 @@ def test_jax_under_jit_is_numpy(score, x64):
     np.testing.assert_allclose(got, score(system), rtol=1e-12)
 
 
-def test_random_scores_depend_on_the_key_alone(getkey):
+def test_random_scores_depend_only_on_the_key(getkey):
     first, second = getkey(), getkey()
     system = random_system(0, states=100)
     scores = lastax.pruning.random_scores(system, key=first)
@@ -139,6 +139,6 @@ def test_random_scores_depend_on_the_key_alone(getkey):
     assert 0 <= scores.min() <= 0.2 <= 0.8 <= scores.max() < 1
 
 
-def test_not_a_number_stays_one():
-    """So that selection can object to it."""
+def test_nan_stays_nan():
+    """Selection then rejects it."""
     assert np.isnan(lastax.pruning.layer_adaptive(np.array([1.0, np.nan, 2.0]))).any()

@@ -1,4 +1,4 @@
-"""Counts and masks: exact, and with ties that fall as documented."""
+"""Counts and masks are exact, and ties are broken as documented."""
 
 import math
 from fractions import Fraction
@@ -32,18 +32,18 @@ def test_count_is_the_exact_floor(total, percent):
 
 
 @pytest.mark.parametrize(("total", "ratio", "kept"), [(30, 0.9, 3), (30, 0.8, 6), (100, 0.55, 45)])
-def test_count_where_binary_fractions_fall_short(total, ratio, kept):
+def test_count_is_exact_for_ratios_without_binary_fraction(total, ratio, kept):
     assert int((1 - ratio) * total) == kept - 1
     assert lastax.keep_count(total, ratio) == kept
 
 
-def test_count_has_a_floor():
+def test_count_is_at_least_the_minimum():
     assert lastax.keep_count(10, 0.99, at_least=3) == 3
     assert lastax.keep_count(10, 0.0) == 10
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
-def test_count_rejects_what_is_no_share(ratio):
+def test_count_rejects_ratios_outside_the_interval(ratio):
     with pytest.raises(ValueError, match=r"ratio must be in \[0, 1\), got"):
         lastax.keep_count(10, ratio)
 
@@ -58,7 +58,7 @@ def test_uniform_counts(sizes, data):
     shares = [Fraction(size * total, sum(sizes)) for size in sizes]
     if min(shares) >= 1:
         assert all(abs(count - share) < 1 for count, share in zip(counts, shares, strict=True))
-    # A larger layer never gets less.
+    # Larger layers keep at least as many states.
     assert all(
         a <= b
         for size_a, a in zip(sizes, counts, strict=True)
@@ -68,16 +68,16 @@ def test_uniform_counts(sizes, data):
 
 
 def test_uniform_counts_by_hand():
-    # Shares 1.5, 1.5, 3: the earlier layer gets the state that is left over.
+    # Shares 1.5, 1.5, 3: the earlier layer gets the remaining state.
     assert lastax.pruning.uniform_counts([4, 4, 8], 6) == [2, 1, 3]
-    # Shares 0.1 and 9.9: nobody goes empty.
+    # Shares 0.1 and 9.9: every layer keeps one state.
     assert lastax.pruning.uniform_counts([1, 99], 10) == [1, 9]
 
 
 @few
 @given(layers=LAYERS, data=st.data(), minimum=st.integers(0, 2))
 def test_global_selection(layers, data, minimum):
-    """Exactly the count, the reserved ones of each layer, then by score and by position."""
+    """Exactly `total` states: the reserved ones of each layer, then by score, then by position."""
     sizes = [len(layer) for layer in layers]
     floor = sum(min(minimum, size) for size in sizes)
     total = data.draw(st.integers(floor, sum(sizes)))
@@ -123,15 +123,15 @@ def test_uniform_selection(layers, data):
 
 
 @pytest.mark.parametrize("total", [1, 6])
-def test_impossible_totals(total):
+def test_impossible_totals_are_rejected(total):
     scores = as_scores([[1, 2, 3], [4, 5]])
     for select in (lastax.select_global, lastax.pruning.select_uniform):
         with pytest.raises(ValueError, match=r"2 layers of \[3, 2\] states allow 2 to 5"):
             select(scores, total)
 
 
-def test_scores_that_are_not_numbers():
+def test_nan_scores_are_rejected():
     scores = [np.array([1.0, np.nan, 2.0])]
     for select in (lastax.select_global, lastax.pruning.select_uniform):
-        with pytest.raises(ValueError, match=r"scores of states \[1\] of layer 0 are not numbers"):
+        with pytest.raises(ValueError, match=r"scores of states \[1\] of layer 0 are NaN"):
             select(scores, 2)

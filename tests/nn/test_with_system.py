@@ -1,0 +1,40 @@
+"""Layers that take the parameters of a given system."""
+
+import dataclasses
+
+import equinox as eqx
+import pytest
+
+import lastax
+
+from ..systems import random_layer
+
+
+@pytest.mark.parametrize("discretize", [lastax.discretize_zoh, lastax.discretize_bilinear])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_with_system_sets_the_given_system(discretize, bidirectional):
+    layer = dataclasses.replace(random_layer(0, bidirectional=bidirectional), discretize=discretize)
+    wanted = dataclasses.replace(
+        random_layer(1, bidirectional=bidirectional), discretize=discretize
+    ).system()
+    # Two states are as they were.
+    own = layer.system()
+    lam, B = wanted.lam.at[:2].set(own.lam[:2]), wanted.B.at[:2].set(own.B[:2])
+    wanted = dataclasses.replace(wanted, lam=lam, B=B)
+    moved = layer.with_system(wanted)
+    assert eqx.tree_equal(moved.system(), wanted, rtol=1e-4, atol=1e-5)
+    assert (moved.log_step == layer.log_step).all()
+    for name in ("Lambda_re", "Lambda_im", "B"):
+        assert (getattr(moved, name)[:2] == getattr(layer, name)[:2]).all()
+    assert eqx.tree_equal(layer.with_system(own), layer)
+
+
+def test_with_system_rejects_a_system_of_another_shape():
+    layer = random_layer(0)
+    with pytest.raises(ValueError, match="the layer has 6 states"):
+        layer.with_system(random_layer(0, states=5).system())
+    with pytest.raises(ValueError, match="directions"):
+        layer.with_system(random_layer(0, bidirectional=True).system())
+    other = dataclasses.replace(layer, discretize=lambda *a: lastax.discretize_zoh(*a))
+    with pytest.raises(ValueError, match="no inverse"):
+        other.with_system(random_layer(1).system())
