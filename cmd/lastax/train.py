@@ -11,7 +11,7 @@ from lastax import ModelConfig
 from lastax.cmd._console import RUNS, Counter, emit, err, git_revision, out, percent
 from lastax.cmd._flags import setting_options
 from lastax.cmd._options import debug_option, json_option, root_option
-from lastax.data import Data, data_settings, open_data, reopen_data
+from lastax.data import DATASETS, Data, data_settings, open_data, reopen_data
 from lastax.serialization import MODEL_FILE, RunError
 from lastax.training import (
     CONFIG_FILE,
@@ -194,6 +194,9 @@ def _new_config(
     data_config = _override(TASKS[task].data_for(preset), chosen)
     for part in (training, model, data_config):
         check_settings(part)
+    data_set = DATASETS[data_config.name]
+    if data_config.data is None and "data" in data_set.options:
+        raise click.UsageError(f"{data_config.name} needs {data_set.needs}")
     with err.status(f"opening {data_config.name}; new data are prepared once"):
         data = open_data(data_config, root)
     if data.skipped:

@@ -1,4 +1,4 @@
-"""`lastax data`, and runs on other data than the bundled: found again, compared, thinned."""
+"""`lastax data`, and runs on data that are not bundled."""
 
 import dataclasses
 import functools
@@ -7,17 +7,20 @@ import http.server
 import json
 import os
 import shutil
+import sys
 import threading
 import zipfile
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 import lastax
 import lastax.cmd.bench._data
 import lastax.cmd.data._fetch
 import lastax.data
+from lastax.cmd.main import main
 
 from .conftest import TINY
 
@@ -27,23 +30,32 @@ TRAIN = ("--epochs", 2, "--batch-size", 20, "--length", 48, *TINY)
 
 
 @pytest.fixture(scope="module")
-def root(start, tmp_path_factory):
-    """A root with a ListOps of short expressions. Tests read it; none may write to it."""
+def lastax_in_process(cache):
+    """Call the program in this process, for fixtures of the module; it must succeed."""
+
+    def call(*arguments):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setenv("LASTAX_CACHE", str(cache))
+            patch.setattr(sys, "argv", ["lastax", *map(str, arguments)])
+            main()
+        assert not ended.value.code
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def root(lastax_in_process, tmp_path_factory):
+    """A folder with ListOps files of short expressions. Tests must not write to it."""
     root = tmp_path_factory.mktemp("data")
-    process = start("data", "make", "listops", *ROWS, *SHORT, "--data-dir", root)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
+    lastax_in_process("data", "make", "listops", *ROWS, *SHORT, "--data-dir", root)
     return root
 
 
 @pytest.fixture(scope="module")
-def run(start, root, tmp_path_factory):
-    """A run on that data. Tests read it; none may write to it."""
+def run(lastax_in_process, root, tmp_path_factory):
+    """A run on these data. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("runs") / "listops"
-    arguments = ("train", "--task", "listops", *TRAIN, "--data-dir", root, "--out", folder)
-    process = start(*arguments)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    lastax_in_process("train", "--task", "listops", *TRAIN, "--data-dir", root, "--out", folder)
     return folder
 
 
@@ -51,7 +63,7 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()}
 
 
-def test_list_says_what_is_here(cli, root, tmp_path):
+def test_list_tells_which_data_are_present(cli, root, tmp_path):
     for folder, here in ((root, True), (tmp_path, False)):
         answer = cli("data", "list", "--data-dir", folder, "--json").result
         assert answer["root"] == str(folder)
@@ -69,7 +81,7 @@ def test_list_says_what_is_here(cli, root, tmp_path):
     assert "listops: listops-1000/" in shown.stdout
 
 
-def test_make_makes_the_same_again(cli, root, tmp_path):
+def test_make_is_deterministic(cli, root, tmp_path):
     answer = cli(
         "data", "make", "listops", *ROWS, *SHORT, "--workers", 2, "--data-dir", tmp_path, "--json"
     ).result
@@ -80,12 +92,12 @@ def test_make_makes_the_same_again(cli, root, tmp_path):
     assert "exists" in other.stderr
 
 
-def test_the_root_may_come_from_the_environment(cli, root, monkeypatch):
+def test_the_root_can_be_an_environment_variable(cli, root, monkeypatch):
     monkeypatch.setenv("LASTAX_DATA", str(root))
     assert cli("data", "check", "listops", "--any-size").status == 0
 
 
-def test_check_compares_with_what_is_published(cli, root):
+def test_check_compares_with_the_published_numbers(cli, root):
     right = cli("data", "check", "listops", "--any-size", "--data-dir", root, "--json")
     assert right.status == 0
     splits = right.result["splits"]
@@ -94,7 +106,7 @@ def test_check_compares_with_what_is_published(cli, root):
         "validation": 20,
         "test": 24,
     }
-    # One more step than tokens: the end of the sequence.
+    # The end token adds one step.
     assert 6 <= splits["train"]["lengths"][0] <= splits["train"]["lengths"][2] <= 41
     assert sum(splits["train"]["shares"].values()) == pytest.approx(1)
     wrong = cli("data", "check", "listops", "--data-dir", root, "--json")
@@ -109,7 +121,7 @@ def test_check_compares_with_what_is_published(cli, root):
     assert shown.stdout.splitlines()[-1] == "problems found"
 
 
-def test_check_counts_damage_and_names_the_first(cli, root, tmp_path):
+def test_check_counts_damaged_items_and_describes_the_first(cli, root, tmp_path):
     shutil.copytree(root / "listops-1000", tmp_path / "listops-1000")
     file = tmp_path / "listops-1000" / "basic_test.tsv"
     lines = file.read_bytes().split(b"\r\n")
@@ -127,7 +139,7 @@ def test_check_counts_damage_and_names_the_first(cli, root, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_show_draws(cli, root, tmp_path):
+def test_show_draws_tokens(cli, root, tmp_path):
     ended = cli("data", "show", "listops", "--data-dir", root, "--count", 5, "--json")
     assert ended.result["picture"] == "listops.png"
     assert len(set(ended.result["records"])) == 5
@@ -139,15 +151,31 @@ def test_show_draws(cli, root, tmp_path):
     assert "exists" in again.stderr
 
 
-@pytest.mark.parametrize("features", ["log-mel", "mfcc"])
-def test_show_draws_sound(cli, features, tmp_path):
-    assert cli("data", "show", "speech", "--features", features).status == 0
-    assert (tmp_path / "speech.png").stat().st_size > 50_000
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A folder of two classes of tones, 0.1 s at 4 kHz."""
+    folder = tmp_path_factory.mktemp("sounds")
+    for name, frequency in (("low", 300), ("high", 900)):
+        (folder / name).mkdir()
+        for number in range(10):
+            times = np.arange(400) / 4000
+            tone = np.sin(2 * np.pi * (frequency + 10 * number) * times)
+            soundfile.write(folder / name / f"{number}.wav", tone, 4000)
+    return folder
+
+
+@pytest.mark.parametrize("features", ["raw", "log-mel", "mfcc"])
+def test_show_draws_sound(cli, sounds, features, tmp_path):
+    options = ("--data", sounds, "--rate", 4000, "--features", features)
+    ended = cli("data", "show", "audio-folder", *options, "--count", 2)
+    assert ended.status == 0, ended.stderr
+    with Image.open(tmp_path / "audio-folder.png") as picture:
+        assert len(picture.convert("RGB").getcolors(10**7)) > 100
 
 
 @pytest.fixture
 def server(tmp_path_factory):
-    """A folder, and the address under which it is served."""
+    """A folder, and the URL that serves it."""
     folder = tmp_path_factory.mktemp("served")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -163,7 +191,7 @@ def server(tmp_path_factory):
         thread.join()
 
 
-def test_fetch_gets_checks_and_unpacks(cli, root, server, tmp_path, monkeypatch):
+def test_fetch_downloads_verifies_and_unpacks(cli, root, server, tmp_path, monkeypatch):
     folder, address = server
     with zipfile.ZipFile(folder / "lists.zip", "w") as archive:
         for path in (root / "listops-1000").iterdir():
@@ -194,7 +222,7 @@ def test_fetch_gets_checks_and_unpacks(cli, root, server, tmp_path, monkeypatch)
     assert not (tmp_path / "other" / "listops-1000").exists()
 
 
-def test_a_run_says_what_its_numbers_mean(run):
+def test_a_run_records_labels_and_vocabulary(run):
     config = lastax.training.load_config(run)
     assert config.labels == tuple("0123456789")
     assert config.vocabulary[0] == "<pad>"
@@ -236,7 +264,7 @@ def test_evaluation_at_a_lower_rate(cli, root, run):
     assert "test, every 3 steps: accuracy" in shown
 
 
-def test_missing_data_say_how_to_get_them(cli, run, tmp_path):
+def test_an_error_about_missing_data_tells_how_to_get_them(cli, run, tmp_path):
     ended = cli("evaluate", run, "--data-dir", tmp_path / "nowhere")
     assert ended.status == 1
     (line,) = ended.stderr.strip().splitlines()
@@ -253,7 +281,7 @@ def npz(path, classes=3, seed=0):
     np.savez(path, **arrays)
 
 
-def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
+def test_a_run_finds_your_own_arrays(cli, tmp_path, monkeypatch):
     npz(tmp_path / "mine.npz")
     small = ("--epochs", 2, "--batch-size", 10, *TINY)
     ended = cli("train", "--task", "arrays", "--data", "mine.npz", *small, "--out", "run")
@@ -272,14 +300,14 @@ def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
     other = cli("evaluate", run, "--data", tmp_path / "other.npz")
     assert other.status == 1
     (line,) = other.stderr.strip().splitlines()
-    assert "not the data that the run was made with: classes are 4" in line
+    assert "not the data that the run was trained on: classes: 4" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
         (["--task", "listops", "--level", "hard"], 2, ["--level", "listops", "none"]),
-        (["--task", "text", "--features", "mfcc"], 2, ["--features", "text", "--validation"]),
+        (["--task", "text", "--features", "mfcc"], 2, ["--features", "text", "validation"]),
         (["--task", "text", "--data", "x"], 2, ["--data", "text"]),
         (["--task", "arrays"], 2, ["--data", "arrays", ".npz"]),
         (["--task", "audio-folder"], 2, ["--data", "audio-folder", ".flac"]),
@@ -293,7 +321,7 @@ def test_your_own_arrays_are_found_again(cli, tmp_path, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_about_data_and_nothing_written(cli, tmp_path, arguments, status, words):
+def test_train_reports_data_errors_in_one_line(cli, tmp_path, arguments, status, words):
     ended = cli("train", *arguments)
     assert ended.status == status
     (line,) = ended.stderr.strip().splitlines()
@@ -316,7 +344,9 @@ def test_one_line_about_data_and_nothing_written(cli, tmp_path, arguments, statu
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_about_data_commands(cli, tmp_path, monkeypatch, arguments, status, words):
+def test_data_commands_report_errors_in_one_line(
+    cli, tmp_path, monkeypatch, arguments, status, words
+):
     if arguments[0] == "bench":
         # The bundled sample is always there.
         gone = dataclasses.replace(lastax.data.DATASETS["speech"], present=lambda root: False)
@@ -330,7 +360,7 @@ def test_one_line_about_data_commands(cli, tmp_path, monkeypatch, arguments, sta
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_bench_sets_supply_beside_demand(cli, monkeypatch):
+def test_bench_data_compares_loading_with_training(cli, monkeypatch):
     monkeypatch.setattr(lastax.cmd.bench._data, "_SECONDS", 0.05)
     monkeypatch.setattr(lastax.cmd.bench._data, "WORKERS", (0, 1))
     (case,) = cli("bench", "data", "--task", "speech", "--repeats", 1, "--json").result["cases"]
