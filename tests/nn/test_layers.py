@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 import lastax
 
-from ..systems import compiled, few, loop, seeds
+from ..systems import RAGGED, compiled, few, loop, random_channels, seeds
 
 # Fast compilation matters more than fast programs.
 apply = compiled(lambda operator, u: operator(u))
 
 LENGTH, CHANNELS, STATES = 13, 3, 4
-RAGGED = (3, 0, 5, 1)
 
 
 def draw(kind, *, key=0, bidirectional=False, **options):
@@ -29,26 +28,6 @@ def draw(kind, *, key=0, bidirectional=False, **options):
 
 def inputs(channels=CHANNELS, length=LENGTH):
     return jnp.asarray(np.random.default_rng(1).normal(size=(length, channels)), jnp.float32)
-
-
-def random_channels(seed, counts=RAGGED, *, bidirectional=False, conj_sym=True):
-    """A float64 system with different counts per channel, `1 - |lam|` between 1/100 and 1/2."""
-    rng = np.random.default_rng(seed)
-    size = sum(counts)
-
-    def normal():
-        return rng.normal(size=size) + 1j * rng.normal(size=size)
-
-    radius = 1 - np.exp(rng.uniform(np.log(1e-2), np.log(0.5), size))
-    return lastax.MultiSISO(
-        lam=radius * np.exp(1j * rng.uniform(-np.pi, np.pi, size)),
-        B=normal(),
-        C=normal(),
-        C_reverse=normal() if bidirectional else None,
-        D=rng.normal(size=len(counts)),
-        counts=counts,
-        conj_sym=conj_sym,
-    )
 
 
 def mimo(system):

@@ -111,7 +111,7 @@ def _default_method(length: int) -> ScanMethod:
 def _run(
     method: ScanMethod, directions: tuple[bool, ...], lam: Array, inputs: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Run a method. Under `vmap`, run the same method on the whole batch.
+    """Run a method. Under `vmap`, run the same method on the full batch at once.
 
     The default rule of `vmap` would turn in-place slice updates into gathers and scatters.
     """
