@@ -34,10 +34,11 @@ def lastax_in_process(cache):
     """Call the program in this process, for fixtures of the module; it must succeed."""
 
     def call(*arguments):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LASTAX_CACHE", str(cache))
             patch.setattr(sys, "argv", ["lastax", *map(str, arguments)])
-            main()
+            with pytest.raises(SystemExit) as ended:
+                main()
         assert not ended.value.code
 
     return call
@@ -344,7 +345,7 @@ def test_train_reports_data_errors_in_one_line(cli, tmp_path, arguments, status,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_data_commands_report_errors_in_one_line(
+def test_errors_of_data_commands_are_one_line(
     cli, tmp_path, monkeypatch, arguments, status, words
 ):
     if arguments[0] == "bench":

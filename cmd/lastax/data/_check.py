@@ -38,7 +38,7 @@ def check(task: str, root: Path | None, any_size: bool, as_json: bool, **setting
                 shown[split] = bar.add_task(split, total=total, note="")
             bar.update(shown[split], completed=done)
 
-        published = {} if any_size else None
+        published: dict[str, int] | None = {} if any_size else None
         report = check_data(
             TASKS[task].data, root, published=published, on_record=on_record, **given
         )
