@@ -40,7 +40,7 @@ def uniform_counts(sizes: Sequence[int], total: int) -> list[int]:
 
 def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, " P"]:
     """Mask of the `count` highest scores; of equal scores the earlier state is kept."""
-    scores = _checked(scores)
+    scores = _checked("select_top", scores)
     mask = np.zeros(len(scores), bool)
     mask[np.argsort(-scores, stable=True)[:count]] = True
     return mask
@@ -48,7 +48,7 @@ def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, 
 
 def select_uniform(scores: Scores, total: int) -> Masks:
     """The highest scores of each layer, with the same share per layer (`uniform_counts`)."""
-    scores = _checked_layers(scores)
+    scores = _checked_layers("select_uniform", scores)
     counts = uniform_counts([len(layer) for layer in scores], total)
     return [select_top(layer, count) for layer, count in zip(scores, counts, strict=True)]
 
@@ -67,7 +67,7 @@ def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
     Raises:
         ValueError: if `total` is impossible, or if a score is NaN.
     """
-    scores = _checked_layers(scores)
+    scores = _checked_layers("select_global", scores)
     sizes = [len(layer) for layer in scores]
     _check_total("select_global", total, sizes, minimum)
     reserved = np.concatenate([select_top(layer, minimum) for layer in scores])
@@ -77,15 +77,17 @@ def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
     return np.split(mask, np.cumsum(sizes)[:-1])
 
 
-def _checked_layers(scores: Scores) -> list[Float[np.ndarray, " _"]]:
-    return [_checked(layer, f" of layer {index}") for index, layer in enumerate(scores)]
+def _checked_layers(function: str, scores: Scores) -> list[Float[np.ndarray, " _"]]:
+    return [_checked(function, layer, f" of layer {index}") for index, layer in enumerate(scores)]
 
 
-def _checked(scores: Float[np.ndarray, " P"], where: str = "") -> Float[np.ndarray, " P"]:
+def _checked(
+    function: str, scores: Float[np.ndarray, " P"], where: str = ""
+) -> Float[np.ndarray, " P"]:
     scores = np.asarray(scores, float)
     if np.isnan(scores).any():
         states = np.flatnonzero(np.isnan(scores)).tolist()
-        raise ValueError(f"select: scores of states {states}{where} are NaN")
+        raise ValueError(f"{function}: scores of states {states}{where} are NaN")
     return scores
 
 
