@@ -40,11 +40,11 @@ def on_post_build(config, **_):
 
 def top_level_names() -> str:
     """A table of `lastax.__all__`, with a link to the entry in the page of the package."""
-    rows = ["| name | package | |", "|---|---|---|"]
+    rows = ["| name | |", "|---|---|"]
     for name in sorted(lastax.__all__, key=str.lower):
         package = home(name)
         link = f"[`lastax.{name}`][lastax.{package}.{name}]"
-        rows.append(f"| {link} | `{package}` | {summary(getattr(lastax, name))} |")
+        rows.append(f"| {link} | {summary(getattr(lastax, name))} |")
     return "\n".join(rows)
 
 
