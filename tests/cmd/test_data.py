@@ -26,7 +26,7 @@ from .conftest import TINY
 
 ROWS = ("--train", 60, "--validation", 20, "--test", 24)
 SHORT = ("--min-length", 5, "--max-length", 40)
-TRAIN = ("--epochs", 2, "--batch-size", 20, "--length", 48, *TINY)
+TRAIN = ("--epochs", 2, "--epoch-batches", 20, "--batch-size", 20, "--length", 48, *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def npz(path, classes=3, seed=0):
 
 def test_a_run_finds_your_own_arrays(cli, tmp_path, monkeypatch):
     npz(tmp_path / "mine.npz")
-    small = ("--epochs", 2, "--batch-size", 10, *TINY)
+    small = ("--epochs", 2, "--epoch-batches", 0, "--batch-size", 10, *TINY)
     ended = cli("train", "--task", "arrays", "--data", "mine.npz", *small, "--out", "run")
     assert ended.status == 0, ended.stderr
     run = tmp_path / "run"
@@ -345,9 +345,7 @@ def test_train_reports_data_errors_in_one_line(cli, tmp_path, arguments, status,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_errors_of_data_commands_are_one_line(
-    cli, tmp_path, monkeypatch, arguments, status, words
-):
+def test_errors_of_data_commands_are_one_line(cli, tmp_path, monkeypatch, arguments, status, words):
     if arguments[0] == "bench":
         # The bundled sample is always there.
         gone = dataclasses.replace(lastax.data.DATASETS["speech"], present=lambda root: False)
