@@ -1,4 +1,4 @@
-"""Prune a network that this script alone defines: S5 layers of lastax inside a module of ours."""
+"""Prune a model of your own: an Equinox module that contains S5 layers."""
 
 import equinox as eqx
 import jax

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from lastax._typing import Array
-from lastax.calibration._blockwise_pass import layer_of
+from lastax.calibration._blockwise_pass import AnyArray, layer_of
 from lastax.calibration._features import moments_of_rows, state_features, state_slots
 from lastax.calibration._moments import Moments
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
@@ -123,11 +124,11 @@ def _observe(
 
 
 @eqx.filter_jit
-def _linears_input(forward: BlockwiseForward, block: PyTree, y: Array) -> Array:
-    return forward.linears_input(block, y)
+def _linears_input(forward: BlockwiseForward, block: PyTree, y: AnyArray) -> Array:
+    return forward.linears_input(block, jnp.asarray(y))
 
 
 @eqx.filter_jit
-def _linear_outputs(forward: BlockwiseForward, block: PyTree, y: Array) -> list[Array]:
-    x = forward.linears_input(block, y)
+def _linear_outputs(forward: BlockwiseForward, block: PyTree, y: AnyArray) -> list[Array]:
+    x = forward.linears_input(block, jnp.asarray(y))
     return [linear(x) for linear in forward.linears(block)]

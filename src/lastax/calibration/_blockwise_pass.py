@@ -25,6 +25,9 @@ from lastax.surgery._layers import find_layers
 
 Tree = TypeVar("Tree")
 
+# An array on the device or on the host, which becomes one on the device inside `jit`.
+AnyArray = jax.Array | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockwisePass:
@@ -170,16 +173,17 @@ def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates)
 
 @eqx.filter_jit
 def _enter(
-    forward: BlockwiseForward, model: PyTree, x: Array, length: Array | None
+    forward: BlockwiseForward, model: PyTree, x: AnyArray, length: AnyArray | None
 ) -> HiddenStates:
-    return forward.enter(model, jnp.asarray(x), length)
+    lengths = None if length is None else jnp.asarray(length)
+    return forward.enter(model, jnp.asarray(x), lengths)
 
 
 @eqx.filter_jit
 def _after(
-    forward: BlockwiseForward, block: PyTree, states: HiddenStates, y: Float[Array, "n L H"]
+    forward: BlockwiseForward, block: PyTree, states: HiddenStates, y: AnyArray
 ) -> HiddenStates:
-    return forward.after(block, states, y)
+    return forward.after(block, states, jnp.asarray(y))
 
 
 @eqx.filter_jit

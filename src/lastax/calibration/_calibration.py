@@ -16,14 +16,13 @@ from lastax.calibration._allocation import Curve
 from lastax.calibration._block_refit import refit_layer
 from lastax.calibration._blockwise_pass import BlockwisePass, blockwise_pass, layer_of
 from lastax.calibration._elimination import LayerPath
-from lastax.calibration._features import feedthrough_states, state_slots
+from lastax.calibration._features import RegressionSystem, feedthrough_states, state_slots
 from lastax.calibration._moments import Moments
 from lastax.calibration._probe import outputs_from, probe_curve
 from lastax.calibration._removal_path import removal_path
 from lastax.calibration._report import Divergence, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._layer import WritableLayer
-from lastax.ssm._multi_siso import AnySystem
 from lastax.surgery._layers import UnstableStatesWarning, host_system
 
 
@@ -69,7 +68,7 @@ class Calibration:
         return [len(mask) for mask in self.unstable]
 
     @functools.cached_property
-    def systems(self) -> list[AnySystem]:
+    def systems(self) -> list[RegressionSystem]:
         """The systems of the layers, in the precision of the model."""
         return [layer_of(block).system() for block in self.data.blocks]
 

@@ -7,7 +7,7 @@ one regression per channel; the slots tell which state stands where.
 
 import dataclasses
 import functools
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +28,6 @@ class RegressionSystem(Protocol):
     @property
     def D(self) -> Array:
         """Feedthrough, either a diagonal `(H,)` or a matrix `(H, H)` whose rows are outputs."""
-
-
-SystemT = TypeVar("SystemT")
 
 
 @functools.singledispatch
@@ -69,10 +66,10 @@ def output_weights(system: RegressionSystem) -> Float[np.ndarray, "n M T"]:
 
 @functools.singledispatch
 def with_output_weights(
-    system: SystemT,
+    system: RegressionSystem,
     weights: Float[np.ndarray, "n M T"],
     D: Float[np.ndarray, " H"] | Float[np.ndarray, "H H"],
-) -> SystemT:
+) -> RegressionSystem:
     """The system with other output weights and another `D`, in its own dtype."""
     raise NotImplementedError(_no_rule("with_output_weights", system))
 

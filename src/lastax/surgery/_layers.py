@@ -50,7 +50,8 @@ def systems(model: PyTree) -> list[AnySystem]:
     return [host_system(layer) for layer in find_layers(model)]
 
 
-def host_system(layer: Layer) -> AnySystem:
+# Foreign layers may have systems of their own class, so the result is any PyTree.
+def host_system(layer: Layer) -> PyTree:
     """The system of one layer, discretized in float64, as NumPy arrays on the host."""
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, _in_float64(layer).system())

@@ -1,0 +1,141 @@
+"""Refits of models, layers and systems of classes that lastax does not know."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lastax
+
+from ..calibration_helpers import data
+from ..systems import random_layer
+
+
+class Chain(NamedTuple):
+    """A foreign model: two layers with a tanh between them, and nothing else."""
+
+    parts: list[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainForward(lastax.BlockwiseForward):
+    """The least that a foreign model gives."""
+
+    def enter(self, model, x, length):
+        return lastax.nn.HiddenStates(x, jnp.ones(x.shape[:2], bool), None)
+
+    def blocks(self, model):
+        return model.parts
+
+    def before(self, block, states):
+        return states.hidden
+
+    def after(self, block, states, y):
+        return states._replace(hidden=jnp.tanh(y))
+
+    def features(self, model, states):
+        return states.hidden.mean(axis=1)
+
+
+def test_a_foreign_model_is_refitted_through_its_blockwise_forward():
+    model = Chain([random_layer(seed, states=5) for seed in (0, 1)])
+    moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
+    small, report = lastax.refit(model, data(), states=4, forward=ChainForward(), divergence=moved)
+    assert isinstance(small, Chain)
+    assert lastax.state_counts(small) == report.states_after
+    assert sum(report.states_after) == 4
+
+
+class OneAChannel(eqx.Module):
+    """A foreign kind of layer that is its own system: states of single channels, ragged."""
+
+    lam: Any
+    B: Any
+    C: Any
+    D: Any
+    channel: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def states(self):
+        return len(self.channel)
+
+    def system(self, step_rescale=1.0):
+        return self
+
+    def __call__(self, u, *, step_rescale=1.0):
+        states, _ = lastax.diagonal_scan(self.lam, self.B[None] * u[:, self.channel])
+        y = 2 * (self.C[None] * states).real
+        return jnp.zeros_like(u).at[:, self.channel].add(y) + self.D[None] * u
+
+    def keep(self, mask):
+        kept = tuple(np.array(self.channel)[mask].tolist())
+        arrays = (self.lam[mask], self.B[mask], self.C[mask])
+        return OneAChannel(*arrays, self.D, kept)
+
+    def with_system(self, system):
+        return system
+
+
+@lastax.calibration.state_features.register(OneAChannel)
+def _features(system, u):
+    states, _ = lastax.diagonal_scan(system.lam, system.B[None] * u[:, system.channel])
+    return jnp.stack([2 * states.real, -2 * states.imag], axis=-1)
+
+
+@lastax.calibration.state_slots.register(OneAChannel)
+def _slots(system):
+    channel = np.array(system.channel)
+    slots = np.full((len(system.D), max(np.bincount(channel))), -1)
+    for number in range(len(slots)):
+        own = np.flatnonzero(channel == number)
+        slots[number, : len(own)] = own
+    return slots
+
+
+@lastax.calibration.output_weights.register(OneAChannel)
+def _weights(system):
+    slots = _slots(system)
+    C = np.where(slots >= 0, np.asarray(system.C)[slots], 0)
+    return np.stack([C.real, C.imag], axis=-1).reshape(len(slots), -1, 1)
+
+
+@lastax.calibration.with_output_weights.register(OneAChannel)
+def _with_weights(system, weights, D):
+    slots = _slots(system)
+    pairs = weights.reshape(*slots.shape, 2)[slots >= 0]
+    C = np.zeros(system.states, np.complex64)
+    C[slots[slots >= 0]] = pairs[:, 0] + 1j * pairs[:, 1]
+    return dataclasses.replace(system, C=jnp.asarray(C), D=jnp.asarray(D, jnp.float32))
+
+
+def one_a_channel(seed):
+    rng = np.random.default_rng(seed)
+    channel = (0, 0, 0, 0, 1, 1, 2, 2, 2)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape), jnp.complex64)
+
+    lam = normal(9)
+    lam = 0.9 * lam / jnp.abs(lam)
+    D = jnp.asarray(rng.normal(size=3), jnp.float32)
+    return OneAChannel(lam, normal(9), normal(9), D, channel)
+
+
+def test_a_foreign_system_class_needs_four_registered_functions():
+    model, batch = Chain([one_a_channel(0), one_a_channel(1)]), data()
+    moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
+    options = {"forward": ChainForward(), "divergence": moved, "budget": "relative-error"}
+    same, _ = lastax.refit(model, batch, ratio=0, **options)
+    assert eqx.tree_equal(same, model)
+    small, report = lastax.refit(model, batch, states=7, **options)
+    assert sum(lastax.state_counts(small)) == 7
+    for layer in report.layers:
+        assert layer.error < layer.error_truncated
+    # The first layer answers as its report says.
+    u = batch["x"]
+    y, answer = (np.asarray(jax.vmap(m.parts[0])(u), np.float64) for m in (model, small))
+    error = np.mean((y - answer) ** 2) / np.mean(y**2)
+    np.testing.assert_allclose(report.layers[0].error, error, rtol=1e-2)
