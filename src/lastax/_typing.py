@@ -1,7 +1,7 @@
 """Types shared by the signatures of several packages."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,9 @@ Model = TypeVar("Model")
 # Arrays with a leading batch axis: `x` and, where they apply, `label`, `length` and `weight`.
 Batch = Mapping[str, jax.Array | np.ndarray]
 
+# One JSON object: a line of a log, the results of a run, a cell of a sweep.
+Record = dict[str, Any]
+
 # Called with a short description of what a long computation is doing.
 OnProgress = Callable[[str], None]
 
@@ -31,4 +34,4 @@ def silent(doing: str) -> None:
     """Report no progress."""
 
 
-__all__ = ["Array", "Batch", "Model", "OnProgress", "PRNGKeyArray", "Scalar", "silent"]
+__all__ = ["Array", "Batch", "Model", "OnProgress", "PRNGKeyArray", "Record", "Scalar", "silent"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lastax._errors import RunError
+from lastax._typing import Record
 from lastax.experiments._post_processing import PostProcessing
 from lastax.experiments._prune_run import CalibrationOptions
 from lastax.pruning._methods import METHODS
@@ -75,14 +76,14 @@ class Grid:
                 if self.distill:
                     yield Cell(method, ratio, PostProcessing.DISTILLED)
 
-    def identity(self, run: Path, cell: Cell) -> dict[str, Any]:
+    def identity(self, run: Path, cell: Cell) -> Record:
         """What distinguishes a cell. A run that was trained again has other cells."""
         weights = run / MODEL_FILE
         method = METHODS.get(cell.method)
         calibrated = cell.post_processing.needs_calibration or (
             method is not None and method.needs_calibration
         )
-        settings: dict[str, Any] = {} if self.limit is None else {"limit": self.limit}
+        settings: Record = {} if self.limit is None else {"limit": self.limit}
         if cell.method == "random" or calibrated:
             settings["pruning_seed"] = self.seed
         if calibrated:
@@ -107,7 +108,7 @@ def identity_key(cell: Mapping[str, Any]) -> str:
     return json.dumps([cell.get(name) for name in _IDENTITY], sort_keys=True)
 
 
-def read_cells(folder: Path) -> list[dict[str, Any]]:
+def read_cells(folder: Path) -> list[Record]:
     """All measured cells of a folder. A last line that was cut off is left out.
 
     Raises:

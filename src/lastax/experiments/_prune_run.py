@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lastax._errors import RunError
-from lastax._typing import Batch, OnProgress, silent
+from lastax._typing import Batch, OnProgress, Record, silent
 from lastax.analysis._certificates import Certificate, certify
 from lastax.calibration._batch_norm import recalibrate_batch_norm
 from lastax.nn._networks import Network
@@ -187,7 +187,7 @@ class PrunedRun(NamedTuple):
     method: str
     reduction: Reduction
     certificates: list[Certificate]
-    results: dict[str, Any]
+    results: Record
 
 
 def pruning_key(config: RunConfig, seed: int) -> jax.Array:
@@ -370,9 +370,7 @@ def _effect(model: Network, small: Network, data: TrainingData, split: str) -> d
     }
 
 
-def _layer_records(
-    model: Network, small: Network, unstable: Sequence[np.ndarray]
-) -> list[dict[str, Any]]:
+def _layer_records(model: Network, small: Network, unstable: Sequence[np.ndarray]) -> list[Record]:
     """States, parameters and bytes of each layer, before and after."""
     before, after = (
         [(states, *sizes) for states, sizes in zip(state_counts(m), layer_sizes(m), strict=True)]
@@ -390,7 +388,7 @@ def _layer_records(
 def _record(options: PruneOptions, method: str) -> Mapping[str, Any]:
     """What the configuration of a pruned run says of its pruning."""
     amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
-    record: dict[str, Any] = {"method": method, "seed": options.seed, **amounts}
+    record: Record = {"method": method, "seed": options.seed, **amounts}
     if options.needs_calibration:
         record |= dataclasses.asdict(options.calibration)
     if options.recalibrate_batch_norm:

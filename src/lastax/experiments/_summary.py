@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lastax._typing import Record
 from lastax.experiments._post_processing import PostProcessing
 
 Cell = Mapping[str, Any]
@@ -80,7 +81,7 @@ def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -
     return max(qualifying, default=0.0)
 
 
-def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[dict[str, Any]]:
+def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[Record]:
     """How much each method removes at a loss of at most `most` validation points, and the cost.
 
     Returns:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lastax._typing import Record
 from lastax.calibration._batch_norm import recalibrate_batch_norm
 from lastax.experiments._cells import (
     UNPRUNED,
@@ -53,7 +54,7 @@ def sweep(
     on_start: Callable[[int], None] = lambda cells: None,
     on_cell: Callable[[Mapping[str, Any]], None] = lambda cell: None,
     on_run: Callable[[str, int], None] = lambda run, cells: None,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Measure every cell of a grid for every run.
 
     Each cell is written to `cells.jsonl` in `folder` as soon as it is measured. A sweep that was
@@ -99,9 +100,7 @@ def sweep(
     return [cell for cell in read_cells(folder) if identity_key(cell) in wanted]
 
 
-def sweep_results(
-    runs: Sequence[Path], cells: list[dict[str, Any]], command: Sequence[str] = ()
-) -> dict[str, Any]:
+def sweep_results(runs: Sequence[Path], cells: list[Record], command: Sequence[str] = ()) -> Record:
     """What `sweep.json` holds: cells and summary, with the command and versions that made them."""
     return {
         "command": list(command),
@@ -137,7 +136,7 @@ def _count_cells(work: _Work) -> tuple[str, int]:
 
 def _measure_run(
     run: Path, cells: list[Cell], grid: Grid, open_data: OpenData, folder: Path
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Record]:
     config, model = load_run(run)
     measure = _Measurement(model, config, open_data(config), grid)
     for cell in cells:
@@ -173,7 +172,7 @@ class _Measurement:
             lambda method, count: self._reducer.reduce(method, states=count)
         )
 
-    def __call__(self, cell: Cell) -> dict[str, Any]:
+    def __call__(self, cell: Cell) -> Record:
         """States and accuracies, or the reason why a method does not suit the network."""
         counts = list(self._config.states)
         if cell.method == UNPRUNED:
@@ -206,7 +205,7 @@ class _Measurement:
             teacher=self._model if distill else None,
         ).model
 
-    def _accuracies(self, counts: list[int], model: Network) -> dict[str, Any]:
+    def _accuracies(self, counts: list[int], model: Network) -> Record:
         reached = {
             f"{split}_accuracy": evaluate_split(
                 model, self._data, split, limit=self._grid.limit

@@ -11,6 +11,7 @@ from typing import Any
 import orbax.checkpoint as orbax
 
 from lastax._errors import RunError
+from lastax._typing import Record
 from lastax.serialization._arrays import named_arrays, with_named_arrays
 
 
@@ -65,7 +66,7 @@ class Checkpoints:
         """Step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, tree: Any, progress: dict[str, Any]) -> None:
+    def save(self, step: int, tree: Any, progress: Record) -> None:
         """Write the arrays of `tree`, and the progress as JSON, as one checkpoint."""
         with _interrupts_held():
             self._manager.save(
@@ -76,7 +77,7 @@ class Checkpoints:
                 ),
             )
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
+    def restore(self, like: Any) -> tuple[Any, Record]:
         """The arrays of the newest checkpoint in the structure of `like`, and its progress.
 
         Raises:

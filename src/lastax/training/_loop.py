@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from lastax._errors import RunError, TrainingDivergedError
-from lastax._typing import Batch
+from lastax._typing import Batch, Record
 from lastax.nn._networks import Network
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._save import save
@@ -33,10 +33,10 @@ class Batches(Protocol):
     def __next__(self) -> Batch:
         """The next batch."""
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Record:
         """The position, as JSON values."""
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Record) -> None:
         """Return to a stored position."""
 
 
@@ -50,7 +50,7 @@ class LoopState:
     best_loss: float = float("inf")
     best_epoch: int = 0
     metrics_bytes: int = 0
-    batches: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batches: Record = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fit(
     checkpoint_steps: int = 500,
     resume: bool = False,
     on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> FitResult:
     """Train to the end, and write the model of the best validation accuracy to `folder`.
 
@@ -149,7 +149,7 @@ def _better(evaluation: Evaluation, progress: LoopState) -> bool:
 
 def _epoch_record(
     epoch: int, number: int, steps: int, progress: LoopState, evaluation: Evaluation
-) -> dict[str, Any]:
+) -> Record:
     return {
         "epoch": epoch,
         "step": number,
@@ -161,7 +161,7 @@ def _epoch_record(
     }
 
 
-def _append(log: Path, record: dict[str, Any]) -> int:
+def _append(log: Path, record: Record) -> int:
     with log.open("a") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()

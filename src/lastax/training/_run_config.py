@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from lastax._errors import RunError
 from lastax._settings import check_settings, has_type
-from lastax._typing import PRNGKeyArray
+from lastax._typing import PRNGKeyArray, Record
 from lastax.nn._configuration import ModelConfig, build_network
 from lastax.nn._networks import Network
 from lastax.serialization._files import write_atomically
@@ -174,7 +174,7 @@ def load_config(folder: str | Path) -> RunConfig:
     return config
 
 
-def _migrated(fields: dict[str, Any]) -> dict[str, Any]:
+def _migrated(fields: Record) -> Record:
     """Settings of earlier versions under their present names."""
     if "full_D" in fields:
         fields["dense_feedthrough"] = fields.pop("full_D")

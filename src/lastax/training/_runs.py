@@ -16,6 +16,7 @@ import jax
 import safetensors
 
 from lastax._errors import RunError
+from lastax._typing import Record
 from lastax.nn._networks import Network
 from lastax.serialization._arrays import with_named_arrays
 from lastax.serialization._files import write_atomically
@@ -82,7 +83,7 @@ def layer_sizes(model: Network) -> list[tuple[int, int]]:
     return sizes
 
 
-def load_results(folder: Path) -> dict[str, Any]:
+def load_results(folder: Path) -> Record:
     """Read `results.json`.
 
     Raises:
@@ -94,7 +95,7 @@ def load_results(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder / RESULTS_FILE} is missing or damaged: {error}") from error
 
 
-def _migrated(results: dict[str, Any]) -> dict[str, Any]:
+def _migrated(results: Record) -> Record:
     """Results of earlier versions under their present names."""
     names = {"beside": "compared", "full_D_states": "feedthrough_states"}
     within = {

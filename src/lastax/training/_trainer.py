@@ -6,7 +6,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lastax._errors import RunError, TrainingDivergedError
-from lastax._typing import Batch
+from lastax._typing import Batch, Record
 from lastax.nn._networks import Network
 from lastax.serialization._files import folder_written_at_once
 from lastax.surgery._layers import state_counts
@@ -30,7 +30,7 @@ from lastax.training._schedules import SCHEDULES
 from lastax.training._step import StepMetrics, TrainState, train_step
 
 OnStep = Callable[[int, StepMetrics], None]
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[Record], None]
 
 
 class TrainedRun(NamedTuple):
@@ -50,7 +50,7 @@ class TrainedRun(NamedTuple):
     validation: Evaluation
     test: Evaluation
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Record:
         """What `results.json` holds."""
         return {
             "run": str(self.folder),
