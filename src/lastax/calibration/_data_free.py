@@ -60,7 +60,9 @@ def white_refit(system: System, keep: Bool[np.ndarray, " P"]) -> System:
         white_moments(system), kept, output_weights(system), feedthrough_weights(system)
     )
     D = feedthrough_from_weights(feedthrough, dense=system.D.ndim == 2)
-    return with_output_weights(system, weights, D).keep(keep)
+    refitted = with_output_weights(system, weights, D)
+    assert isinstance(refitted, System)
+    return refitted.keep(keep)
 
 
 def white_moments(system: System) -> Moments:
