@@ -74,7 +74,7 @@ def command_line() -> str:
 
 def help_of(command: click.Command, name: str, parent: click.Context | None) -> list[str]:
     """The help text of a command, then those of its subcommands."""
-    settings = {"max_content_width": 80, "terminal_width": 80}
+    settings = {"max_content_width": 80, "terminal_width": 80, "show_default": True}
     context = click.Context(command, info_name=name, parent=parent, **settings)
     lines = [
         f"## {context.command_path}",
