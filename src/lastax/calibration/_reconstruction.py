@@ -12,7 +12,6 @@ import equinox as eqx
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float, PyTree
 
 from lastax._typing import Array, Batch, Model, OnProgress, PRNGKeyArray, silent
@@ -131,6 +130,9 @@ def _fit_block(
 
     zero = np.zeros_like(start)
     before = relative_error(zero)[0]
+    # Imported here because it takes a quarter of a second, and only reconstruction needs it.
+    import scipy.optimize
+
     found = scipy.optimize.minimize(
         relative_error,
         zero,
