@@ -10,6 +10,10 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tests compile thousands of small programs once each, so compiling fast matters more than fast
+# programs. Pass XLA_FLAGS="" to test with XLA's default optimizations.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register options, which only the first `conftest.py` that pytest reads may do."""
