@@ -1,4 +1,4 @@
-"""Polishing: what is left of a pruned network moves until its blocks answer as before."""
+"""Block-wise reconstruction: the blocks of a pruned network approach the original outputs."""
 
 import dataclasses
 

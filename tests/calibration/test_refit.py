@@ -70,7 +70,7 @@ def test_layers_below_the_first_reduced_layer_are_unchanged():
     assert report.states_after == [5, 2, 5]
     assert eqx.tree_equal(small.encoder.blocks[0], model.encoder.blocks[0])
     assert report.layers[0].error == 0
-    # Its input has changed, so that it is fitted anew with all its states.
+    # Its input has changed, so it is fitted again with all its states.
     assert 0 < report.layers[2].error < report.layers[2].error_truncated
 
 
@@ -84,7 +84,7 @@ def test_progress_messages_name_the_step_and_the_layer():
 @pytest.mark.parametrize("layer", ["s5", "lru"])
 def test_a_dense_feedthrough_counts_as_states(layer):
     model, batch = network(layer=layer), data()
-    # 6 channels, both ways: 36 weights, as many as a state has.
+    # 6 channels, bidirectional: 36 weights, as many as a state has.
     small, report = lastax.refit(model, batch, states=7, dense_feedthrough=True)
     assert sum(report.states_after) == 7 - 2
     assert [layer.feedthrough_states for layer in report.layers] == [1, 1]

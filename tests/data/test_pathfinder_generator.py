@@ -1,5 +1,5 @@
-"""Pathfinder made anew: the pictures are those of a plain second implementation, labels are right,
-statistics are as stated, and files appear whole, in any order, by any number of processes."""
+"""The Pathfinder generator: pictures equal those of a plain second implementation, labels are
+right, statistics are as stated, and any number of processes writes complete files."""
 
 import itertools
 import os
