@@ -1,5 +1,6 @@
 """`lastax sweep`."""
 
+import io
 import itertools
 import subprocess
 import sys
@@ -46,7 +47,7 @@ from lastax.experiments import (
     sweep_results,
 )
 from lastax.experiments import sweep as measure_sweep
-from lastax.serialization import MODEL_FILE, RunError
+from lastax.serialization import MODEL_FILE, RunError, write_atomically
 from lastax.training import TASKS, allowed_values, load_run
 
 UNIDIRECTIONAL = "-unidirectional"
@@ -229,7 +230,7 @@ def sweep(
 
 def prepare_process() -> None:
     """What each worker process does first."""
-    # Importing `main` registers the methods of modules named by `lastax --import`.
+    # `main` imports this module, so it can only be imported here.
     from lastax.cmd.main import import_named_modules
 
     import_named_modules()
@@ -278,7 +279,9 @@ def _draw(folder: Path, groups: Mapping[str, SweepCurves]) -> None:
     # Matplotlib takes a second to load.
     from lastax import plots
 
-    plots.draw_sweep(groups).savefig(folder / SWEEP_FIGURE, dpi=110)
+    picture = io.BytesIO()
+    plots.draw_sweep(groups).savefig(picture, format="png", dpi=110)
+    write_atomically(folder / SWEEP_FIGURE, picture.getvalue())
 
 
 def _table(group: str, curves: SweepCurves, ratios: tuple[float, ...]) -> Table:
