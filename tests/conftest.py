@@ -12,7 +12,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tests compile thousands of small programs once each, so compiling fast matters more than fast
 # programs. Pass XLA_FLAGS="" to test with XLA's default optimizations.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,6 +16,7 @@ from lastax.cmd.main import main
 
 # The smallest network that still has several layers to choose states from.
 TINY = ("--layers", "2", "--channels", "8", "--states", "4", "--dropout", "0.1")
+SHORT = ("--epochs", "2", "--epoch-batches", "20")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,11 @@ def cli(
 
 @pytest.fixture(scope="session")
 def start(cache: Path) -> Callable[..., subprocess.Popen]:
-    """Start the program in another process; keywords are environment variables."""
-    environment = {**os.environ, "LASTAX_CACHE": str(cache), "LASTAX_TYPECHECK": "1"}
+    """Start the program in another process; keywords are environment variables.
+
+    Annotations are checked only in this process, since installing the checks takes seconds.
+    """
+    environment = {**os.environ, "LASTAX_CACHE": str(cache)}
     # Children of background jobs inherit SIGINT as ignored.
     program = (
         "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -97,7 +101,7 @@ def trained(start: Callable[..., subprocess.Popen], shared: Path) -> Path:
             assert time.monotonic() < deadline, "another worker failed to train the run"
             time.sleep(0.1)
         return folder
-    process = start("train", "--task", "speech", "--epochs", 2, *TINY, "--out", folder)
+    process = start("train", "--task", "speech", *SHORT, *TINY, "--out", folder)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return folder

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import lastax
 
-from .conftest import TINY
+from .conftest import SHORT, TINY
 
 
 def metrics(folder):
@@ -44,7 +44,7 @@ def test_training_learns(trained):
 @pytest.mark.parametrize("moment", ["between steps", "at the end of an epoch"])
 def test_killed_and_resumed_is_bit_identical(trained, start, tmp_path, moment):
     folder = tmp_path / "killed"
-    process = start("train", "--task", "speech", "--epochs", 2, *TINY, "--out", folder)
+    process = start("train", "--task", "speech", *SHORT, *TINY, "--out", folder)
     checkpoints = folder / "checkpoints"
     deadline = time.monotonic() + 200
     if moment == "between steps":
