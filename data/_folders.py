@@ -52,13 +52,17 @@ def need(root: Path, *candidates: str, hint: str) -> Path:
 def list_folder(folder: Path, suffix: str = "") -> list[Path]:
     """Paths in `folder` whose names end in `suffix`, sorted by name.
 
+    Names that begin with a dot are left out: macOS adds a file `._NAME` to each file that it copies
+    to other disks.
+
     Raises:
         DataError: if the folder is missing or cannot be read.
     """
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix)]
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise unreadable(folder, error) from None
+    return [folder / name for name in names if name.endswith(suffix) and not name.startswith(".")]
 
 
 def read_file(path: Path) -> bytes:

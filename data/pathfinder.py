@@ -113,7 +113,7 @@ def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
     pictures = [path for path in list_folder(folder / "imgs") if path.is_dir()]
     identity = {
         "version": VERSION,
-        "files": fingerprint([*tables, *pictures]),
+        "files": fingerprint([*tables, *pictures], skip_bad=skip_bad),
         "skip_bad": skip_bad,
     }
     build = functools.partial(_build, tables=tables, side=side, skip=skip_bad)
