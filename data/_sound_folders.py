@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from lastax.data._errors import DataError
-from lastax.data._folders import list_folder
+from lastax.data._folders import unreadable
 
 # What libsndfile reads and recognizes by the content.
 SUFFIXES = (
@@ -77,11 +77,18 @@ def _walk(folder: Path, within: str, above: frozenset[str]) -> Iterator[str]:
     here = os.path.realpath(folder)
     if here in above:  # a link to a folder that contains it
         return
-    for path in list_folder(folder):
-        if os.path.isdir(path):
-            yield from _walk(path, f"{within}{path.name}/", above | {here})
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries]
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    for name, is_folder in found:
+        if name.startswith("."):
+            continue
+        if is_folder:
+            yield from _walk(folder / name, f"{within}{name}/", above | {here})
         else:
-            yield within + path.name
+            yield within + name
 
 
 def _suffix(name: str) -> str:
