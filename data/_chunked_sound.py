@@ -45,11 +45,21 @@ _LAYOUTS = {
 }
 
 
-def chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of each chunk up to the samples; nothing for other files.
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk. `is_open`: the file does not state the size, so the chunk reaches to its end."""
 
-    Bytes behind the samples are ignored. If the size of the samples is 0 or a placeholder, they
-    reach to the end of the file.
+    kind: bytes
+    start: int
+    size: int
+    is_open: bool = False
+
+
+def chunks(packed: bytes) -> Iterator[Chunk]:
+    """The chunks up to the one with the samples; none for files of other kinds.
+
+    Bytes behind the samples are ignored. If their size is a placeholder, or if it is 0 and the size
+    of the file is wrong, too, they reach to the end of the file.
 
     Raises:
         DataError: if the file ends inside a chunk. The message is the reason alone.
@@ -63,15 +73,21 @@ def chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += layout.head.size
         size -= layout.head.size if layout.with_head else 0
         available = len(packed) - place
+        is_open = False
         if kind == layout.samples:
             if size == _IN_DS64 and long_size:
                 size = long_size
-            elif size <= 0 or size >= _PLACEHOLDERS:
-                size = min(size, available) if size > 0 else available
+            elif (size >= _PLACEHOLDERS and size > available) or size < 0:
+                is_open = True
+            elif size == 0:
+                _, total = layout.head.unpack_from(packed, 0)
+                is_open = total != len(packed) - layout.head.size
+        if is_open:
+            size = available
         if size > available:
             missing = f"{available:,} of {size:,} bytes"
             raise DataError(f"ends early: its chunk {kind.decode('latin1')!r} has {missing}")
-        yield kind, packed[place : place + size]
+        yield Chunk(kind, place, size, is_open)
         if kind == layout.samples:
             return
         if kind == b"ds64" and size >= 16:
@@ -79,3 +95,17 @@ def chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += -(-size // layout.align) * layout.align
     if place < len(packed) - 1:  # an odd chunk may be followed by one byte
         raise DataError("ends inside the header of a chunk")
+
+
+def with_stated_size(packed: bytes) -> bytes:
+    """`packed` with the size of the samples in its header, if it is open and below 4 GiB.
+
+    Raises:
+        DataError: as `chunks`.
+    """
+    for chunk in chunks(packed):
+        if chunk.is_open and chunk.size < _IN_DS64:
+            head = _LAYOUTS[packed[:4]].head
+            start = chunk.start - head.size
+            return packed[:start] + head.pack(chunk.kind, chunk.size) + packed[chunk.start :]
+    return packed

@@ -77,7 +77,7 @@ def read_lists(
                 _report(f"{path}, row {row}", line.strip(), clips, skipping)
         notes.append(f"{path.name}: {lines:,} clips listed, {found:,} found")
     if twice:
-        notes.append(f"{twice:,} clips are in both lists; they belong to {next(iter(lists))}")
+        notes.append(f"clips in both lists: {twice:,}; they belong to {next(iter(lists))}")
     return Listed(split_of, tuple(notes))
 
 
@@ -163,7 +163,7 @@ class _Speakers:
         self._clips = dict(clips)
         self._left = sum(clips.values(), Counter())
         self._queues: dict[str, list[str]] = defaultdict(list)
-        for who in reversed(clips):
+        for who in reversed(list(clips)):
             for name in clips[who]:
                 self._queues[name].append(who)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from lastax.data._chunked_sound import chunks
+from lastax.data._chunked_sound import chunks, with_stated_size
 from lastax.data._compressed_sound import EndlessFile, mp3_parts, ogg_parts
 from lastax.data._errors import DataError
 
@@ -51,7 +51,7 @@ def read_pcm16(packed: bytes, *, rate: int) -> Int16[np.ndarray, " samples"]:
         raise DataError("is empty")
     if packed[:4] != b"RIFF" or packed[8:12] != b"WAVE":
         raise DataError("is not a WAV file")
-    found = dict(chunks(packed))
+    found = {it.kind: packed[it.start : it.start + it.size] for it in chunks(packed)}
     form, samples = found.get(b"fmt ", b""), found.get(b"data")
     if len(form) < _FORMAT.size or samples is None:
         raise DataError("has no format or no samples")
@@ -90,14 +90,13 @@ def read_sound(packed: bytes) -> Sound:
 
     if not packed:
         raise DataError("is empty")
-    _check_size(packed)
+    packed = with_stated_size(packed)
+    _check_au(packed)
     try:
         with soundfile.SoundFile(io.BytesIO(packed)) as file:
             kind, floating = file.format, file.subtype in ("FLOAT", "DOUBLE")
-        divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind)
-        parts = [
-            _decode(part) for part in ([io.BytesIO(packed)] if divide is None else divide(packed))
-        ]
+        divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind, _undivided)
+        parts = [_decode(part) for part in divide(packed)]
     except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot be decoded ({_reason(error)})") from None
     rate = parts[0][1]
@@ -121,6 +120,10 @@ def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, 
         return librosa.resample(waveform, orig_sr=rate, target_sr=wanted)
 
 
+def _undivided(packed: bytes) -> list[io.BytesIO]:
+    return [io.BytesIO(packed)]
+
+
 def _decode(stream: io.BytesIO) -> tuple[Waveform, int]:
     """The waveform of a stream and its rate."""
     import soundfile
@@ -142,10 +145,8 @@ def _decode(stream: io.BytesIO) -> tuple[Waveform, int]:
         return waveform, file.samplerate
 
 
-def _check_size(packed: bytes) -> None:
-    """Raise DataError if a file without compression is shorter than it says."""
-    for _ in chunks(packed):
-        pass
+def _check_au(packed: bytes) -> None:
+    """Raise DataError if an AU file is shorter than it states."""
     if packed[:4] == b".snd" and len(packed) >= _AU.size:
         _, start, size = _AU.unpack_from(packed)
         if size != _AU_UNKNOWN and start + size > len(packed):

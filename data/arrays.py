@@ -64,11 +64,15 @@ def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = 
 def _open_tokens(folder: Path, classes: tuple[str, ...]) -> Data:
     about = load_about(folder)
     size, length = about["input_size"], about["length"]
-    stored = [StoredArray(folder / f"{name}.npy") for name in ("values", "offsets", "labels")]
+    tokens, offsets, labels = (
+        StoredArray(folder / f"{name}.npy") for name in ("values", "offsets", "labels")
+    )
     return Data(
         sources={
             split: TokenSequences(
-                *stored,
+                tokens,
+                offsets,
+                labels,
                 rows=StoredArray(folder / f"{split}.npy"),
                 length=length,
                 vocabulary_size=size,
@@ -102,7 +106,7 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
         for split in splits
     }
     kinds = {file.headers[f"x_{split}"].dtype for split in splits}
-    tokens = _are_tokens(file, splits)
+    tokens, vocabulary_size = _are_tokens(file, splits), 0
     dtype = np.dtype(np.int32 if tokens else np.float32)
     if len(kinds) == 1 and kinds <= COMPACT:
         (dtype,) = kinds
@@ -110,7 +114,7 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
         for split in splits:
             for piece in _kept(file, split, lengths[split], dtype, skipping):
                 if tokens:
-                    size = max(size, 1 + _largest_token(file, split, piece))
+                    vocabulary_size = max(vocabulary_size, 1 + _largest_token(file, split, piece))
                 values.append(piece.astype(dtype))
     stored = np.concatenate([lengths[split] for split in splits])
     save_lengths(folder, stored, size)
@@ -123,7 +127,7 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
         skipped=skipping.count,
         classes=classes,
         length=length,
-        input_size=size,
+        input_size=vocabulary_size if tokens else size,
         tokens=tokens,
         uniform=not any(f"lengths_{split}" in file.headers for split in splits),
     )
