@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64, Shaped
+from jaxtyping import Float32, Int, Int64, Integer, Shaped
 
 from lastax.data._data_set import Data, DataSet
 from lastax.data._npz import Npz
@@ -192,9 +192,9 @@ def _are_tokens(file: Npz, splits: Iterable[str]) -> bool:
     return found["train"]
 
 
-def _largest_token(file: Npz, split: str, tokens: Int[np.ndarray, " tokens"]) -> int:
-    """The largest of some tokens; -1 if there are none."""
-    least, largest = int(tokens.min(initial=0)), int(tokens.max(initial=-1))
+def _largest_token(file: Npz, split: str, tokens: Integer[np.ndarray, " tokens"]) -> int:
+    """The largest of some tokens; 0 if there are none."""
+    least, largest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
     if least < 0 or largest >= MOST_TOKENS:
         odd = least if least < 0 else largest
         raise file.error(
