@@ -105,7 +105,8 @@ def with_stated_size(packed: bytes) -> bytes:
     """
     for chunk in chunks(packed):
         if chunk.is_open and chunk.size < _IN_DS64:
-            head = _LAYOUTS[packed[:4]].head
-            start = chunk.start - head.size
-            return packed[:start] + head.pack(chunk.kind, chunk.size) + packed[chunk.start :]
+            layout = _LAYOUTS[packed[:4]]
+            size = chunk.size + (layout.head.size if layout.with_head else 0)
+            field = layout.head.pack(chunk.kind, size)[4 if layout.head.size == 8 else -8 :]
+            return packed[: chunk.start - len(field)] + field + packed[chunk.start :]
     return packed

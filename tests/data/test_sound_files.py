@@ -168,6 +168,20 @@ def test_truncated_files_without_compression_are_errors(kind):
         read_sound(packed[:-1436])
 
 
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("AIFF", b"\0" * 4), ("AIFF", b"\x7f\0\0\x08"), ("CAF", b"\xff" * 8), ("W64", bytes(8))],
+)
+def test_other_files_of_unknown_size_are_read_to_the_end(kind, size):
+    packed = packed_as(SAMPLES, format=kind)
+    start = packed.index(b"SSND" if kind == "AIFF" else b"data") + (16 if kind == "W64" else 4)
+    packed = packed[:start] + size + packed[start + len(size) :]
+    packed = packed[:4] + (bytes(4) if kind == "AIFF" else packed[4:8]) + packed[8:]
+    waveform = read_sound(packed).waveform * 2**15
+    np.testing.assert_array_equal(waveform[: len(SAMPLES)], SAMPLES)
+    assert len(waveform) <= len(SAMPLES) + 8
+
+
 def test_an_au_file_of_unknown_size_is_read_to_the_end():
     packed = packed_as(SAMPLES, format="AU", endian="BIG")
     packed = packed[:8] + b"\xff" * 4 + packed[12:]
