@@ -101,16 +101,21 @@ def check_data(
     except DataError as error:
         if settings.get("skip_bad", config.skip_bad):
             raise
-        # If the data set is missing, this raises the same error again.
-        data = open_data(config, root, **{**settings, "skip_bad": True})
         first_damage = str(error)
+        try:
+            data = open_data(config, root, **{**settings, "skip_bad": True})
+        except DataError as other:
+            # If the data set is missing, this is the same error again.
+            if str(other) == first_damage:
+                raise
+            raise DataError(f"{first_damage}; without bad items: {other}") from None
     if published is None:
         published = DATASETS[config.name].expected
     splits = {
         split: check_split(data, split, published=published.get(split), on_record=on_record)
         for split in data.sources
     }
-    damaged = 0 if first_damage is None else data.skipped
+    damaged = 0 if first_damage is None else data.skipped - sum(data.left_out.values())
     return DataReport(data, MappingProxyType(splits), damaged, first_damage)
 
 

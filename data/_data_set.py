@@ -37,7 +37,10 @@ class Data:
         augment: function that augments a training record; None if there is none.
         vocabulary: names of the tokens by id, where id 0 is padding; empty if records are not
             tokens.
-        skipped: number of bad items that were skipped (`skip_bad=True`).
+        skipped: number of items that were left out: bad ones (`skip_bad=True`), and those that
+            `left_out` counts.
+        left_out: number of files of each kind that the data set does not read, by suffix.
+        notes: what a user should know about how the files were read, one line each.
         pairs: whether a record holds two sequences with one label.
     """
 
@@ -48,6 +51,8 @@ class Data:
     augment: Augment | None = None
     vocabulary: tuple[str, ...] = ()
     skipped: int = 0
+    left_out: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
     pairs: bool = False
 
     def records(self, split: str) -> int:

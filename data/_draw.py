@@ -24,7 +24,7 @@ def draw_data(
 
     Args:
         data: the data set.
-        kind: type of its records (`lastax.data.DATASETS[name].kind`).
+        kind: type of its records (`lastax.data.DATASETS[name].kind`). Tokens are drawn as text.
         split: the split of the records.
         records: numbers of the records. Default: eight `balanced_records`.
         title: title of the figure. The sizes of the data set follow it.
@@ -39,6 +39,8 @@ def draw_data(
         raise ValueError(f"draw_data: split must be one of {tuple(data.sources)}; got {split!r}")
     if records is None:
         records = balanced_records(data, split, 8)
+    if data.vocabulary:
+        kind = "text"
     labels = {name: all_labels(source) for name, source in data.sources.items()}
     sizes = ", ".join(f"{len(found):,} {name}" for name, found in labels.items())
     sizes += f"; {data.length:,} steps of {data.input_size}"

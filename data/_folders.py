@@ -21,8 +21,8 @@ def data_folder(root: Path | None = None) -> Path:
     return Path(named).expanduser() if named else cache_folder() / "data"
 
 
-def find(root: Path, *candidates: str) -> Path | None:
-    """The first of `candidates` (relative paths) that exists, or None.
+def find(root: Path, *candidates: str, is_file: bool = False) -> Path | None:
+    """The first of `candidates` (relative paths) that exists, or None; with `is_file`, as a file.
 
     The search covers `root`, `root/lra_release` and `root/lra_release/lra_release`.
     """
@@ -30,20 +30,20 @@ def find(root: Path, *candidates: str) -> Path | None:
         for layer in _LAYERS:
             path = root / layer / candidate
             try:
-                if path.exists():
+                if path.is_file() if is_file else path.exists():
                     return path
             except OSError as error:
                 raise unreadable(path, error) from None
     return None
 
 
-def need(root: Path, *candidates: str, hint: str) -> Path:
+def need(root: Path, *candidates: str, hint: str, is_file: bool = False) -> Path:
     """Like `find`, but required.
 
     Raises:
         DataError: if no candidate exists. The message names the first one, then `hint`.
     """
-    found = find(root, *candidates)
+    found = find(root, *candidates, is_file=is_file)
     if found is None:
         raise DataError(f"not found: {root / candidates[0]}; {hint}")
     return found
@@ -52,13 +52,17 @@ def need(root: Path, *candidates: str, hint: str) -> Path:
 def list_folder(folder: Path, suffix: str = "") -> list[Path]:
     """Paths in `folder` whose names end in `suffix`, sorted by name.
 
+    Names that begin with a dot are left out: macOS adds a file `._NAME` to each file that it copies
+    to other disks.
+
     Raises:
         DataError: if the folder is missing or cannot be read.
     """
     try:
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix)]
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise unreadable(folder, error) from None
+    return [folder / name for name in names if name.endswith(suffix) and not name.startswith(".")]
 
 
 def read_file(path: Path) -> bytes:

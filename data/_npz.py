@@ -59,7 +59,9 @@ class Npz:
             raise DataError(
                 f"{path} is damaged or not an .npz file ({error}); save it again"
             ) from None
-        names = (name.removesuffix(_SUFFIX) for name in members if name.endswith(_SUFFIX))
+        # macOS adds members whose names begin with `._`, in a folder of their own.
+        own = (name for name in members if not name.rpartition("/")[2].startswith("."))
+        names = (name.removesuffix(_SUFFIX) for name in own if name.endswith(_SUFFIX))
         self.headers: Mapping[str, Header] = {name: self._header(name) for name in names}
 
     def error(self, name: str, what: str) -> DataError:

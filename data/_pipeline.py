@@ -83,7 +83,8 @@ def training_batches(
     epoch = batches_per_epoch(source, batch_size)
     if epoch == 0:
         raise ValueError(
-            f"training_batches: batch_size is {batch_size}, but there are {len(source)} records"
+            f"training_batches: batch_size is {batch_size}, but there are {len(source)} records; "
+            f"pass a batch size of at most {len(source)} (--batch-size)"
         )
     # Grain shuffles epoch k with seed + k. Hashing keeps neighboring seeds from sharing epochs.
     order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

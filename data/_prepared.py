@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from lastax.data._atomic import file_lock, sync
 from lastax.data._cache import cache_folder
 from lastax.data._errors import DataError
+from lastax.data._skipping import HINT
 
 ABOUT = "about.json"
 
@@ -59,23 +60,30 @@ def prepared(name: str, identity: Mapping[str, Any], build: Callable[[Path], Non
     return folder
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
+def fingerprint(paths: Iterable[Path], *, skip_bad: bool = False) -> str:
     """A hash of the names, sizes and modification times of files. No file is opened.
 
     Names are relative to the common folder, so a data set may be moved.
 
+    Args:
+        paths: the files.
+        skip_bad: accept files that are missing, such as links that lead nowhere.
+
     Raises:
-        DataError: if a file is missing.
+        DataError: if a file is missing and `skip_bad` is false.
     """
     files = sorted(map(str, paths))
     shared = os.path.commonpath(set(map(os.path.dirname, files))) if files else ""
     seen = hashlib.sha256()
     for file in files:
+        name = file[len(shared) :]
         try:
             status = os.stat(file)
         except OSError as error:
-            raise DataError(f"cannot read {file} ({error.strerror}); restore it") from None
-        name = file[len(shared) :]
+            if not skip_bad:
+                raise DataError(f"cannot read {file} ({error.strerror}); {HINT}") from None
+            seen.update(f"{name}\0{error.strerror}\0".encode())
+            continue
         seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return seen.hexdigest()[:16]
 

@@ -83,4 +83,5 @@ def open_ragged(folder: Path, decode: Decode, *, classes: tuple[str, ...], input
         input_size=input_size,
         length=about["length"],
         skipped=about["skipped"],
+        notes=tuple(about.get("notes", ())),
     )

@@ -91,4 +91,5 @@ def open_sequences(folder: Path, decode: Decode, classes: tuple[str, ...]) -> Da
         input_size=input_size,
         length=length,
         skipped=about.get("skipped", 0),
+        notes=tuple(about.get("notes", ())),
     )

@@ -6,17 +6,38 @@ librosa is imported inside a function, because the import takes seconds.
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from lastax.data._chunked_sound import chunks, with_stated_size
+from lastax.data._compressed_sound import EndlessFile, mp3_parts, ogg_parts
 from lastax.data._errors import DataError
 
-_CHUNK = struct.Struct("<4sI")  # type, bytes of content
 _FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes/s, bytes/frame, bits/sample
-_PCM = 1
-_UNKNOWN = (0, 2**32 - 1)  # sizes that programs write if the output is a pipe
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+_SUBFORMAT = 24  # place of the tag in an extensible format
+_BLOCK = 2**18  # samples that are decoded at once
+_AU = struct.Struct(">4sII")  # magic, place of the samples, their bytes
+_AU_UNKNOWN = 2**32 - 1
+_UNKNOWN_LENGTH = 2**63 - 1
+
+Waveform = Float32[np.ndarray, " samples"]
+
+
+class Sound(NamedTuple):
+    """A decoded file.
+
+    Attributes:
+        waveform: the mean of the channels, at `rate` samples per second.
+        rate: samples per second.
+        floating: whether the file stores floating-point samples, which may exceed -1..1.
+    """
+
+    waveform: Waveform
+    rate: int
+    floating: bool
 
 
 def read_pcm16(packed: bytes, *, rate: int) -> Int16[np.ndarray, " samples"]:
@@ -26,56 +47,71 @@ def read_pcm16(packed: bytes, *, rate: int) -> Int16[np.ndarray, " samples"]:
         DataError: if the file is damaged or has another format. The message is the reason alone;
             callers prepend the file name.
     """
-    chunks = dict(_wav_chunks(packed))
-    if len(chunks.get(b"fmt ", b"")) < _FORMAT.size or b"data" not in chunks:
+    if not packed:
+        raise DataError("is empty")
+    if packed[:4] != b"RIFF" or packed[8:12] != b"WAVE":
+        raise DataError("is not a WAV file")
+    found = {it.kind: packed[it.start : it.start + it.size] for it in chunks(packed)}
+    form, samples = found.get(b"fmt ", b""), found.get(b"data")
+    if len(form) < _FORMAT.size or samples is None:
         raise DataError("has no format or no samples")
-    tag, channels, found_rate, _, _, bits = _FORMAT.unpack_from(chunks[b"fmt "])
+    tag, channels, found_rate, _, _, bits = _FORMAT.unpack_from(form)
+    if tag == _EXTENSIBLE and len(form) >= _SUBFORMAT + 2:
+        (tag,) = struct.unpack_from("<H", form, _SUBFORMAT)
     if (tag, channels, found_rate, bits) != (_PCM, 1, rate, 16):
         raise DataError(
             f"has {channels} channels of {bits} bits at {found_rate} Hz (format {tag}) instead of "
             f"1 channel of 16 bits at {rate} Hz (format {_PCM})"
         )
-    samples = chunks[b"data"]
     if not samples or len(samples) % 2:
         raise DataError(f"has {len(samples)} bytes of samples")
     return np.frombuffer(samples, "<i2").astype(np.int16)
 
 
-def decode_sound(packed: bytes, *, rate: int) -> Float32[np.ndarray, " samples"]:
-    """Decode an audio file (WAV, FLAC, Ogg, MP3) to a mono waveform in -1..1 at `rate` Hz.
+def decode_sound(packed: bytes, *, rate: int) -> Waveform:
+    """Decode an audio file to a mono waveform at `rate` Hz; see `read_sound` and `resample`."""
+    sound = read_sound(packed)
+    return resample(sound.waveform, sound.rate, rate)
 
-    Channels are averaged. Files at another rate are resampled with an anti-aliasing filter.
+
+def read_sound(packed: bytes) -> Sound:
+    """Decode an audio file of any kind that libsndfile reads, and average its channels.
+
+    The length is what the decoder delivers. Ogg and MP3 files that were joined end to end are read
+    to the end.
 
     Raises:
         DataError: if the file is damaged, truncated or empty. The message is the reason alone;
-            callers prepend the file name. Truncation between two packets of an Ogg or MP3 file is
-            not detected, because these formats do not store the length.
+            callers prepend the file name. Truncation between two packets of an Ogg file, or of an
+            MP3 file without a length header, is not detected, because these files do not store the
+            length.
     """
     import soundfile
 
     if not packed:
         raise DataError("is empty")
-    if packed[:4] == b"RIFF":
-        for _ in _wav_chunks(packed):
-            pass
+    packed = with_stated_size(packed)
+    _check_au(packed)
     try:
         with soundfile.SoundFile(io.BytesIO(packed)) as file:
-            promised, found_rate = file.frames, file.samplerate
-            waveform = file.read(dtype="float32", always_2d=True).mean(axis=1)
+            kind, floating = file.format, file.subtype in ("FLOAT", "DOUBLE")
+        divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind, _undivided)
+        parts = [_decode(part) for part in divide(packed)]
     except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
         raise DataError(f"cannot be decoded ({_reason(error)})") from None
-    if len(waveform) < promised:
-        raise DataError(f"ends at sample {len(waveform):,} of {promised:,}")
+    rate = parts[0][1]
+    waveform = np.concatenate([resample(part, found, rate) for part, found in parts])
     if not len(waveform):
         raise DataError("has no samples")
     if not np.isfinite(waveform).all():
         raise DataError("has samples that are not finite")
-    return waveform if found_rate == rate else _resample(waveform, found_rate, rate)
+    return Sound(waveform, rate, floating)
 
 
-def _resample(
-    waveform: Float32[np.ndarray, " samples"], rate: int, wanted: int
-) -> Float32[np.ndarray, " resampled"]:
+def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, " resampled"]:
+    """`waveform` at another rate, with an anti-aliasing filter."""
+    if rate == wanted:
+        return waveform
     with warnings.catch_warnings():
         # On Python 3.11 and 3.12, librosa imports modules that are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -84,29 +120,37 @@ def _resample(
         return librosa.resample(waveform, orig_sr=rate, target_sr=wanted)
 
 
-def _wav_chunks(packed: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of each chunk of a WAV file.
+def _undivided(packed: bytes) -> list[io.BytesIO]:
+    return [io.BytesIO(packed)]
 
-    Raises:
-        DataError: if the file is not a WAV file, or ends inside a chunk.
-    """
-    if not packed:
-        raise DataError("is empty")
-    if packed[:4] != b"RIFF" or packed[8:12] != b"WAVE":
-        raise DataError("is not a WAV file")
-    place = 12
-    while place + _CHUNK.size <= len(packed):
-        kind, size = _CHUNK.unpack_from(packed, place)
-        place += _CHUNK.size
-        if kind == b"data" and size in _UNKNOWN:
-            size = len(packed) - place
-        if place + size > len(packed):
-            missing = f"{len(packed) - place:,} of {size:,} bytes"
-            raise DataError(f"ends early: its chunk {kind.decode('latin1')!r} has {missing}")
-        yield kind, packed[place : place + size]
-        place += size + size % 2
-    if place < len(packed) - 1:  # an odd chunk may be followed by one byte
-        raise DataError("ends inside the header of a chunk")
+
+def _decode(stream: io.BytesIO) -> tuple[Waveform, int]:
+    """The waveform of a stream and its rate."""
+    import soundfile
+
+    # Otherwise soundfile allocates the length that the file states, which may be unknown, and
+    # seeks after each block, which some decoders cannot do.
+    class Sequential(soundfile.SoundFile):
+        def seekable(self) -> bool:
+            return False
+
+    with Sequential(stream) as file:
+        blocks = [np.zeros(0, np.float32)]
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            blocks.append(block.mean(axis=1))
+        waveform = np.concatenate(blocks)
+        endless = isinstance(stream, EndlessFile) or file.frames == _UNKNOWN_LENGTH
+        if len(waveform) < file.frames and not endless:
+            raise DataError(f"ends at sample {len(waveform):,} of {file.frames:,}")
+        return waveform, file.samplerate
+
+
+def _check_au(packed: bytes) -> None:
+    """Raise DataError if an AU file is shorter than it states."""
+    if packed[:4] == b".snd" and len(packed) >= _AU.size:
+        _, start, size = _AU.unpack_from(packed)
+        if size != _AU_UNKNOWN and start + size > len(packed):
+            raise DataError(f"ends early: it has {len(packed) - start:,} of {size:,} bytes")
 
 
 def _reason(error: Exception) -> str:

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64, Shaped
+from jaxtyping import Float32, Int, Int64, Integer, Shaped
 
 from lastax.data._data_set import Data, DataSet
 from lastax.data._npz import Npz
-from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
+from lastax.data._prepared import ArrayWriter, StoredArray, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import save_splits
 from lastax.data._skipping import HINT, Skipping
+from lastax.data._sources import TokenSequences
 from lastax.data._splits import random_split
 
 SPLITS = ("train", "validation", "test")
@@ -20,13 +21,16 @@ NAMES = (*(f"{kind}_{split}" for split in SPLITS for kind in ("x", "y", "lengths
 COMPACT = {
     np.dtype(kind) for kind in (np.uint8, np.int8, np.int16)
 }  # stored unchanged; all other dtypes become float32
-VERSION = 1  # of the prepared files; increment it when the code that makes them changes
+MOST_TOKENS = 2**20  # a larger vocabulary is a mistake
+VERSION = 2  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = False) -> Data:
     """Sequences from `numpy.savez(file, x_train=..., y_train=..., ...)`.
 
-    - `x_train` (n, L, d) or (n, L): numbers, used in float32 without scaling. Standardize them.
+    - `x_train` (n, L, d): numbers of any dtype, used in float32 without scaling. Standardize them.
+    - `x_train` (n, L): one number per step if they are floating-point numbers or booleans, but
+      tokens 0, 1, ... if they are integers. Save integers that are no tokens as (n, L, 1).
     - `y_train` (n,): labels 0..k-1. Each label must occur.
     - `x_validation`, `y_validation`, `x_test`, `y_test`: the same, with the same L and d. If one
       of these splits is missing, it gets a tenth of the training rows, drawn like torch's
@@ -50,8 +54,41 @@ def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = 
     ready = prepared("arrays", identity, functools.partial(_build, file=file, skip=skip_bad))
     about = load_about(ready)
     size = about["input_size"]
+    classes = tuple(about["classes"])
+    if about["tokens"]:
+        return _open_tokens(ready, classes)
     decode = functools.partial(_steps, size=size)
-    return open_ragged(ready, decode, classes=tuple(about["classes"]), input_size=size)
+    return open_ragged(ready, decode, classes=classes, input_size=size)
+
+
+def _open_tokens(folder: Path, classes: tuple[str, ...]) -> Data:
+    about = load_about(folder)
+    size, length = about["input_size"], about["length"]
+    tokens, offsets, labels = (
+        StoredArray(folder / f"{name}.npy") for name in ("values", "offsets", "labels")
+    )
+    return Data(
+        sources={
+            split: TokenSequences(
+                tokens,
+                offsets,
+                labels,
+                rows=StoredArray(folder / f"{split}.npy"),
+                length=length,
+                vocabulary_size=size,
+            )
+            for split in about["splits"]
+        },
+        classes=classes,
+        input_size=size,
+        length=length,
+        vocabulary=tuple(map(str, range(size))),
+        skipped=about["skipped"],
+        notes=(
+            f"x_train holds integers of shape (n, L): steps are tokens 0..{size - 1}; if they are "
+            "numbers, save them with shape (n, L, 1)",
+        ),
+    )
 
 
 def _steps(values: Shaped[np.ndarray, " values"], *, size: int) -> Float32[np.ndarray, "L d"]:
@@ -69,11 +106,16 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
         for split in splits
     }
     kinds = {file.headers[f"x_{split}"].dtype for split in splits}
-    dtype = min(kinds) if len(kinds) == 1 and kinds <= COMPACT else np.dtype(np.float32)
+    tokens, vocabulary_size = _are_tokens(file, splits), 0
+    dtype = np.dtype(np.int32 if tokens else np.float32)
+    if len(kinds) == 1 and kinds <= COMPACT:
+        (dtype,) = kinds
     with ArrayWriter(folder, "values", dtype) as values:
         for split in splits:
             for piece in _kept(file, split, lengths[split], dtype, skipping):
-                values.append(piece)
+                if tokens:
+                    vocabulary_size = max(vocabulary_size, 1 + _largest_token(file, split, piece))
+                values.append(piece.astype(dtype))
     stored = np.concatenate([lengths[split] for split in splits])
     save_lengths(folder, stored, size)
     save_splits(
@@ -85,7 +127,8 @@ def _build(folder: Path, *, file: Npz, skip: bool) -> None:
         skipped=skipping.count,
         classes=classes,
         length=length,
-        input_size=size,
+        input_size=vocabulary_size if tokens else size,
+        tokens=tokens,
         uniform=not any(f"lengths_{split}" in file.headers for split in splits),
     )
 
@@ -127,6 +170,41 @@ def _check_shapes(file: Npz, splits: Iterable[str]) -> tuple[int, int]:
     return length, size[0] if size else 1
 
 
+def _are_tokens(file: Npz, splits: Iterable[str]) -> bool:
+    """Whether steps are tokens.
+
+    Raises:
+        DataError: if they are tokens in some splits only.
+    """
+    headers = {split: file.headers[f"x_{split}"] for split in splits}
+    found = {
+        split: len(header.shape) == 2 and header.dtype.kind in "iu"
+        for split, header in headers.items()
+    }
+    for split, tokens in found.items():
+        if tokens != found["train"]:
+            kinds = f"dtype {headers[split].dtype}, but x_train has {headers['train'].dtype}"
+            raise file.error(
+                f"x_{split}",
+                f"has {kinds}; integers of shape (n, L) are tokens: save all splits as integers, "
+                "or numbers with shape (n, L, 1)",
+            )
+    return found["train"]
+
+
+def _largest_token(file: Npz, split: str, tokens: Integer[np.ndarray, " tokens"]) -> int:
+    """The largest of some tokens; 0 if there are none."""
+    least, largest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
+    if least < 0 or largest >= MOST_TOKENS:
+        odd = least if least < 0 else largest
+        raise file.error(
+            f"x_{split}",
+            f"has token {odd}, not in 0..{MOST_TOKENS - 1}; if they are numbers, save them with "
+            "shape (n, L, 1)",
+        )
+    return largest
+
+
 def _check_kind(file: Npz, name: str, kinds: str, what: str) -> None:
     dtype = file.headers[name].dtype
     if dtype.kind == "O":
@@ -136,7 +214,7 @@ def _check_kind(file: Npz, name: str, kinds: str, what: str) -> None:
 
 
 def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
-    """The labels, with -1 for values beyond 32 bits."""
+    """The labels, with -1 for values that are not 32-bit integers."""
     return _whole_numbers(file, f"y_{split}", "labels 0..k-1")
 
 
@@ -184,13 +262,17 @@ def _lengths(
         lengths = _whole_numbers(file, name, f"numbers of steps, 1..{longest}")
     wrong_label = (labels < 0) | (labels >= classes)
     wrong_length = (lengths < 1) | (lengths > longest)
-    for row in np.flatnonzero(wrong_label | wrong_length):
+    wrong = np.flatnonzero(wrong_label | wrong_length).tolist()
+    # As they are in the file, to be shown.
+    given = {
+        kind: file.read(kind) for kind in (f"y_{split}", name) if wrong and kind in file.headers
+    }
+    for row in wrong:
+        kind, allowed = name, f"1..{longest}"
+        if wrong_label[row]:
+            kind, allowed = f"y_{split}", f"0..{classes - 1}"
         with skipping.item():
-            if wrong_label[row]:
-                raise file.error(
-                    f"y_{split}[{row}]", f"is {labels[row]}, not in 0..{classes - 1}; {HINT}"
-                )
-            raise file.error(f"{name}[{row}]", f"is {lengths[row]}, not in 1..{longest}; {HINT}")
+            raise file.error(f"{kind}[{row}]", f"is {given[kind][row]}, not in {allowed}; {HINT}")
     return np.where(wrong_label | wrong_length, 0, lengths)
 
 
@@ -205,7 +287,8 @@ def _kept(
     name, start = f"x_{split}", 0
     for piece in file.pieces(name):
         with np.errstate(over="ignore"):  # overflow to infinity is detected below
-            steps = piece.astype(dtype).reshape(len(piece), piece.shape[1], -1)
+            steps = piece if dtype.kind in "iu" else piece.astype(dtype)
+        steps = steps.reshape(len(piece), piece.shape[1], -1)
         here = slice(start, start + len(piece))
         counted = np.arange(steps.shape[1]) < lengths[here, None]
         finite = (np.isfinite(steps).all(axis=2) | ~counted).all(axis=1)

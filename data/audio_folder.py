@@ -5,11 +5,12 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int32
+from jaxtyping import Bool, Float32, Float64, Int16, Int64
 
-from lastax.data._clip_splits import LISTS, hold_out, read_lists
+from lastax.data._clip_splits import LISTS, check_classes, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import list_folder, read_file
@@ -17,13 +18,14 @@ from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
 from lastax.data._skipping import HINT, Skipping
-from lastax.data._sound_files import decode_sound
+from lastax.data._sound_files import Sound, read_sound, resample
+from lastax.data._sound_folders import READABLE, SoundFolder, find_clips
+from lastax.data._sound_scale import Scale, fitting_scale
 from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a window of 25 ms cannot resolve 40 bands
-VERSION = 1  # of the prepared files; increment it when the code that makes them changes
+VERSION = 2  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_audio_folder(
@@ -36,10 +38,16 @@ def open_audio_folder(
 ) -> Data:
     """Audio files in a folder with one subfolder per class.
 
-    Clips are files that end in .wav, .flac, .ogg or .mp3, with any rate and number of channels.
-    Folders whose names begin with `_` or `.` and folders without clips are ignored. Values are
-    stored as 16-bit integers and standardized: mean 0 and standard deviation 1 over all steps of
-    the training clips, for each band.
+    Clips are sound files that libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, AU, CAF, ...),
+    with any rate and number of channels, also in folders below the folder of a class. Other files
+    are left out and counted. Folders whose names begin with `_` or `.` and folders without sounds
+    are ignored. Values are stored as 16-bit integers and standardized: mean 0 and standard
+    deviation 1 over all steps of the training clips, for each band.
+
+    Samples of a floating-point file may exceed -1..1. If those of one clip do, all floating-point
+    clips of the data set are divided by the same number: the smallest power of two that brings all
+    of them into -1..1. However, if a clip exceeds 4 and most others stay in -1..1, this clip is
+    bad. Other files are clipped to -1..1, as compressed sound exceeds it slightly.
 
     If all clips have the same number of steps, records have that length. Otherwise records have
     the length of the longest clip, rounded up to a tenth of a second. They are padded with zeros,
@@ -48,9 +56,9 @@ def open_audio_folder(
     The files validation_list.txt and testing_list.txt, with lines `<class>/<file>`, list the
     clips of these splits. The other clips are for training. If a list is missing, a tenth of all
     clips is held out by speaker: the part of the file name before `_nohash_`, or the clip itself
-    if there is none. Speakers are sorted by the SHA-256 of their names. They fill test, then
-    validation, until each has a tenth. Therefore no speaker is in two splits, and splits depend
-    on names alone.
+    if there is none. Each split takes speakers from the class whose clips it needs most, in the
+    order of the SHA-256 of their names. Therefore no speaker is in two splits, splits have a tenth
+    of each class where speakers allow it, and they depend on names alone.
 
     Args:
         root: folder of the other data sets; not used.
@@ -61,7 +69,8 @@ def open_audio_folder(
         skip_bad: skip clips that cannot be decoded, and listed clips that are missing.
 
     Raises:
-        DataError: if there are fewer than two classes, a clip is bad, or a split is empty.
+        DataError: if there are fewer than two classes, a clip is bad, a line of a list is not
+            understood, or a class or a split has no clips.
         ValueError: if `features` is unknown.
     """
     del root
@@ -72,11 +81,13 @@ def open_audio_folder(
     if not SLOWEST <= rate <= FASTEST:
         raise DataError(f"open_audio_folder: rate must be in {SLOWEST}..{FASTEST} Hz; got {rate}")
     folder = Path(data).expanduser()
-    clips = _clips(folder)
-    lists = {split: folder / name for split, name in LISTS.items() if (folder / name).exists()}
+    found = _clips(folder)
+    lists = _lists(folder)
     identity = {
         "version": VERSION,
-        "files": fingerprint([*(folder / name for name in clips), *lists.values()]),
+        "files": fingerprint(
+            [*(folder / name for name in found.clips), *lists.values()], skip_bad=skip_bad
+        ),
         "features": features,
         "rate": rate,
         "skip_bad": skip_bad,
@@ -84,7 +95,7 @@ def open_audio_folder(
     build = functools.partial(
         _build,
         source=folder,
-        names=clips,
+        names=found.clips,
         lists=lists,
         steps=FEATURES[features],
         rate=rate,
@@ -101,7 +112,13 @@ def open_audio_folder(
     )
     # Masking and shifting frames requires clips of equal length.
     varied = augment if about["uniform"] and features != "raw" else None
-    return dataclasses.replace(opened, augment=varied)
+    return dataclasses.replace(
+        opened,
+        augment=varied,
+        skipped=opened.skipped + sum(found.left_out.values()),
+        left_out=found.left_out,
+        notes=(*found.notes, *opened.notes),
+    )
 
 
 def _standardize(
@@ -113,28 +130,37 @@ def _standardize(
     return (values.reshape(-1, len(mean)).astype(np.float32) - mean) / std
 
 
-def _clips(folder: Path) -> list[str]:
-    """Sorted names of all clips, `<class>/<file>`."""
+def _clips(folder: Path) -> SoundFolder:
     if not os.path.isdir(folder):
         raise DataError(f"folder not found: {folder}; pass another --data")
-    names = []
-    for path in list_folder(folder):
-        if path.name.startswith(("_", ".")) or not os.path.isdir(path):
-            continue
-        names += [
-            f"{path.name}/{clip.name}"
-            for clip in list_folder(path)
-            if clip.suffix.lower() in SUFFIXES and not clip.name.startswith(".")
-        ]
-    for name in names:
+    folders = [path for path in list_folder(folder) if os.path.isdir(path)]
+    found = find_clips(path for path in folders if not path.name.startswith("_"))
+    for name in found.clips:
         if not name.isprintable():
             raise DataError(f"{folder}: the name {name!r} is not printable; rename it")
-    if len({name.split("/")[0] for name in names}) < 2:
+    if len({name.split("/")[0] for name in found.clips}) < 2:
         raise DataError(
-            f"{folder} must hold at least two folders, one per class, with files that end in "
-            f"{', '.join(SUFFIXES)}; pass another --data"
+            f"{folder} must hold at least two folders, one per class, with sound files "
+            f"({READABLE}); pass another --data"
         )
-    return names
+    return found
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    """The lists of splits that exist.
+
+    Raises:
+        DataError: if a list has another name. Its clips would land in the training split.
+    """
+    for path in list_folder(folder):
+        name = path.name.lower()
+        is_list = name.endswith(("_list.txt", "_list.txt.txt", "_list")) and name[:5] != "train"
+        if is_list and path.name not in LISTS.values():
+            raise DataError(
+                f"{path} is not read: lists are called {' and '.join(LISTS.values())}; rename it"
+            )
+    # A link that leads nowhere must not be taken for a missing list.
+    return {split: folder / name for split, name in LISTS.items() if os.path.lexists(folder / name)}
 
 
 def _build(
@@ -148,26 +174,24 @@ def _build(
     skip: bool,
 ) -> None:
     skipping = Skipping(skip)
+    listed = read_lists(lists, names, skipping)
     split_of = hold_out(
         names,
-        read_lists(lists, names, skipping),
+        listed.split_of,
         [split for split in ("test", "validation") if split not in lists],
     )
     splits = np.array([split_of[name] for name in names])
-    lengths, moments = np.zeros(len(names), np.int64), np.zeros((2, steps.size), np.int64)
-    with ArrayWriter(folder, "values", np.int16) as values:
-        for number, name in enumerate(names):
-            with skipping.item():
-                clip = _read(source / name, steps, rate)
-                values.append(clip.reshape(-1))
-                lengths[number] = len(clip)
-                if splits[number] == "train":
-                    wide = clip.astype(np.int64)
-                    moments += wide.sum(axis=0), (wide**2).sum(axis=0)
-    good = lengths > 0
+    encode = functools.partial(
+        _encode, folder, [source / name for name in names], splits == "train", steps, rate
+    )
+    clips, scale = encode(Scale(), Skipping(skip)), Scale()
+    if clips.peaks.max() > 1:
+        scale = fitting_scale(clips.peaks)
+        clips = encode(scale, Skipping(skip))
+    lengths, moments, good = clips.lengths, clips.moments, clips.lengths > 0
     classes = sorted({name.split("/")[0] for name in names})
     labels = np.array([classes.index(name.split("/")[0]) for name in names], np.int32)
-    _check_classes(source, classes, labels[good & (splits == "train")])
+    check_classes(source, classes, labels[good & (splits == "train")])
     save_lengths(folder, lengths, steps.size)
     longest = int(lengths.max())
     uniform = bool((lengths[good] == longest).all())
@@ -179,7 +203,8 @@ def _build(
         {split: np.flatnonzero(splits == split) for split in ("train", *LISTS)},
         good,
         where=source,
-        skipped=skipping.count,
+        skipped=skipping.count + int(np.count_nonzero(~good)),
+        notes=[*listed.notes, *scale.notes(names, clips.peaks)],
         classes=classes,
         length=longest if uniform else -(-longest // tenth) * tenth,
         uniform=uniform,
@@ -188,22 +213,55 @@ def _build(
     )
 
 
-def _read(path: Path, steps: SoundSteps, rate: int) -> Int16[np.ndarray, "L d"]:
+class _Clips(NamedTuple):
+    """What `_encode` found. Bad clips have length 0; `peaks` are 0 for files of integers."""
+
+    lengths: Int64[np.ndarray, " n"]
+    moments: Int64[np.ndarray, "2 d"]
+    peaks: Float64[np.ndarray, " n"]
+
+
+def _encode(
+    folder: Path,
+    paths: list[Path],
+    training: Bool[np.ndarray, " n"],
+    steps: SoundSteps,
+    rate: int,
+    scale: Scale,
+    skipping: Skipping,
+) -> _Clips:
+    """Write the steps of all clips."""
+    clips = _Clips(
+        np.zeros(len(paths), np.int64),
+        np.zeros((2, steps.size), np.int64),
+        np.zeros(len(paths), np.float64),
+    )
+    with ArrayWriter(folder, "values", np.int16) as values:
+        for number, path in enumerate(paths):
+            with skipping.item():
+                sound = _read(path, scale)
+                waveform = resample(sound.waveform, sound.rate, rate)
+                if sound.floating:
+                    clips.peaks[number] = np.abs(sound.waveform).max()
+                    waveform = waveform * np.float32(scale.factor)
+                clip = steps.compute(waveform, rate)
+                values.append(clip.reshape(-1))
+                clips.lengths[number] = len(clip)
+                if training[number]:
+                    wide = clip.astype(np.int64)
+                    clips.moments[...] += wide.sum(axis=0), (wide**2).sum(axis=0)
+    return clips
+
+
+def _read(path: Path, scale: Scale) -> Sound:
     packed = read_file(path)
     try:
-        return steps.compute(decode_sound(packed, rate=rate), rate)
+        sound = read_sound(packed)
+        if sound.floating:
+            scale.check(float(np.abs(sound.waveform).max()))
     except DataError as error:
         raise DataError(f"{path} {error}; {HINT}") from None
-
-
-def _check_classes(source: Path, classes: list[str], labels: Int32[np.ndarray, " n"]) -> None:
-    """Raise DataError if a class has no training clip."""
-    for label, name in enumerate(classes):
-        if label not in labels:
-            raise DataError(
-                f"{source / name} has no usable clip for training; add clips, or list fewer for "
-                "validation and test"
-            )
+    return sound
 
 
 def _is_present(root: Path) -> bool:
@@ -216,7 +274,7 @@ DATA_SET = DataSet(
     name="audio-folder",
     open=open_audio_folder,
     kind="audio",
-    needs="--data DIR: one folder per class with .wav, .flac, .ogg or .mp3 files",
+    needs="--data DIR: one folder per class with .wav, .flac, .ogg, .mp3 or other sound files",
     present=_is_present,
     options=("data", "features", "rate"),
     license="yours",

@@ -26,9 +26,7 @@ PICTURES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 SIDE = 28
 MOST = 2**30  # limit on the bytes of an unpacked file; the largest has 47,040,016
 VERSION = 1  # of the prepared files; increment it when the code that makes them changes
-MISSING = (
-    "run `lastax data fetch smnist`, or copy the four files there (root: --data-dir, LASTAX_DATA)"
-)
+MISSING = "run `lastax data fetch smnist`, or copy this file there (root: --data-dir, LASTAX_DATA)"
 DAMAGED = "remove it and run `lastax data fetch smnist`"
 
 
@@ -78,8 +76,14 @@ def _open(root: Path, order: Int64[np.ndarray, " L"] | None, skip_bad: bool) -> 
 
 
 def _find(root: Path, name: str) -> Path:
-    names = (f"{folder}/{name}{end}" for end in (".gz", "") for folder in ("mnist", "MNIST/raw"))
-    return need(root, *names, hint=MISSING)
+    dotted = name.replace("-idx", ".idx")  # as some copies are named
+    names = [
+        f"{folder}/{written}{end}"
+        for written in (name, dotted)
+        for end in (".gz", "")
+        for folder in ("mnist", "MNIST/raw")
+    ]
+    return need(root, *names, hint=MISSING, is_file=True)
 
 
 def _build(folder: Path, *, paths: list[Path], skip: bool) -> None:

@@ -18,7 +18,7 @@ from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import find, list_folder, need, read_file
 from lastax.data._pictures import decode_png, standardize
-from lastax.data._prepared import fingerprint, prepared
+from lastax.data._prepared import ABOUT, fingerprint, load_about, prepared
 from lastax.data._sequence_files import create_sequences, open_sequences, save_splits
 from lastax.data._skipping import HINT, Skipping
 from lastax.data._splits import random_split
@@ -108,18 +108,30 @@ def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
         "--data-dir, LASTAX_DATA)"
     )
     folder = need(root, f"pathfinder{side}/{LEVELS[level]}", hint=hint)
+    if not _is_complete(folder):
+        about = load_about(folder)
+        raise DataError(
+            f"{folder} is not complete: its generation was interrupted or still runs; to resume, "
+            f"run `lastax data make {task} --level {level} --seed {about.get('seed')} --count "
+            f"{about.get('count')}`"
+        )
     tables = _tables(folder)
     # 200,000 images: only their folders are checked, which change when files are added or removed.
     pictures = [path for path in list_folder(folder / "imgs") if path.is_dir()]
     identity = {
         "version": VERSION,
-        "files": fingerprint([*tables, *pictures]),
+        "files": fingerprint([*tables, *pictures], skip_bad=skip_bad),
         "skip_bad": skip_bad,
     }
     build = functools.partial(_build, tables=tables, side=side, skip=skip_bad)
     middle = np.full(1, 0.5, np.float32)
     decode = functools.partial(standardize, mean=middle, std=middle)
     return open_sequences(prepared(f"{task}-{level}", identity, build), decode, CLASSES)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all images exist. Published folders have no record of their generation."""
+    return not (folder / ABOUT).exists() or load_about(folder).get("complete", True)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -218,7 +230,8 @@ def _rows(table: Path) -> list[list[str]]:
 
 
 def _is_present(folder: str, root: Path) -> bool:
-    return find(root, *(f"{folder}/{level}" for level in LEVELS.values())) is not None
+    found = (find(root, f"{folder}/{level}") for level in LEVELS.values())
+    return any(path is not None and _is_complete(path) for path in found)
 
 
 PATHFINDER = DataSet(

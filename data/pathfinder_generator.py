@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8, UInt64
 
-from lastax.data._atomic import file_lock, publish, unwritable
+from lastax.data._atomic import file_lock, publish, staging_folder, unwritable
 from lastax.data._errors import DataError
+from lastax.data._folders import list_folder
 from lastax.data._pathfinder_pictures import draw
 from lastax.data._pathfinder_pictures import sample_sheet as sample_sheet
 from lastax.data._pathfinder_scenes import place_contours, place_distractors
@@ -109,8 +110,8 @@ def generate(
     """Write images in the published layout: `pathfinder32/curv_.../imgs/0/...`.
 
     Image k depends only on `resolution`, `level` and `seed`. A folder of 1,000 images is complete
-    when its metadata file exists. An interrupted call can be resumed, and a later call can add
-    images.
+    when its metadata file exists. The same call resumes an interrupted one, and a later call can
+    add images. The data set cannot be opened until the call has ended.
 
     Args:
         root: folder that holds all data sets.
@@ -140,12 +141,15 @@ def generate(
             _claim(folder, about)
             missing = [item for item in sizes.items() if not _is_made(folder, *item)]
             done = count - sum(size for _, size in missing)
+            if missing:
+                _save_about(folder, {**about, "complete": False, "count": count})
             make = functools.partial(_make_batch, folder, resolution, level, seed)
             with contextlib.closing(ordered_map(make, missing, workers=workers)) as made:
                 for size in made:
                     done += size
                     if on_progress is not None:
                         on_progress(done, count)
+            _save_about(folder, {**about, "complete": True})
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -199,18 +203,23 @@ def _claim(folder: Path, about: Mapping[str, object]) -> None:
     """Raise DataError if `folder` holds anything but what `about` describes."""
     if (folder / ABOUT).exists():
         there = load_about(folder)
-        if there != about:
+        if any(there.get(name) != value for name, value in about.items()):
             raise DataError(
                 f"{folder} has images of seed {there.get('seed')} and version "
                 f"{there.get('version')}; remove it, or choose another folder with --data-dir"
             )
-    elif any(folder.iterdir()):
+    elif list_folder(folder):
         raise DataError(
             f"{folder} has images from another source; remove it, or choose another folder with "
             "--data-dir"
         )
-    else:
-        save_about(folder, about)
+
+
+def _save_about(folder: Path, about: Mapping[str, object]) -> None:
+    """Replace the facts about `folder` atomically."""
+    with staging_folder(folder / ABOUT) as staging:
+        save_about(staging, about)
+        publish(staging / ABOUT, folder / ABOUT)
 
 
 def _metadata(folder: Path, batch: int) -> Path:

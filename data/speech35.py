@@ -1,5 +1,6 @@
 """The `speech35` data set: the 35 words of Speech Commands v0.02 as raw audio at 16 kHz."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +9,10 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float32, Int16, Int64
 
-from lastax.data._clip_splits import LISTS, read_lists
+from lastax.data._clip_splits import LISTS, check_classes, read_lists
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
-from lastax.data._folders import find, list_folder, need, read_file
+from lastax.data._folders import find, need, read_file
 from lastax.data._prepared import StoredArray, fingerprint, load_about, prepared
 from lastax.data._sequence_files import (
     create_sequences,
@@ -22,6 +23,7 @@ from lastax.data._sequence_files import (
 )
 from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import read_pcm16
+from lastax.data._sound_folders import find_clips
 
 FOLDER = "speech_commands_v0.02"
 # In the order of the published code, which defines the labels.
@@ -33,7 +35,7 @@ WORDS = (
 )
 RATE = 16_000
 LENGTH = RATE  # one second
-VERSION = 1  # of the prepared files; increment it when the code that makes them changes
+VERSION = 2  # of the prepared files; increment it when the code that makes them changes
 MISSING = (
     "run `lastax data fetch speech35`, or unpack speech_commands_v0.02.tar.gz into that "
     "folder (root: --data-dir, LASTAX_DATA)"
@@ -67,20 +69,38 @@ def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool
             f"open_speech35: normalization must be one of {NORMALIZATIONS}; got {normalization!r}"
         )
     folder = need(root, FOLDER, hint=MISSING)
-    words = tuple(word for word in WORDS if (folder / word).is_dir())
-    clips = [clip for word in sorted(words) for clip in list_folder(folder / word, ".wav")]
-    if not clips:
+    present = [word for word in WORDS if (folder / word).is_dir()]
+    found = find_clips((folder / word for word in sorted(present)), suffixes=(".wav",))
+    filled = {name.split("/")[0] for name in found.clips}
+    words = tuple(word for word in present if word in filled)
+    if not words:
         raise DataError(f"{folder} has no folder of clips ({', '.join(WORDS[:3])}, ...); {MISSING}")
     lists = {split: need(folder, name, hint=MISSING) for split, name in LISTS.items()}
     identity = {
         "version": VERSION,
-        "files": fingerprint([*clips, *lists.values()]),
+        "files": fingerprint(
+            [*(folder / name for name in found.clips), *lists.values()], skip_bad=skip_bad
+        ),
         "skip_bad": skip_bad,
     }
-    build = functools.partial(_build, words=words, clips=clips, lists=lists, skip=skip_bad)
+    build = functools.partial(
+        _build,
+        source=folder,
+        names=found.clips,
+        words=words,
+        absent=frozenset(WORDS) - set(present),
+        lists=lists,
+        skip=skip_bad,
+    )
     ready = prepared("speech35", identity, build)
     decode = functools.partial(_normalize, **_statistics(ready, normalization))
-    return open_sequences(ready, decode, words)
+    opened = open_sequences(ready, decode, words)
+    return dataclasses.replace(
+        opened,
+        skipped=opened.skipped + sum(found.left_out.values()),
+        left_out=found.left_out,
+        notes=(*found.notes, *opened.notes),
+    )
 
 
 def _normalize(
@@ -104,29 +124,31 @@ def _statistics(folder: Path, normalization: str) -> dict[str, Float32[np.ndarra
 def _build(
     folder: Path,
     *,
+    source: Path,
+    names: list[str],
     words: tuple[str, ...],
-    clips: list[Path],
+    absent: frozenset[str],
     lists: Mapping[str, Path],
     skip: bool,
 ) -> None:
     skipping = Skipping(skip)
-    names = [f"{clip.parent.name}/{clip.name}" for clip in clips]
-    split_of = read_lists(lists, names, skipping)
-    x = create_sequences(folder, (len(clips), LENGTH), np.int16)
-    good = np.zeros(len(clips), bool)
+    listed = read_lists(lists, names, skipping, absent=absent)
+    x = create_sequences(folder, (len(names), LENGTH), np.int16)
+    good = np.zeros(len(names), bool)
     rows: dict[str, list[int]] = {split: [] for split in ("train", *LISTS)}
     moments = np.zeros((2, LENGTH), np.int64)  # exact sums and sums of squares
-    for number, (clip, name) in enumerate(zip(clips, names, strict=True)):
-        split = split_of.get(name, "train")
+    for number, name in enumerate(names):
+        split = listed.split_of.get(name, "train")
         rows[split].append(number)
         with skipping.item():
-            x[number] = _samples(clip)
+            x[number] = _samples(source / name)
             good[number] = True
             if split == "train":
                 wide = x[number].astype(np.int64)
                 moments += wide, wide**2
     x.flush()
-    labels = np.array([words.index(clip.parent.name) for clip in clips], np.int32)
+    labels = np.array([words.index(name.split("/")[0]) for name in names], np.int32)
+    check_classes(source, words, labels[good & np.isin(np.arange(len(names)), rows["train"])])
     splits = {split: np.array(numbers, np.int64) for split, numbers in rows.items()}
     training = int(np.count_nonzero(good[splits["train"]]))
     _save_places(folder, moments, training)
@@ -136,8 +158,9 @@ def _build(
         labels,
         splits,
         good,
-        where=clips[0].parents[1],
+        where=source,
         skipped=skipping.count,
+        notes=listed.notes,
         mean=mean.tolist(),
         std=std.tolist(),
     )

@@ -71,7 +71,9 @@ def open_text(root: Path, *, validation: str = "held-out", skip_bad: bool = Fals
     reviews = {split: _reviews(folder / split) for split in ("train", "test")}
     identity = {
         "version": VERSION,
-        "files": fingerprint(review.path for part in reviews.values() for review in part),
+        "files": fingerprint(
+            (review.path for part in reviews.values() for review in part), skip_bad=skip_bad
+        ),
         "skip_bad": skip_bad,
     }
     build = functools.partial(_prepare, reviews=reviews, skip_bad=skip_bad)

@@ -199,8 +199,11 @@ def _new_config(
         raise click.UsageError(f"{data_config.name} needs {data_set.needs}")
     with err.status(f"opening {data_config.name}; new data are prepared once"):
         data = open_data(data_config, root)
-    if data.skipped:
-        err.print(f"{data_config.name}: {data.skipped} damaged records left out")
+    for note in data.notes:
+        err.print(f"{data_config.name}: {note}")
+    damaged = data.skipped - sum(data.left_out.values())
+    if damaged:
+        err.print(f"{data_config.name}: {damaged} damaged records left out")
     config = make_run_config(
         task,
         data,

@@ -165,6 +165,44 @@ def sounds(tmp_path_factory):
     return folder
 
 
+def test_check_and_train_tell_how_files_were_read(cli, sounds, tmp_path):
+    folder = shutil.copytree(sounds, tmp_path / "sounds")
+    (folder / "low" / "more.m4a").write_bytes(b"not readable")
+    for name, number in (("testing", 1), ("validation", 2)):
+        (folder / f"{name}_list.txt").write_text(f"low/{number}.wav\nhigh/{number}.wav\n")
+    own = ("--data", folder, "--rate", 4000, "--features", "raw")
+    notes = [
+        "left out, because they are not read: 1 .m4a",
+        "validation_list.txt: 2 clips listed, 2 found",
+        "testing_list.txt: 2 clips listed, 2 found",
+    ]
+    shown = cli("data", "check", "audio-folder", *own)
+    assert (shown.status, shown.stdout.splitlines()[-4:]) == (0, [*notes, "no problems"])
+    result = cli("data", "check", "audio-folder", *own, "--json").result
+    assert (result["skipped"], result["left_out"]) == (1, {".m4a": 1})
+    assert result["notes"] == notes
+    large = cli("train", "--task", "audio-folder", *own, "--batch-size", 17, *TINY, "--out", "run")
+    assert large.status == 1
+    *told, error = large.stderr.splitlines()
+    assert told == [f"audio-folder: {note}" for note in notes]
+    assert "17" in error
+    assert "16 records" in error
+    assert "--batch-size" in error
+    for path in folder.glob("*/*.wav"):
+        path.write_bytes(b"RIFF")
+    damaged = cli("data", "check", "audio-folder", *own)
+    assert damaged.status == 1
+    assert "high/0.wav" in damaged.stderr
+    assert "cannot be decoded" in damaged.stderr
+
+
+def test_show_draws_the_tokens_of_arrays(cli, tmp_path):
+    x = np.arange(60).reshape(20, 3) % 7
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=np.arange(20) % 2)
+    ended = cli("data", "show", "arrays", "--data", "own.npz")
+    assert ended.status == 0, ended.stderr
+
+
 @pytest.mark.parametrize("features", ["raw", "log-mel", "mfcc"])
 def test_show_draws_sound(cli, sounds, features, tmp_path):
     options = ("--data", sounds, "--rate", 4000, "--features", features)

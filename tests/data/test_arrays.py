@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastax.data import DataError, Source
+from lastax.data import DataError, Source, check_data
 from lastax.data import arrays as module
 from lastax.data._npz import Npz
 from lastax.data._splits import torch_permutation
@@ -90,6 +90,73 @@ def test_rows_of_numbers_are_steps_of_one_value(path):
     data = open_file(path)
     assert (data.length, data.input_size) == (7, 1)
     assert data.sources["train"][0]["x"].shape == (7, 1)
+
+
+def tokens(dtype=np.int64, **others):
+    """Tokens 0..8 in all splits; labels in turn."""
+    found = {}
+    for number, split in enumerate(SPLITS):
+        rows = 12 - 4 * number
+        found[f"x_{split}"] = (np.arange(rows * 5).reshape(rows, 5) % 9).astype(dtype)
+        found[f"y_{split}"] = np.arange(rows) % 2
+    return {**found, **others}
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint16, np.int8, ">i4"])
+def test_integers_of_two_axes_are_tokens(path, dtype):
+    given = tokens(dtype, lengths_train=np.arange(12) % 5 + 1)
+    given["x_train"][given["lengths_train"] < 5, -1] = 99  # padding may be anything
+    np.savez(path, **given)
+    data = open_file(path)
+    assert (data.length, data.input_size) == (5, 9)
+    assert data.vocabulary == tuple("012345678")
+    (note,) = data.notes
+    assert note.startswith("x_train holds integers of shape (n, L): steps are tokens 0..8; ")
+    for split in SPLITS:
+        for number, record in enumerate(data.sources[split]):
+            length = given.get(f"lengths_{split}", np.full(12, 5))[number]
+            assert record["x"].dtype == np.int32
+            np.testing.assert_array_equal(
+                record["x"], np.where(np.arange(5) < length, given[f"x_{split}"][number], 0)
+            )
+            assert (record["length"], record["label"]) == (length, number % 2)
+    assert check_data("arrays", data=path).problems == ()
+
+
+def test_integers_of_three_axes_are_numbers(path):
+    given = tokens()
+    np.savez(path, **{name: x[:, :, None] if x.ndim == 2 else x for name, x in given.items()})
+    data = open_file(path)
+    assert (data.input_size, data.vocabulary, data.notes) == (1, (), ())
+    assert data.sources["train"][0]["x"].dtype == np.float32
+    np.testing.assert_array_equal(contents(data.sources["test"])[0][:, :, 0], given["x_test"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_test": np.full((4, 5), -3)}, "x_test has token -3, not in 0..1048575; if they are"),
+        ({"x_train": np.full((12, 5), 2**40)}, "x_train has token 1099511627776, not in 0.."),
+        ({"x_test": np.zeros((4, 5))}, "x_test has dtype float64, but x_train has int64; integers"),
+        (
+            {"x_train": np.zeros((12, 5), bool)},
+            "x_validation has dtype int64, but x_train has bool",
+        ),
+    ],
+    ids=["negative", "huge", "one split", "other splits"],
+)
+def test_arrays_that_are_hardly_tokens_are_named(path, changes, message):
+    np.savez(path, **tokens(**changes))
+    found = failure(path, skip_bad=True)
+    assert found.startswith(message)
+    assert "with shape (n, L, 1)" in found
+
+
+def test_members_that_macos_adds_are_ignored(path):
+    np.savez(path, **three())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._x_train.npy", b"\0\x05\x16\x07")
+    assert open_file(path).length == 5
 
 
 def test_lengths_hide_what_stands_behind(path):
@@ -260,7 +327,9 @@ def test_pickled_objects_are_not_loaded(path, tmp_path):
 ROWS = {
     "label": ({"y_test": [0, 1, 0, 7]}, "y_test[3] is 7, not in 0..1", "test"),
     "negative": ({"y_train": [0, 1] * 5 + [-3, 1]}, "y_train[10] is -3, not in 0..1", "train"),
-    "huge": ({"y_test": np.array([0, 1, 0, 1e300])}, "y_test[3] is -1, not in 0..1", "test"),
+    "huge": ({"y_test": np.array([0, 1, 0, 1e300])}, "y_test[3] is 1e+300, not in 0..1", "test"),
+    "NaN": ({"y_test": np.array([0, 1, 0, np.nan])}, "y_test[3] is nan, not in 0..1", "test"),
+    "NaN length": ({"lengths_test": [5, np.nan, 1, 1]}, "lengths_test[1] is nan, not in", "test"),
     "length": ({"lengths_test": [5, 6, 1, 1]}, "lengths_test[1] is 6, not in 1..5", "test"),
     "no length": ({"lengths_test": [5, 5, 0, 1]}, "lengths_test[2] is 0, not in 1..5", "test"),
 }

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import shutil
+import unicodedata
 from pathlib import Path
 
 import librosa
@@ -15,7 +16,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastax.data import DataError, Source
+from lastax.data import DataError, Source, check_data
 from lastax.data._clip_splits import hold_out, speaker
 from lastax.data._sound_files import decode_sound
 from lastax.data.audio_folder import DATA_SET
@@ -225,6 +226,16 @@ def test_channels_are_averaged():
     np.testing.assert_allclose(waveform, both.mean(axis=1), atol=1e-6)
 
 
+def test_joined_files_may_have_different_rates():
+    joined = b"".join(
+        packed_as(tone(440, 0.5, rate), rate, format="MP3") for rate in (8000, 44_100)
+    )
+    waveform = decode_sound(joined, rate=RATE)
+    assert abs(len(waveform) - RATE) <= 2
+    spectrum = np.abs(np.fft.rfft(waveform[9000:15_000]))
+    assert abs(np.argmax(spectrum) * RATE / 6000 - 440) < 3
+
+
 def test_what_a_lower_rate_cannot_hold_is_removed():
     high = packed_as(tone(7000, 0.5, 16_000), 16_000, format="FLAC")
     assert np.abs(decode_sound(high, rate=8000)[200:-200]).max() < 0.01
@@ -245,13 +256,99 @@ def test_a_folder_may_mix_kinds_and_rates(tmp_path):
     assert sum(map(len, data.sources.values())) == 19
 
 
-def test_wav_files_of_unknown_size_are_read():
-    """As programs write them into a pipe: no size in the head."""
-    content = fixtures.wav(fixtures.samples(1))
-    place = content.index(b"data") + 4
-    piped = content[:4] + b"\xff" * 4 + content[8:place] + b"\xff" * 4 + content[place + 4 :]
-    waveform = decode_sound(piped, rate=RATE)
-    np.testing.assert_array_equal(waveform * 2**15, fixtures.samples(1))
+def test_clips_may_have_any_readable_suffix_and_lie_in_subfolders(tmp_path):
+    folder = write_tones(tmp_path / "sounds", 8)
+    kinds = (("opus", KINDS["opus"]), ("aiff", {"format": "AIFF"}), ("au", {"format": "AU"}))
+    for end, kind in kinds:
+        content = packed_as(tone(800, 0.2, RATE), RATE, **kind)
+        fixtures.write(folder / "low" / "more" / "and more" / f"0.{end}", content)
+    (folder / "low" / "more" / "again").symlink_to(folder / "low")
+    (folder / "high" / "0.wav").rename(folder / "high" / "0.WAV")
+    (folder / "high" / "._1.wav").write_bytes(b"\0\x05\x16\x07 as macOS writes")
+    data = open_folder(folder, features="raw")
+    assert sum(map(len, data.sources.values())) == 19
+    assert (data.skipped, data.notes) == (0, ())
+
+
+def test_files_of_other_kinds_are_counted(tmp_path):
+    folder = write_tones(tmp_path / "sounds")
+    for name in ("a.m4a", "b.M4A", "c.wma", "notes.txt", "plain"):
+        (folder / "low" / name).write_bytes(b"other")
+    data = open_folder(folder)
+    assert data.left_out == {".m4a": 2, ".wma": 1, ".txt": 1, "": 1}
+    assert data.skipped == 5
+    assert data.notes == (
+        "left out, because they are not read: 2 .m4a, 1 without suffix, 1 .txt, 1 .wma",
+    )
+    assert check_data("audio-folder", data=folder).problems == ()
+    (folder / "low" / "0.wav").write_bytes(b"")
+    report = check_data("audio-folder", data=folder)
+    assert (report.damaged, report.data.skipped) == (1, 6)
+
+
+def test_a_class_with_no_readable_sound_is_an_error(tmp_path):
+    folder = write_tones(tmp_path / "sounds")
+    fixtures.write(folder / "third" / "0.m4a", b"not readable")
+    for skip_bad in (False, True):
+        assert failure(folder, skip_bad=skip_bad) == (
+            f"{folder / 'third'} has no file that ends in .wav, .wave, .flac, .ogg, ..., but "
+            "1 .m4a; convert them, or move the folder elsewhere"
+        )
+
+
+def test_a_dangling_link_is_a_bad_clip(tmp_path):
+    folder = write_tones(tmp_path / "sounds")
+    (folder / "low" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert failure(folder).startswith(f"cannot read {folder / 'low' / 'gone.wav'}")
+    assert open_folder(folder, skip_bad=True).skipped == 1
+
+
+# Floating-point samples beyond -1..1
+
+
+def write_floats(folder, scale):
+    """Tones whose loudest sample is `scale` times 0.9."""
+    for number in range(12):
+        for name, frequency in (("high", 2000), ("low", 500)):
+            values = scale * (0.9 - 0.05 * number) * tone(frequency, 0.05, RATE) / 0.5
+            packed = packed_as(values, RATE, format="WAV", subtype="FLOAT")
+            fixtures.write(folder / name / f"{number}.wav", packed)
+    return folder
+
+
+@pytest.mark.parametrize(("scale", "divisor"), [(1.4, "2"), (2.0**15, "32,768"), (2.0**31, "")])
+def test_floating_point_sounds_are_scaled_together(tmp_path, scale, divisor):
+    expected = open_folder(write_floats(tmp_path / "plain", 1.0), features="raw")
+    data = open_folder(write_floats(tmp_path / "loud", scale), features="raw")
+    assert (expected.notes, expected.skipped, data.skipped) == ((), 0, 0)
+    for split in SPLITS:
+        for record, other in zip(data.sources[split], expected.sources[split], strict=True):
+            np.testing.assert_allclose(record["x"], other["x"], atol=2e-4)
+    (note,) = data.notes
+    assert "of 24 clips exceed -1..1, high/0.wav with samples up to " in note
+    assert f"all floating-point clips are divided by {divisor}" in note
+
+
+def test_one_clip_out_of_scale_is_bad(tmp_path):
+    """Otherwise it would turn all others into silence."""
+    folder = write_floats(tmp_path / "sounds", 1.0)
+    before = open_folder(folder, features="raw")
+    packed = packed_as(20_000 * tone(500, 0.05, RATE), RATE, format="WAV", subtype="FLOAT")
+    for name in ("low/0.wav", "high/11.wav"):
+        (folder / name).write_bytes(packed)
+    assert failure(folder).startswith(
+        f"{folder / 'high/11.wav'} has samples up to 10,000, while most clips stay in -1..1; "
+    )
+    data = open_folder(folder, features="raw", skip_bad=True)
+    assert (data.skipped, data.notes) == (2, ())
+    record = data.sources["test"][0]["x"]
+    assert len(np.unique(record)) > 0.5 * len(np.unique(before.sources["test"][0]["x"]))
+    (folder / "low/0.wav").write_bytes(
+        packed_as(np.full(800, 1e30), RATE, format="WAV", subtype="FLOAT")
+    )
+    assert (
+        "low/0.wav has samples up to 1e+30" in check_data("audio-folder", data=folder).problems[0]
+    )
 
 
 # Splits
@@ -322,6 +419,31 @@ def test_held_out_splits_share_no_speaker_and_have_their_tenth(names, seed):
     assert hold_out(shuffled, {}, ["test", "validation"]) == dealt
 
 
+@pytest.mark.parametrize("sizes", [{"a": 100, "b": 40, "c": 10}, {"a": 5, "b": 5}])
+def test_held_out_splits_have_a_tenth_of_each_class(sizes):
+    names = [f"{name}/{k}.wav" for name, size in sizes.items() for k in range(size)]
+    dealt = hold_out(names, {}, ["test", "validation"])
+    for name, size in sizes.items():
+        counts = [
+            sum(split == part for clip, split in dealt.items() if clip[0] == name)
+            for part in ("test", "validation")
+        ]
+        if size >= 10:
+            assert counts == [size // 10, size // 10]
+        else:
+            assert sum(counts) == 1
+
+
+def test_a_class_keeps_clips_for_training():
+    """The first speaker by SHA-256 has all clips of a class."""
+    first = min(range(20), key=lambda k: hashlib.sha256(f"s{k}".encode()).digest())
+    names = [f"a/s{k}_nohash_0.wav" for k in range(20)]
+    names += [f"b/s{first}_nohash_{k}.wav" for k in range(3)]
+    for split in ("test", "validation"):
+        dealt = hold_out(names, {}, [split])
+        assert {dealt[name] for name in names if name[0] == "b"} == {"train"}
+
+
 def test_a_speaker_is_the_same_in_every_class():
     assert speaker("yes/ab12_nohash_0.wav") == speaker("no/ab12_nohash_7.wav") == "ab12"
     assert speaker("yes/1.wav") != speaker("no/1.wav")
@@ -381,6 +503,93 @@ def test_a_listed_clip_that_is_missing_is_named(folder):
     assert failure(folder).startswith(f"{path}, row 2: clip no/3c0ffee0_nohash_0.wav is missing; ")
     data = open_folder(folder, skip_bad=True)
     assert (data.skipped, len(data.sources["test"])) == (1, 2)
+
+
+UNDERSTOOD = {
+    "byte-order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "backslashes": lambda text: text.replace("/", "\\").encode(),
+    "a dot in front": lambda text: "".join(f"./{line}\n" for line in text.split()).encode(),
+    "two separators": lambda text: text.replace("/", "//").encode(),
+    "spaces and CRLF": lambda text: "".join(f" {line} \r\n\r\n" for line in text.split()).encode(),
+    "suffix in capitals": lambda text: text.replace(".wav", ".WAV").encode(),
+}
+
+
+@pytest.mark.parametrize("write", UNDERSTOOD.values(), ids=UNDERSTOOD)
+def test_lists_of_other_systems_are_understood(folder, write):
+    path = folder / "testing_list.txt"
+    path.write_bytes(write(path.read_text()))
+    data = open_folder(folder, features="raw")
+    assert sorted(int(row) for row in data.sources["test"].rows) == of_split("test")
+    assert data.notes == (
+        "validation_list.txt: 3 clips listed, 3 found",
+        "testing_list.txt: 3 clips listed, 3 found",
+    )
+
+
+def test_unicode_normalizations_are_the_same_name(tmp_path):
+    folder = write_tones(tmp_path / "sounds", 3)
+    names = [unicodedata.normalize(form, "t\xf6ne") for form in ("NFC", "NFD")]
+    (folder / "low").rename(folder / names[1])
+    (folder / "testing_list.txt").write_text(f"{names[0]}/0.wav\n", encoding="utf-8")
+    (folder / "validation_list.txt").write_text(f"{names[1]}/1.wav\n", encoding="utf-8")
+    data = open_folder(folder, features="raw")
+    assert [len(data.sources[split]) for split in SPLITS] == [4, 1, 1]
+
+
+MISSPELLED = {
+    "case": "NO/0A1b2c3d_nohash_0.wav",
+    "absolute path": "/data/no/0a1b2c3d_nohash_0.wav",
+    "drive": r"C:\data\no\0a1b2c3d_nohash_0.wav",
+    "quotes": '"no/0a1b2c3d_nohash_0.wav"',
+    "label": "no/0a1b2c3d_nohash_0.wav,no",
+    "label behind a tab": "no/0a1b2c3d_nohash_0.wav\tno",
+    "label in front": "2 no/0a1b2c3d_nohash_0.wav",
+    "no suffix": "no/0a1b2c3d_nohash_0",
+    "other suffix": "no/0a1b2c3d_nohash_0.flac",
+    "other folder": "../no/0a1b2c3d_nohash_0.wav",
+}
+
+
+@pytest.mark.parametrize("line", MISSPELLED.values(), ids=MISSPELLED)
+def test_a_line_that_resembles_a_clip_is_never_skipped(folder, line):
+    """Its clip would land in the training split."""
+    path = folder / "testing_list.txt"
+    path.write_text(f"yes/3c0ffee0_nohash_0.wav\n\n{line}\n")
+    for skip_bad in (False, True):
+        assert failure(folder, skip_bad=skip_bad) == (
+            f"{path}, row 3: {line if line.isprintable() else ascii(line)} is not a clip, but "
+            "resembles no/0a1b2c3d_nohash_0.wav; write one <class>/<file> per line"
+        )
+
+
+def test_a_file_name_without_its_class_is_named(tmp_path):
+    folder = write_tones(tmp_path / "sounds", 3)
+    (folder / "testing_list.txt").write_text("2.wav\n")
+    assert "row 1: 2.wav is not a clip, but resembles " in failure(folder, skip_bad=True)
+
+
+def test_lines_of_a_missing_class_are_named(folder):
+    shutil.rmtree(folder / "no")
+    assert "row 2: clip no/1f2e3d4c_nohash_0.wav is missing" in failure(folder)
+    assert open_folder(folder, skip_bad=True).skipped == 2
+
+
+def test_a_clip_in_both_lists_belongs_to_the_first(folder):
+    path = folder / "testing_list.txt"
+    path.write_text(path.read_text() + "no/1f2e3d4c_nohash_0.wav\n")
+    data = open_folder(folder)
+    assert [len(data.sources[split]) for split in SPLITS] == [6, 3, 3]
+    assert data.notes[2] == "clips in both lists: 1; they belong to validation"
+
+
+def test_a_list_with_another_name_is_named(folder):
+    (folder / "testing_list.txt").rename(folder / "test_list.txt")
+    assert failure(folder) == (
+        f"{folder / 'test_list.txt'} is not read: lists are called validation_list.txt and "
+        "testing_list.txt; rename it"
+    )
 
 
 def test_a_list_that_is_no_text_is_named(folder):

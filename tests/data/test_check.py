@@ -101,6 +101,20 @@ def test_damage_is_counted_and_the_first_is_described(own):
     assert check_data("arrays", data=own, skip_bad=True).problems == ()
 
 
+def test_the_reason_is_told_if_nothing_is_good(own):
+    with np.load(own) as arrays:
+        arrays = dict(arrays)
+    arrays["x_test"][:] = np.nan
+    np.savez(own, **arrays)
+    with pytest.raises(DataError) as caught:
+        check_data("arrays", data=own)
+    assert "x_test[0] has values that are not finite" in str(caught.value)
+    assert "without bad items: " in str(caught.value)
+    assert "has no good record for test" in str(caught.value)
+    with pytest.raises(DataError, match=r"^[^;]* has no good record for test"):
+        check_data("arrays", data=own, skip_bad=True)
+
+
 def test_missing_data_raise(tmp_path):
     with pytest.raises(DataError, match="file not found"):
         check_data("arrays", data=tmp_path / "gone.npz")

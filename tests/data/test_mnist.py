@@ -120,6 +120,22 @@ def test_files_may_be_unpacked_and_where_torchvision_puts_them(tmp_path):
 # Damage
 
 
+@pytest.mark.parametrize("end", [".gz", ""])
+def test_names_may_have_a_dot(root, end):
+    """As in copies that are common on the web, which also have folders of the published names."""
+    before = [record["x"] for record in SMNIST.open(root).sources["test"]]
+    for path in list((root / "mnist").iterdir()):
+        named = path.name.removesuffix(".gz")
+        content = path.read_bytes() if end else gzip.decompress(path.read_bytes())
+        path.with_name(named.replace("-idx", ".idx") + end).write_bytes(content)
+        path.unlink()
+        (path.parent / named).mkdir()
+    assert SMNIST.present(root)
+    np.testing.assert_array_equal(
+        [record["x"] for record in SMNIST.open(root).sources["test"]], before
+    )
+
+
 def test_missing_files_say_what_to_do(tmp_path):
     assert not SMNIST.present(tmp_path)
     assert "lastax data fetch smnist" in failure(tmp_path)

@@ -19,7 +19,7 @@ from lastax.data import DataError, _pathfinder_scenes, pathfinder_generator
 from lastax.data._pathfinder_settings import SETTINGS
 from lastax.data._pathfinder_snakes import make_kit
 from lastax.data._random_tree import below, children, root_key, uniform
-from lastax.data.pathfinder import open_pathfinder
+from lastax.data.pathfinder import PATHFINDER, open_pathfinder
 from lastax.data.pathfinder_generator import draw_images, generate, sample_sheet
 
 from .plain_pathfinder import LENGTHS, SIZES, Plain, Snake, back, dilated, disk, move, step
@@ -492,6 +492,31 @@ def test_folders_that_cannot_be_written(tmp_path):
 def test_settings_that_make_no_sense(tmp_path, wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
         generate(tmp_path, resolution=32, **({"level": "easy", "count": 1} | wrong))
+
+
+def test_an_interrupted_data_set_cannot_be_opened_until_it_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pathfinder_generator, "BATCH", 10)
+    root, settings = tmp_path / "data", {"resolution": 32, "level": "easy"}
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    made: dict[int, int] = {}
+    for count in (20, 30):  # a new data set, and one that gets more images
+        with pytest.raises(KeyboardInterrupt):
+            generate(root, count=count, seed=3, on_progress=interrupt, **settings)
+        assert not PATHFINDER.present(root)
+        for skip_bad in (False, True):
+            with pytest.raises(
+                DataError, match=f"make pathfinder --level easy --seed 3 --count {count}`$"
+            ):
+                PATHFINDER.open(root, level="easy", skip_bad=skip_bad)
+        generate(root, count=count, seed=3, on_progress=made.setdefault, **settings)
+        data = PATHFINDER.open(root, level="easy")
+        assert sum(map(len, data.sources.values())) == count
+        assert PATHFINDER.present(root)
+    assert made == {20: 20}  # the first batch of each call was kept
 
 
 @pytest.mark.slow

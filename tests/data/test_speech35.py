@@ -127,7 +127,49 @@ def test_words_that_are_not_there_are_no_classes_and_their_list_entries_nothing(
     assert sum(map(len, data.sources.values())) == 8
 
 
+def test_suffixes_may_have_any_case(root):
+    before = records(DATA_SET.open(root).sources["test"])
+    for name in NAMES[::2]:
+        path = root / fixtures.FOLDER / name
+        path.rename(path.with_suffix(".WAV"))
+    (root / fixtures.FOLDER / "no" / "._0.wav").write_bytes(b"as macOS adds")
+    data = DATA_SET.open(root)
+    np.testing.assert_array_equal(records(data.sources["test"]), before)
+    assert data.notes == (
+        "validation_list.txt: 3 clips listed, 3 found",
+        "testing_list.txt: 3 clips listed, 3 found",
+    )
+
+
+def test_files_of_other_kinds_are_counted(root):
+    folder = root / fixtures.FOLDER
+    (folder / "no" / "other.flac").write_bytes(b"fLaC")
+    data = DATA_SET.open(root)
+    assert (data.skipped, data.left_out) == (1, {".flac": 1})
+    assert data.notes[0] == "left out, because they are not read: 1 .flac"
+    for path in (folder / "yes").iterdir():
+        path.rename(path.with_suffix(".flac"))
+    assert failure(root, skip_bad=True).startswith(
+        f"{folder / 'yes'} has no file that ends in .wav, but 4 .flac; convert them"
+    )
+
+
 # Damage
+
+
+def test_a_word_that_loses_all_clips_is_an_error(root):
+    for path in (root / fixtures.FOLDER / "no").iterdir():
+        path.write_bytes(b"")
+    assert failure(root, skip_bad=True).startswith(
+        f"{root / fixtures.FOLDER / 'no'} has no usable clip for training"
+    )
+
+
+@pytest.mark.parametrize("line", ["No/3c0ffee0_nohash_0.wav", "yes/3c0ffee0_nohash_0.wav,yes"])
+def test_a_line_that_resembles_a_clip_is_never_skipped(root, line):
+    path = root / fixtures.FOLDER / "testing_list.txt"
+    path.write_text(line)
+    assert failure(root, skip_bad=True).startswith(f"{path}, row 1: {line} is not a clip, but ")
 
 
 def test_a_missing_set_says_what_to_do(tmp_path):
@@ -171,7 +213,6 @@ CLIPS = {
         GOOD[:20] + struct.pack("<H", 6) + GOOD[22:],
         "has 1 channels of 16 bits at 16000 Hz",
     ),
-    "junk behind": (GOOD + b"abc", "ends inside the header of a chunk"),
 }
 
 
@@ -192,7 +233,10 @@ def test_a_damaged_clip_is_named(root, cache, damage):
     np.testing.assert_allclose(records(data.sources["train"]), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("content", [GOOD + LIST, GOOD[:12] + LIST + GOOD[12:]])
+@pytest.mark.parametrize(
+    "content",
+    [GOOD + LIST, GOOD[:12] + LIST + GOOD[12:], GOOD + b"abc", GOOD + b"TAG" + bytes(125)],
+)
 def test_further_parts_of_a_clip_change_nothing(root, content):
     before = records(DATA_SET.open(root).sources["train"])
     (root / fixtures.FOLDER / NAMES[0]).write_bytes(content)

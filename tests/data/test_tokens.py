@@ -357,4 +357,5 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "b.txt").write_text("b")
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "c.md").write_text("c")
+    (tmp_path / "._a.txt").write_text("as macOS adds to each copied file")
     assert list_folder(tmp_path, ".txt") == [tmp_path / "a.txt", tmp_path / "b.txt"]

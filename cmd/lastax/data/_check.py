@@ -49,12 +49,19 @@ def check(task: str, root: Path | None, any_size: bool, as_json: bool, **setting
                 "ok": not report.problems,
                 "damaged": report.damaged,
                 "first_damage": report.first_damage,
+                "skipped": report.data.skipped,
+                "left_out": dict(report.data.left_out),
+                "notes": report.data.notes,
                 "splits": {name: dataclasses.asdict(it) for name, it in report.splits.items()},
             }
         )
     else:
         out.print(_table(task, report))
-        for line in (*report.problems, "problems found" if report.problems else "no problems"):
+        for line in (
+            *report.data.notes,
+            *report.problems,
+            "problems found" if report.problems else "no problems",
+        ):
             out.print(line)
     if report.problems:
         raise click.exceptions.Exit(1)

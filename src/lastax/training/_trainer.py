@@ -116,7 +116,8 @@ def steps_per_epoch(training: TrainingConfig, data: TrainingData) -> int:
     if steps == 0:
         raise ValueError(
             f"batch_size {training.batch_size} is larger than the training split of "
-            f"{data.records('train')} records"
+            f"{data.records('train')} records; choose a batch size of at most that many "
+            "(--batch-size)"
         )
     return steps
 
