@@ -36,6 +36,7 @@ from lastax.calibration._features import output_weights as output_weights
 from lastax.calibration._features import state_features as state_features
 from lastax.calibration._features import state_slots as state_slots
 from lastax.calibration._features import with_output_weights as with_output_weights
+from lastax.calibration._forward_check import UncheckedForwardWarning as UncheckedForwardWarning
 from lastax.calibration._gramians import empirical_gramians as empirical_gramians
 from lastax.calibration._moments import Moments as Moments
 from lastax.calibration._moments import state_energies as state_energies
@@ -57,6 +58,7 @@ __all__ = [
     "Moments",
     "RefitReport",
     "RegressionSystem",
+    "UncheckedForwardWarning",
     "calibrate",
     "eliminate",
     "empirical_gramians",

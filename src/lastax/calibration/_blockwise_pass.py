@@ -157,6 +157,14 @@ def _on_host(tree: Tree) -> Tree:
 
 
 @eqx.filter_jit
+def layer_input(
+    forward: BlockwiseForward, block: PyTree, states: HiddenStates
+) -> Float[Array, "n L H"]:
+    """Input of the layer of a block, on the device."""
+    return forward.before(block, states)
+
+
+@eqx.filter_jit
 def layer_output(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:

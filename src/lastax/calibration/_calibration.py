@@ -17,6 +17,7 @@ from lastax.calibration._block_refit import refit_layer
 from lastax.calibration._blockwise_pass import BlockwisePass, blockwise_pass, layer_of
 from lastax.calibration._elimination import LayerPath
 from lastax.calibration._features import RegressionSystem, feedthrough_states, state_slots
+from lastax.calibration._forward_check import check_forward
 from lastax.calibration._moments import Moments
 from lastax.calibration._probe import outputs_from, probe_curve
 from lastax.calibration._removal_path import removal_path
@@ -172,6 +173,7 @@ def measure(
 ) -> Calibration:
     """`calibrate` on behalf of `function`, the function that errors and warnings name."""
     data = blockwise_pass(function, model, batches, forward)
+    check_forward(function, data)
     blocks = data.blocks
     for index, block in enumerate(blocks):
         _check_layer(f"{function}: layer {index}", block, dense_feedthrough)
