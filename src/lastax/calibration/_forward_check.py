@@ -30,8 +30,8 @@ class UncheckedForwardWarning(UserWarning):
 def check_forward(function: str, data: BlockwisePass) -> None:
     """Compare the outputs of a block-wise forward pass with those of the model itself.
 
-    The first records are used, without their lengths. If the outputs differ, the inputs of the layers show in
-    which block the difference begins.
+    The first records are used, without their lengths. If the outputs differ, the inputs of the
+    layers show in which block the difference begins.
 
     Args:
         function: name of the function that the user called, for error messages.

@@ -16,7 +16,12 @@ from jaxtyping import Float, PyTree
 
 from lastax._typing import Array, Batch, Model, OnProgress, PRNGKeyArray, silent
 from lastax.calibration._block_refit import refit_model_head
-from lastax.calibration._blockwise_pass import BlockwisePass, block_output, blockwise_pass
+from lastax.calibration._blockwise_pass import (
+    BlockwisePass,
+    block_output,
+    blockwise_pass,
+    check_untied,
+)
 from lastax.calibration._forward_check import check_forward
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._normalization import split_trainable
@@ -68,6 +73,7 @@ def reconstruct(
     """
     original = blockwise_pass("reconstruct", model, batches, forward)
     check_forward("reconstruct", original)
+    check_untied("reconstruct", original)
     forward = original.forward
     reduced = BlockwisePass(small, forward, original.chunks)
     if len(original.blocks) != len(reduced.blocks):

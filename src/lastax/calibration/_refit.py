@@ -6,12 +6,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from lastax._typing import Batch, Model, OnProgress, silent
+from lastax.calibration._blockwise_pass import check_untied
 from lastax.calibration._budgets import Budget, distribute_states, find_budget
 from lastax.calibration._calibration import Calibration, measure
 from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.surgery._counts import Ratio, requested_count
+from lastax.surgery._states import writable_layers
 
 
 def refit(
@@ -90,6 +92,8 @@ def refit(
         )
     if calibration.model is not model:
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
+    check_untied("refit", calibration.data)
+    writable_layers("refit", calibration.data.blocks)
     sizes = calibration.sizes
     choices: Sequence[Choice]
     if keep is not None:
