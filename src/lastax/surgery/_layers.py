@@ -5,7 +5,7 @@ registration.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -31,9 +31,8 @@ def find_layers(model: PyTree) -> list[Layer]:
         ValueError: if the model has no layer.
     """
     layers: dict[Hashable, Layer] = {}
-    for node in jax.tree.leaves(model, is_leaf=_is_layer):
-        if _is_layer(node):
-            layers.setdefault(layer_identity(node), node)
+    for _, layer in layer_nodes(model):
+        layers.setdefault(layer_identity(layer), layer)
     if not layers:
         raise ValueError(
             f"no state-space layer in this {type(model).__name__}: a layer is a node of the PyTree "
@@ -83,6 +82,12 @@ def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
         model,
         is_leaf=_is_layer,
     )
+
+
+def layer_nodes(model: PyTree) -> list[tuple[tuple[Any, ...], Layer]]:
+    """Every place of a layer in a PyTree: its path, and the layer."""
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_layer)
+    return [(path, node) for path, node in nodes if _is_layer(node)]
 
 
 def _is_layer(node: object) -> TypeGuard[Layer]:
