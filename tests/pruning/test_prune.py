@@ -191,3 +191,13 @@ def test_tied_layers_are_scored_by_all_their_uses_and_not_refitted(getkey):
         lastax.prune(model, states=5, calibration=calibration)
     with pytest.raises(ValueError, match=r"refit: blocks \(0, 2\) share one layer"):
         lastax.refit(model, calibration, states=5)
+
+
+def test_scores_use_nothing_newer_than_numpy_2_0(monkeypatch, getkey):
+    for name in ("cumulative_sum", "cumulative_prod", "unstack", "matvec", "vecmat"):
+        monkeypatch.delattr(np, name, raising=False)
+    layers = [random_layer(i, states=4) for i in range(2)]
+    for method in PLANNED:
+        if not lastax.METHODS[method].uses_moments:
+            options = {"method": method, "length": 20, "key": getkey()}
+            assert sum(lastax.state_counts(lastax.prune(layers, ratio=0.5, **options))) == 4
