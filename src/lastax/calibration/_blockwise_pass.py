@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lastax._typing import Array, Batch
+from lastax._typing import Array
 from lastax.analysis._single import check_concrete
-from lastax.calibration._chunks import Chunk, calibration_chunks
+from lastax.calibration._chunks import AnyArray, CalibrationBatches, Chunk, calibration_chunks
 from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
@@ -26,9 +26,6 @@ from lastax.surgery._layers import find_layers, layer_identity
 from lastax.surgery._reading import float32_system, layer_counts
 
 Tree = TypeVar("Tree")
-
-# An array on the device or on the host, which becomes one on the device inside `jit`.
-AnyArray = jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +96,7 @@ class BlockwisePass:
 def blockwise_pass(
     function: str,
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     forward: BlockwiseForward | None,
 ) -> BlockwisePass:
     """Divide the calibration data into chunks that suit the layers of the model.

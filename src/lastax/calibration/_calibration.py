@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
@@ -15,6 +14,7 @@ from lastax.calibration._accumulation import layer_moments
 from lastax.calibration._allocation import Curve
 from lastax.calibration._block_refit import refit_layer
 from lastax.calibration._blockwise_pass import BlockwisePass, blockwise_pass, layer_of
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._elimination import LayerPath
 from lastax.calibration._features import RegressionSystem, feedthrough_states, state_slots
 from lastax.calibration._forward_check import check_forward
@@ -133,7 +133,7 @@ class Calibration:
 
 def calibrate(
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     *,
     dense_feedthrough: bool = False,
     forward: BlockwiseForward | None = None,
@@ -171,7 +171,7 @@ def calibrate(
 def measure(
     function: str,
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     *,
     dense_feedthrough: bool = False,
     forward: BlockwiseForward | None = None,

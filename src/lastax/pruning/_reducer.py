@@ -3,16 +3,16 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._typing import Batch, OnProgress, PRNGKeyArray, silent
+from lastax._typing import OnProgress, PRNGKeyArray, silent
 from lastax.calibration._blockwise_pass import check_untied
 from lastax.calibration._budgets import Budget
 from lastax.calibration._calibration import Calibration, measure
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._moments import Moments
 from lastax.calibration._reconstruction import reconstruct
 from lastax.calibration._refit import refit
@@ -25,7 +25,7 @@ from lastax.surgery._counts import Ratio, requested_count
 from lastax.surgery._layers import systems_of
 from lastax.surgery._states import writable_layers
 
-CalibrationData = Batch | Iterable[Batch] | Calibration
+CalibrationData = CalibrationBatches | Calibration
 
 
 @dataclasses.dataclass(frozen=True)
