@@ -211,3 +211,16 @@ def test_a_foreign_system_class_needs_four_registered_functions():
     y, answer = (np.asarray(jax.vmap(m.parts[0])(u), np.float64) for m in (model, small))
     error = np.mean((y - answer) ** 2) / np.mean(y**2)
     np.testing.assert_allclose(report.layers[0].error, error, rtol=1e-2)
+
+
+def test_half_precision_layers_are_refitted_in_single_precision():
+    wide = Residual([random_layer(seed, states=5) for seed in (0, 1)])
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), wide)
+    moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
+    options = {"states": 6, "forward": ResidualForward(), "divergence": moved}
+    small, report = lastax.refit(half, data(), **options)
+    _, single = lastax.refit(wide, data(), keep=report.keep, **{**options, "states": None})
+    assert {leaf.dtype for leaf in jax.tree.leaves(small)} == {jnp.dtype(jnp.bfloat16)}
+    assert lastax.state_counts(small) == report.states_after
+    for layer, other in zip(report.layers, single.layers, strict=True):
+        np.testing.assert_allclose(layer.error, other.error, rtol=0.2, atol=1e-4)
