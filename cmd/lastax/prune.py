@@ -87,12 +87,14 @@ SIZES = ("states", "parameters", "bytes")
     type=click.Path(path_type=Path),
     help="Folder of the pruned run.  [default: beside RUN, named after the options]",
 )
+@click.option("--bounds", is_flag=True, help="Show worst-case error bounds after refits too.")
 @location_options
 @json_option
 @debug_option
 def prune(
     run: Path | None,
     folder: Path | None,
+    bounds: bool,
     location: DataLocation,
     as_json: bool,
     sequences: int,
@@ -103,8 +105,8 @@ def prune(
 ) -> None:
     """Remove the least important states of RUN, and write the smaller network as a new run.
 
-    RUN defaults to the newest trained run. The command prints the sizes, a certificate per layer,
-    and the accuracy before and after, and draws poles.png and states.png into the new run.
+    RUN defaults to the newest trained run. The command prints the sizes, the error of each
+    layer, and the accuracy before and after, and draws poles.png and states.png into the new run.
     """
     run = resolve_run(run)
     config = load_config(run)
@@ -129,7 +131,7 @@ def prune(
     if as_json:
         emit({**pruned.results, "run": str(pruned.folder)})
         return
-    _show(pruned.results, pruned.certificates)
+    _show(pruned.results, pruned.certificates, bounds)
     out.print(f"run: {pruned.folder}  (poles.png, states.png)")
     report_unstable(pruned.reduction.unstable)
 
@@ -162,7 +164,7 @@ def _draw(pruned: PrunedRun, title: str) -> None:
     )
 
 
-def _show(results: dict[str, Any], certificates: Sequence[Certificate]) -> None:
+def _show(results: dict[str, Any], certificates: Sequence[Certificate], bounds: bool) -> None:
     method = results["method"]
     table = Table(title=f"{method}: {lastax.METHODS[method].summary}")
     table.add_column("layer", justify="right")
@@ -178,14 +180,7 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate]) -> None:
     out.print(table)
     if results["feedthrough_states"]:
         out.print(f"dense feedthrough: counts as {results['feedthrough_states']} more states")
-    errors = Table(
-        title="error of each layer by itself; it does not bound the error of the network's output"
-    )
-    for name in ("layer", "H-infinity error", "upper bound", "H2 error"):
-        errors.add_column(name, justify="right")
-    for index, certificate in enumerate(certificates):
-        errors.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
-    out.print(errors)
+    _show_errors(results, certificates, bounds)
     for split in SPLITS:
         effect = results[split]
         before, after = effect["before"], effect["after"]
@@ -197,3 +192,26 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate]) -> None:
     for other, reached in results["compared"].items():
         accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
         out.print(f"for comparison, {other} with the same number of states: {accuracies}")
+
+
+def _show_errors(
+    results: dict[str, Any], certificates: Sequence[Certificate], bounds: bool
+) -> None:
+    measured = [row.get("output_error") for row in results["layers"]]
+    if any(error is not None for error in measured):
+        table = Table(title="mean squared error of each layer's output on the calibration data")
+        for name in ("layer", "relative error"):
+            table.add_column(name, justify="right")
+        for index, error in enumerate(measured):
+            table.add_row(str(index), "infinite" if error is None else f"{100 * error:.3g} %")
+        out.print(table)
+    if not (results["truncated"] or bounds):
+        return
+    errors = Table(
+        title="error of each layer by itself; it does not bound the error of the network's output"
+    )
+    for name in ("layer", "H-infinity error", "upper bound", "H2 error"):
+        errors.add_column(name, justify="right")
+    for index, certificate in enumerate(certificates):
+        errors.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
+    out.print(errors)

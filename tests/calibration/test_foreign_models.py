@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lastax
 
@@ -47,6 +48,77 @@ def test_a_foreign_model_is_refitted_through_its_blockwise_forward():
     assert isinstance(small, Chain)
     assert lastax.state_counts(small) == report.states_after
     assert sum(report.states_after) == 4
+
+
+class Residual(eqx.Module):
+    """A foreign model that can be called: two layers with skip connections."""
+
+    parts: list[Any]
+
+    def __call__(self, x):
+        for layer in self.parts:
+            x = x + jnp.tanh(layer(x))
+        return x.mean(axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualForward(ChainForward):
+    """The forward pass of `Residual`, with one of several faults."""
+
+    fault: str = ""
+
+    def enter(self, model, x, length):
+        return super().enter(model, 2 * x if self.fault == "enter" else x, length)
+
+    def after(self, block, states, y):
+        skipped = 0 if self.fault == "no skip connection" else states.hidden
+        return states._replace(hidden=skipped + jnp.tanh(y))
+
+    def features(self, model, states):
+        return states.hidden[:, -1] if self.fault == "pooling" else states.hidden.mean(axis=1)
+
+
+class ResidualWithKey(Residual):
+    def __call__(self, x, *, key):
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        ("enter", "at the input of the layer of block 0"),
+        ("no skip connection", "at the input of the layer of block 1"),
+        ("pooling", "behind the layer of block 1"),
+    ],
+)
+def test_a_wrong_forward_pass_is_refused_with_the_place_where_it_goes_wrong(fault, where):
+    model, batch = Residual([random_layer(seed, states=5) for seed in (0, 1)]), data()
+    lastax.calibrate(model, batch, forward=ResidualForward())
+    x = jnp.asarray(batch["x"])
+    states = ResidualForward(fault).enter(model, x, None)
+    for layer in model.parts:
+        states = ResidualForward(fault).after(layer, states, jax.vmap(layer)(states.hidden))
+    found, wanted = ResidualForward(fault).features(model, states), jax.vmap(model)(x)
+    difference = float(jnp.abs(found - wanted).max() / jnp.abs(wanted).max())
+    message = rf"differ from those of the model by {difference:.2g} of .* begins {where}"
+    with pytest.raises(ValueError, match=message):
+        lastax.calibrate(model, batch, forward=ResidualForward(fault))
+    with pytest.raises(ValueError, match=f"reconstruct: .* begins {where}"):
+        lastax.reconstruct(model, model, batch, forward=ResidualForward(fault))
+
+
+def test_a_model_that_is_called_otherwise_is_not_compared():
+    model = ResidualWithKey([random_layer(seed, states=5) for seed in (0, 1)])
+    with pytest.warns(lastax.calibration.UncheckedForwardWarning, match="define model_outputs"):
+        lastax.calibrate(model, data(), forward=ResidualForward())
+
+    class WithKey(ResidualForward):
+        def model_outputs(self, model, x):
+            return jax.vmap(lambda x: model(x, key=None))(x)
+
+    lastax.calibrate(model, data(), forward=WithKey())
+    with pytest.raises(ValueError, match="behind the layer of block 1"):
+        lastax.calibrate(model, data(), forward=WithKey("pooling"))
 
 
 class OneAChannel(eqx.Module):
@@ -139,3 +211,16 @@ def test_a_foreign_system_class_needs_four_registered_functions():
     y, answer = (np.asarray(jax.vmap(m.parts[0])(u), np.float64) for m in (model, small))
     error = np.mean((y - answer) ** 2) / np.mean(y**2)
     np.testing.assert_allclose(report.layers[0].error, error, rtol=1e-2)
+
+
+def test_half_precision_layers_are_refitted_in_single_precision():
+    wide = Residual([random_layer(seed, states=5) for seed in (0, 1)])
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), wide)
+    moved = lambda first, second: float(np.mean((first - second) ** 2))  # noqa: E731
+    options = {"states": 6, "forward": ResidualForward(), "divergence": moved}
+    small, report = lastax.refit(half, data(), **options)
+    _, single = lastax.refit(wide, data(), keep=report.keep, **{**options, "states": None})
+    assert {leaf.dtype for leaf in jax.tree.leaves(small)} == {jnp.dtype(jnp.bfloat16)}
+    assert lastax.state_counts(small) == report.states_after
+    for layer, other in zip(report.layers, single.layers, strict=True):
+        np.testing.assert_allclose(layer.error, other.error, rtol=0.2, atol=1e-4)

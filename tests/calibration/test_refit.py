@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 import lastax
 from lastax.calibration import _accumulation, _chunks
@@ -53,6 +54,9 @@ def test_a_refit_has_a_smaller_error_than_truncation(settings):
 def test_eigenvalues_and_input_maps_of_kept_states_are_unchanged(layer, names):
     model = network(layer=layer)
     small, report = lastax.refit(model, calibrated(layer=layer), states=4, linear_maps=False)
+    # The report computes the errors from moments, `layer_errors` from the outputs.
+    errors = lastax.calibration.layer_errors(model, small, data())
+    np.testing.assert_allclose([layer.error for layer in report.layers], errors, rtol=1e-2)
     pairs = zip(lastax.find_layers(model), lastax.find_layers(small), report.keep, strict=True)
     for before, after, keep in pairs:
         for name in names:
@@ -388,3 +392,24 @@ def test_errors_name_the_argument_and_the_value(batches, options, message):
 def test_a_foreign_model_needs_a_blockwise_forward():
     with pytest.raises(ValueError, match="refit: no block-wise forward pass is known for list"):
         lastax.refit([random_layer(0)], data(), ratio=0.5)
+
+
+def test_calibration_data_may_be_arrays_mappings_or_an_iterable_of_them():
+    x = data()["x"]
+
+    class Dataset:
+        def __iter__(self):
+            return ({"x": part, "label": np.zeros(2)} for part in np.split(x, 3))
+
+    for given in (x, jax.numpy.asarray(x), [x[:2], {"x": x[2:]}], Dataset(), iter([x])):
+        chunks = _chunks.calibration_chunks("refit", given)
+        np.testing.assert_array_equal(np.concatenate([chunk.x for chunk in chunks]), x)
+    expected = r'refit: calibration data must be a mapping {"x": inputs}, an array of inputs, or an'
+    for given, got in (
+        ({"inputs": x}, r"a batch that is a dict with keys \['inputs'\]"),
+        ([(x, np.zeros(6))], "a batch that is a tuple"),
+        (3, "got int"),
+        ("folder", "a batch that is a str"),
+    ):
+        with pytest.raises((ValueError, TypeCheckError), match=rf"{expected}.* {got}|batches"):
+            _chunks.calibration_chunks("refit", given)

@@ -112,12 +112,17 @@ def test_page_of_a_pruned_run(cli, pruned, method):
         assert words in text
     assert "same prediction as before" in text
     assert "KL divergence" in text
+    # A refit is judged on its data; its worst case is only shown on request.
+    assert ("<details>" in page.read_text()) == (method == "calibrated")
+    assert ("Errors of the layers" in text) == (method == "calibrated")
 
 
 def test_commands_of_the_page_reproduce_the_run(cli, pruned, tmp_path):
     out = tmp_path / "cut"
     options = ("--method", "calibrated", "--calibration", 7, "--budget", "uniform", "--seed", 3)
-    cli("prune", pruned / "tiny", *options, "--states", 5, "--out", out)
+    shown = cli("prune", pruned / "tiny", *options, "--states", 5, "--out", out).stdout
+    assert "on the calibration data" in shown
+    assert "H-infinity" not in shown
     cli("report", out, "--no-speed")
     page = html.unescape((out / "report.html").read_text())
     commands = re.search(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)[1].splitlines()

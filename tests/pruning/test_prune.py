@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 import lastax
 
@@ -137,3 +138,66 @@ def test_too_few_states_for_the_unstable_ones_raises():
     layer = dataclasses.replace(layer, Lambda_re=layer.Lambda_re.at[2].set(0.1))
     with pytest.raises(ValueError, match="too few to keep every unstable one"):
         lastax.prune(layer, states=1)
+
+
+def test_methods_that_only_choose_states_need_no_fourth_method(getkey):
+    """A score on calibration data reads the layer; only refits and new states write it."""
+
+    class ReadOnly(eqx.Module):
+        inner: lastax.S5
+
+        def system(self, step_rescale=1.0):
+            return self.inner.system(step_rescale)
+
+        def __call__(self, u, *, step_rescale=1.0):
+            return self.inner(u)
+
+        def keep(self, mask):
+            return ReadOnly(self.inner.keep(mask))
+
+    model = network(getkey, [ReadOnly(random_layer(i, states=4)) for i in range(2)])
+    batch = {"x": np.random.default_rng(0).normal(size=(2, LENGTH, 2)).astype(np.float32)}
+    options = {"states": 5, "calibration": batch}
+    for method in ("last", "empirical-energy"):
+        assert sum(lastax.state_counts(lastax.prune(model, method=method, **options))) == 5
+    for method in ("balanced", "empirical-balanced", "last-refitted", "calibrated"):
+        with pytest.raises(ValueError, match=r"^prune: ReadOnly has no method with_system"):
+            lastax.prune(model, method=method, **options)
+
+
+def test_calibration_data_do_not_matter_to_a_score_of_parameters():
+    """LAST needs no forward pass, also of a model that lastax does not know."""
+    layers = [random_layer(i, states=4) for i in range(2)]
+    small = lastax.prune(layers, ratio=0.5, method="last", calibration={"x": np.zeros((1, 5, 3))})
+    assert eqx.tree_equal(small, lastax.prune(layers, ratio=0.5))
+    with pytest.raises((ValueError, TypeCheckError), match=r"lastax\.Method\(|method"):
+        lastax.prune(layers, ratio=0.5, method=lastax.last_scores)
+
+
+def test_tied_layers_are_scored_by_all_their_uses_and_not_refitted(getkey):
+    shared, other = random_layer(0, states=4), random_layer(1, states=4)
+    model = network(getkey, [shared, other, shared])
+    batch = {"x": np.random.default_rng(0).normal(size=(2, LENGTH, 2)).astype(np.float32)}
+    calibration = lastax.calibrate(model, batch)
+    first, second, third = calibration.moments
+    plan = lastax.plan_pruning(
+        model, states=5, method="empirical-energy", moments=[first + third, second]
+    )
+    small = lastax.prune(model, states=5, method="empirical-energy", calibration=calibration)
+    assert eqx.tree_equal(small, plan.apply(model))
+    blocks = small.encoder.blocks
+    assert blocks[0].layer is blocks[2].layer
+    with pytest.raises(ValueError, match=r"prune: blocks \(0, 2\) share one layer"):
+        lastax.prune(model, states=5, calibration=calibration)
+    with pytest.raises(ValueError, match=r"refit: blocks \(0, 2\) share one layer"):
+        lastax.refit(model, calibration, states=5)
+
+
+def test_scores_use_nothing_newer_than_numpy_2_0(monkeypatch, getkey):
+    for name in ("cumulative_sum", "cumulative_prod", "unstack", "matvec", "vecmat"):
+        monkeypatch.delattr(np, name, raising=False)
+    layers = [random_layer(i, states=4) for i in range(2)]
+    for method in PLANNED:
+        if not lastax.METHODS[method].uses_moments:
+            options = {"method": method, "length": 20, "key": getkey()}
+            assert sum(lastax.state_counts(lastax.prune(layers, ratio=0.5, **options))) == 4

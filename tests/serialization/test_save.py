@@ -148,3 +148,28 @@ def test_a_network_with_a_layer_of_ones_own_has_no_structure(tmp_path):
     mixed = eqx.tree_at(lambda m: m.encoder.blocks[0], model, block)
     lastax.save(tmp_path, mixed)
     assert_same(mixed, lastax.load(tmp_path, like=mixed))
+
+
+def test_folders_may_be_strings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = {"a": jnp.arange(3)}
+    lastax.save("model", tree)
+    assert_same(tree, lastax.load("model"))
+    with lastax.serialization.folder_written_at_once("runs/one") as folder:
+        lastax.serialization.write_atomically(str(folder / "file"), b"content")
+    lastax.training.save_results("runs/one", {"diverged": "reason"})
+    assert lastax.training.load_results("runs/one") == {"diverged": "reason"}
+    assert lastax.training.failure_reason("runs/one") == "reason"
+    assert lastax.training.find_runs("runs") == []
+    assert lastax.experiments.read_cells("runs") == []
+    with pytest.raises(RunError, match="no run at runs: there is no"):
+        lastax.training.load_run("runs")
+
+
+def test_a_pruned_model_is_restored_from_its_masks(tmp_path):
+    model = own_model(jax.random.key(1))
+    small = lastax.keep_states(model, [np.array([True, False, True, True])])
+    lastax.save(tmp_path, small)
+    whole = eqx.filter_eval_shape(own_model, jax.random.key(0))
+    like = lastax.keep_states(whole, [np.array([True, False, True, True])])
+    assert_same(small, lastax.load(tmp_path, like=like))

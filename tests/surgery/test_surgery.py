@@ -206,3 +206,86 @@ def test_wrong_mask_raises(getkey, mask):
     ):
         with pytest.raises((ValueError, TypeCheckError)):
             use()
+
+
+@pytest.mark.parametrize("kind", [lastax.S5, lastax.S4D], ids=["s5", "s4d"])
+def test_what_cannot_be_read_is_named_in_one_line(kind):
+    layer = kind.initialize(2, 4, key=jax.random.key(1))
+    stacked = jax.tree.map(lambda leaf: np.stack(3 * [leaf]), layer)
+    masks = [np.ones(lastax.state_counts(layer)[0], bool)]
+    uses = {
+        "prune": lambda model: lastax.prune(model, ratio=0.5),
+        "keep_states": lambda model: lastax.keep_states(model, masks),
+    }
+    without_C = eqx.tree_at(lambda layer: layer.C, layer, None)
+    for name, use in uses.items():
+        with pytest.raises(
+            ValueError, match=rf"^{name}: layer 0 .* holds 3 layers stacked .*\)\]$"
+        ):
+            use(stacked)
+        with pytest.raises(ValueError, match=rf"^{name}: layer 0 .* holds None in .*C.*combine"):
+            use(without_C)
+    traced = "prune: needs arrays with values, .* outside jit, vmap and grad"
+    for transform, model in ((eqx.filter_jit, layer), (eqx.filter_vmap, stacked)):
+        with pytest.raises(ValueError, match=traced):
+            transform(uses["prune"])(model)
+    (system,) = lastax.systems(layer)
+    double = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), system)
+    for name, use in {
+        "certify": lambda: lastax.certify(double, double),
+        "score_states": lambda: lastax.score_states([double]),
+        "hinf_norms": lambda: lastax.hinf_norms(double),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}: lam has shape .* 2 stacked systems"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(lastax.S5, jnp.bfloat16), (lastax.S4D, jnp.float16), (lastax.LRU, jnp.bfloat16)],
+    ids=["s5-bfloat16", "s4d-float16", "lru-bfloat16"],
+)
+def test_half_precision_layers_are_pruned_in_single_precision(kind, dtype):
+    layer = kind.initialize(2, 4, key=jax.random.key(1))
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), layer)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    assert lastax.state_counts(half) == lastax.state_counts(layer)
+    for method in ("last", "balanced"):
+        plan = lastax.plan_pruning(half, ratio=0.5, method=method)
+        same = lastax.plan_pruning(wide, ratio=0.5, method=method)
+        np.testing.assert_array_equal(plan.scores[0], same.scores[0])
+        expected = jax.tree.map(lambda leaf: leaf.astype(dtype), same.apply(wide))
+        assert eqx.tree_equal(plan.apply(half), expected)
+
+
+def test_a_layer_that_is_used_twice_counts_once_and_stays_one():
+    shared, other = random_layer(0, states=4), random_layer(1, states=6)
+    model = {"first": shared, "between": other, "last": shared}
+    assert lastax.state_counts(model) == [6, 4]
+    copied = jax.tree.map(lambda leaf: leaf, model)
+    for tied in (model, copied):
+        small = lastax.prune(tied, states=5)
+        assert small["first"] is small["last"]
+        assert sum(lastax.state_counts(small)) == 5
+    # Layers of equal values are not one layer.
+    assert lastax.state_counts([shared, jax.tree.map(jnp.copy, shared)]) == [4, 4]
+    again = dataclasses.replace(shared, scan_method="sequential")
+    assert lastax.state_counts([shared, again]) == [4, 4]
+
+
+def test_masks_alone_give_the_shapes_of_a_pruned_model():
+    mask = np.array([True, False, True, True])
+
+    def build():
+        return {"layer": lastax.S5.initialize(2, 4, key=jax.random.key(0)), "scale": jnp.ones(3)}
+
+    expected = jax.tree.map(lambda leaf: leaf.shape, lastax.keep_states(build(), [mask]))
+    whole = eqx.filter_eval_shape(build)
+    for small in (
+        eqx.filter_eval_shape(lambda: lastax.keep_states(build(), [mask])),
+        lastax.keep_states(whole, [mask]),
+    ):
+        assert jax.tree.map(lambda leaf: leaf.shape, small) == expected
+    assert lastax.state_counts(whole) == [4]
+    with pytest.raises((ValueError, TypeCheckError), match=r"masks must have values|keep"):
+        eqx.filter_eval_shape(lastax.keep_states, build(), [mask])

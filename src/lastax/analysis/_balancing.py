@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
+from lastax.analysis._single import check_concrete, check_single
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
 from lastax.ssm._system import System, real_system, replace_arrays
 
@@ -61,6 +62,8 @@ def hankel_singular_values(
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
+    check_single("hankel_singular_values", system)
+    check_concrete("hankel_singular_values", system)
     values = _balance("hankel_singular_values", system, gramian).singular_values
     return np.concatenate([values, np.zeros(2 * system.states - len(values))])
 
@@ -88,6 +91,8 @@ def balanced_truncation(
     Raises:
         ValueError: if a state has `|lam| >= 1`.
     """
+    check_single("balanced_truncation", system)
+    check_concrete("balanced_truncation", system)
     keep = np.asarray(keep)
     if isinstance(system, MultiSISO):
         per_channel = [None] * len(system.counts) if gramians is None else gramians

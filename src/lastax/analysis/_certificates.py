@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from lastax.analysis._single import check_concrete, check_single
 from lastax.analysis._system_norms import (
     h2_norm,
     hinf_norm,
@@ -126,6 +127,9 @@ def error_h2(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = T
 
 
 def _difference(function: str, system: AnySystem, reduced: AnySystem) -> AnySystem:
+    for one in (system, reduced):
+        check_single(function, one)
+        check_concrete(function, one)
     described = _description(system), _description(reduced)
     if described[0] != described[1]:
         raise ValueError(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from lastax._typing import Array
 from lastax.analysis._peak_gain import peak_gains
+from lastax.analysis._single import check_single
 from lastax.ssm._multi_siso import AnySystem, subsystems
 
 
@@ -26,6 +27,7 @@ def hinf_norms(system: AnySystem) -> Float[Array, " P"]:
     Returns:
         One norm per state, shape `(P,)`; infinity where `|lam_i| >= 1`.
     """
+    check_single("hinf_norms", system)
     return _over_distance(_gain(system), 1 - abs(system.lam))
 
 
@@ -43,6 +45,7 @@ def finite_horizon_hinf_norms(system: AnySystem, length: int) -> Float[Array, " 
     Returns:
         One norm per state, shape `(P,)`; infinity where `|lam_i| >= 1`.
     """
+    check_single("finite_horizon_hinf_norms", system)
     norms, modulus = hinf_norms(system), abs(system.lam)
     xp = modulus.__array_namespace__()
     stable = modulus < 1
@@ -60,6 +63,7 @@ def magnitudes(system: AnySystem) -> Float[Array, " P"]:
     Returns:
         One magnitude per state, shape `(P,)`.
     """
+    check_single("magnitudes", system)
     return abs(system.lam) * _gain(system)
 
 
@@ -75,6 +79,7 @@ def impulse_energies(system: AnySystem) -> Float[Array, " P"]:
     Returns:
         One energy per state, shape `(P,)`; infinity where `|lam_i| >= 1`.
     """
+    check_single("impulse_energies", system)
     modulus = abs(system.lam)
     C = sum((norms**2 for norms in system.output_norms[1:]), system.output_norms[0] ** 2)
     return _over_distance(C * system.input_norms**2, (1 - modulus) * (1 + modulus))
@@ -94,6 +99,7 @@ def published_squared_hinf_norms(system: AnySystem) -> Float[Array, " P"]:
     Returns:
         One value per state, shape `(P,)`.
     """
+    check_single("published_squared_hinf_norms", system)
     C = system.output_norms
     squared_C = C[0] ** 2 if len(C) == 1 else (C[0] + C[1]) / 4
     return squared_C * system.input_norms**2 / ((1 - abs(system.lam)) ** 2 + 1e-8)
@@ -113,6 +119,7 @@ def swept_hinf_norms(system: AnySystem, *, pairs: bool) -> Float[np.ndarray, " P
     Returns:
         One norm per state, shape `(P,)`; infinity where `|lam_i| >= 1`.
     """
+    check_single("swept_hinf_norms", system)
     system = subsystems(system)
     lam, B, C = (np.asarray(a, complex) for a in (system.lam, system.B, system.C))
     C_reverse = None if system.C_reverse is None else np.asarray(system.C_reverse, complex)

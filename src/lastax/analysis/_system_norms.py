@@ -9,6 +9,7 @@ from jaxtyping import Complex
 from lastax._typing import Array
 from lastax.analysis._balancing import hankel_singular_values
 from lastax.analysis._peak_gain import peak_gains
+from lastax.analysis._single import check_concrete, check_single
 from lastax.analysis._state_norms import hinf_norms
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems
 from lastax.ssm._system import System, real_system, replace_arrays, transfer_function
@@ -29,6 +30,8 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = Fals
             the norm of the complex map from `u` to `C x`.
         feedthrough: whether to include `D`.
     """
+    check_single("hinf_norm", system)
+    check_concrete("hinf_norm", system)
     if isinstance(system, MultiSISO):
         largest = 0.0
         parts = [(norm_bound(part, pairs, feedthrough), part) for part in channel_systems(system)]
@@ -63,6 +66,8 @@ def h2_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False)
             the norm of the complex map from `u` to `C x`.
         feedthrough: whether to include `D`.
     """
+    check_single("h2_norm", system)
+    check_concrete("h2_norm", system)
     if isinstance(system, MultiSISO):
         channels = channel_systems(system)
         norms = [h2_norm(part, pairs=pairs, feedthrough=feedthrough) for part in channels]

@@ -36,7 +36,9 @@ from lastax.calibration._features import output_weights as output_weights
 from lastax.calibration._features import state_features as state_features
 from lastax.calibration._features import state_slots as state_slots
 from lastax.calibration._features import with_output_weights as with_output_weights
+from lastax.calibration._forward_check import UncheckedForwardWarning as UncheckedForwardWarning
 from lastax.calibration._gramians import empirical_gramians as empirical_gramians
+from lastax.calibration._layer_errors import layer_errors as layer_errors
 from lastax.calibration._moments import Moments as Moments
 from lastax.calibration._moments import state_energies as state_energies
 from lastax.calibration._reconstruction import reconstruct as reconstruct
@@ -57,6 +59,7 @@ __all__ = [
     "Moments",
     "RefitReport",
     "RegressionSystem",
+    "UncheckedForwardWarning",
     "calibrate",
     "eliminate",
     "empirical_gramians",
@@ -64,6 +67,7 @@ __all__ = [
     "feedthrough_weights",
     "interpolated_curve",
     "isotonic",
+    "layer_errors",
     "mean_kl_divergence",
     "merge_paths",
     "minimax_counts",

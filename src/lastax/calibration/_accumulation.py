@@ -19,6 +19,7 @@ from lastax.calibration._blockwise_pass import AnyArray, layer_of
 from lastax.calibration._features import moments_of_rows, state_features, state_slots
 from lastax.calibration._moments import Moments
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
+from lastax.surgery._reading import float32_system
 
 # Double-precision values that the host multiplies at once.
 MAX_HOST_VALUES = 2**22
@@ -44,7 +45,7 @@ def layer_moments(
     Raises:
         ValueError: if a moment is not finite, because a state or an output grows without bound.
     """
-    slots = state_slots(layer_of(block).system())
+    slots = state_slots(float32_system(layer_of(block)))
     total: Moments | None = None
     wanted = iter(targets) if targets is not None else None
     for states in inputs:
@@ -119,8 +120,12 @@ def _observe(
 ) -> tuple[Array, Array, Array]:
     """Input, state features and output of the layer of a block."""
     layer, u = layer_of(block), forward.before(block, states)
-    features = functools.partial(state_features, layer.system())
-    return u, jax.vmap(features)(u), jax.vmap(layer)(u)
+    features = functools.partial(state_features, float32_system(layer))
+    return u, jax.vmap(features)(_at_least_float32(u)), jax.vmap(layer)(u)
+
+
+def _at_least_float32(u: Array) -> Array:
+    return u.astype(jnp.promote_types(u.dtype, jnp.float32))
 
 
 @eqx.filter_jit

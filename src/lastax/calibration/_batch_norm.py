@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._typing import Batch
 from lastax.calibration._accumulation import row_groups
 from lastax.calibration._blockwise_pass import blockwise_pass, layer_output
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.nn._blocks import Block
 from lastax.nn._blockwise import HiddenStates, NetworkForward
 from lastax.nn._networks import Network
 from lastax.nn._normalization import BatchNorm, RunningStatistics
 
 
-def recalibrate_batch_norm(model: Network, batches: Batch | Iterable[Batch]) -> Network:
+def recalibrate_batch_norm(model: Network, batches: CalibrationBatches) -> Network:
     """Compute the running statistics of all `BatchNorm`s from data.
 
     Removing states changes the inputs of the normalizations above them. This function goes through

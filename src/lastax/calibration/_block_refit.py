@@ -28,6 +28,7 @@ from lastax.calibration._report import LayerReport
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.nn._layer import WritableLayer
 from lastax.surgery._layers import replace_layers
+from lastax.surgery._reading import float32_system, write_system
 
 # Ridge of the linear maps of a gate, in units of the variance of each input.
 _LINEAR_RIDGE = 1e-4
@@ -55,8 +56,8 @@ def refit_layer(
         other states are zero.
     """
     layer = layer_of(block)
-    assert isinstance(layer, WritableLayer)  # `calibrate` checks this.
-    system = layer.system()
+    assert isinstance(layer, WritableLayer)  # `refit` checks this.
+    system = float32_system(layer)
     slots = state_slots(system)
     kept = (slots >= 0) & keep[np.maximum(slots, 0)]
     W, D = output_weights(system), feedthrough_weights(system)
@@ -72,7 +73,7 @@ def refit_layer(
         _relative_error(moments, new_W, new_D),
         feedthrough_states(system) if dense_feedthrough else 0,
     )
-    return replace_layers(block, [layer.with_system(refitted)]), report
+    return replace_layers(block, [write_system(layer, refitted)]), report
 
 
 def refit_linears(

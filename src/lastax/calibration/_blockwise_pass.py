@@ -15,18 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lastax._typing import Array, Batch
-from lastax.calibration._chunks import Chunk, calibration_chunks
+from lastax._typing import Array
+from lastax.analysis._single import check_concrete
+from lastax.calibration._chunks import AnyArray, CalibrationBatches, Chunk, calibration_chunks
 from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
 from lastax.nn._layer import Layer
-from lastax.surgery._layers import find_layers
+from lastax.surgery._layers import find_layers, layer_identity
+from lastax.surgery._reading import float32_system, layer_counts
 
 Tree = TypeVar("Tree")
-
-# An array on the device or on the host, which becomes one on the device inside `jit`.
-AnyArray = jax.Array | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class BlockwisePass:
 def blockwise_pass(
     function: str,
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     forward: BlockwiseForward | None,
 ) -> BlockwisePass:
     """Divide the calibration data into chunks that suit the layers of the model.
@@ -112,10 +111,29 @@ def blockwise_pass(
         ValueError: if no forward pass is known, or the data are empty or not finite.
     """
     forward = resolve_forward(function, model, forward)
-    values = max(_values_per_step(layer_of(block)) for block in forward.blocks(model))
+    check_concrete(function, model)
+    layers = [layer_of(block) for block in forward.blocks(model)]
+    layer_counts(function, layers)
+    values = max(map(_values_per_step, layers))
     return BlockwisePass(
         model, forward, calibration_chunks(function, batches, values_per_step=values)
     )
+
+
+def check_untied(function: str, data: BlockwisePass) -> None:
+    """Check that no two blocks hold the same layer.
+
+    Raises:
+        ValueError: if two do, since each block would get a layer of its own.
+    """
+    layers = [layer_identity(layer_of(block)) for block in data.blocks]
+    first = [layers.index(layer) for layer in layers]
+    if first != list(range(len(layers))):
+        tied = [(one, other) for other, one in enumerate(first) if one != other]
+        raise ValueError(
+            f"{function}: blocks {tied[0]} share one layer, which would be torn apart; choose a "
+            "method that only removes states, for example last, or give each block its own layer"
+        )
 
 
 def layer_of(block: PyTree) -> Layer:
@@ -145,7 +163,7 @@ def head_outputs(
 
 def _values_per_step(layer: Layer) -> int:
     """Number of values of states and channels per step."""
-    system = layer.system()
+    system = float32_system(layer)
     return output_weights(system)[..., 0].size + 2 * len(system.D)
 
 
@@ -154,6 +172,14 @@ def _on_host(tree: Tree) -> Tree:
 
 
 # Blocks are arguments of these functions, so that equal blocks share one compiled program.
+
+
+@eqx.filter_jit
+def layer_input(
+    forward: BlockwiseForward, block: PyTree, states: HiddenStates
+) -> Float[Array, "n L H"]:
+    """Input of the layer of a block, on the device."""
+    return forward.before(block, states)
 
 
 @eqx.filter_jit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
@@ -15,15 +14,18 @@ from lastax.calibration._accumulation import layer_moments
 from lastax.calibration._allocation import Curve
 from lastax.calibration._block_refit import refit_layer
 from lastax.calibration._blockwise_pass import BlockwisePass, blockwise_pass, layer_of
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._elimination import LayerPath
 from lastax.calibration._features import RegressionSystem, feedthrough_states, state_slots
+from lastax.calibration._forward_check import check_forward
 from lastax.calibration._moments import Moments
 from lastax.calibration._probe import outputs_from, probe_curve
 from lastax.calibration._removal_path import removal_path
 from lastax.calibration._report import Divergence, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
-from lastax.nn._layer import WritableLayer
-from lastax.surgery._layers import UnstableStatesWarning, host_system
+from lastax.nn._layer import Layer
+from lastax.surgery._layers import UnstableStatesWarning, find_layers, layer_identity
+from lastax.surgery._reading import float32_system, host_system
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,9 +37,8 @@ class Calibration:
 
     Attributes:
         data: the model, its block-wise forward pass and the calibration data.
-        moments: moments of each layer's regression. Inputs and targets are those of the original
-            model.
-        unstable: one mask per layer: states with `|lam| >= 1`.
+        moments: moments of each block's layer. Inputs and targets are those of the original model.
+        unstable: one mask per block: states with `|lam| >= 1`.
         outputs: outputs of the original model, shape `(records, m)`.
         dense_feedthrough: whether refits fit a dense `D`.
         divergence: distance between original and reduced outputs.
@@ -67,10 +68,16 @@ class Calibration:
         """Number of states of each layer."""
         return [len(mask) for mask in self.unstable]
 
+    @property
+    def layer_numbers(self) -> list[int]:
+        """For each block the index of its layer in `find_layers(model)`."""
+        layers = [layer_identity(layer) for layer in find_layers(self.model)]
+        return [layers.index(layer_identity(layer_of(block))) for block in self.data.blocks]
+
     @functools.cached_property
     def systems(self) -> list[RegressionSystem]:
         """The systems of the layers, in the precision of the model."""
-        return [layer_of(block).system() for block in self.data.blocks]
+        return [float32_system(layer_of(block)) for block in self.data.blocks]
 
     @property
     def feedthrough_states(self) -> list[int]:
@@ -126,7 +133,7 @@ class Calibration:
 
 def calibrate(
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     *,
     dense_feedthrough: bool = False,
     forward: BlockwiseForward | None = None,
@@ -147,7 +154,8 @@ def calibrate(
         on_progress: called with a description of each part of the work.
 
     Raises:
-        ValueError: if the data are empty or not finite, or a layer cannot be refitted.
+        ValueError: if the data are empty or not finite, or a layer cannot have a
+            dense `D`.
     """
     return measure(
         "calibrate",
@@ -163,7 +171,7 @@ def calibrate(
 def measure(
     function: str,
     model: PyTree,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     *,
     dense_feedthrough: bool = False,
     forward: BlockwiseForward | None = None,
@@ -172,10 +180,15 @@ def measure(
 ) -> Calibration:
     """`calibrate` on behalf of `function`, the function that errors and warnings name."""
     data = blockwise_pass(function, model, batches, forward)
+    check_forward(function, data)
     blocks = data.blocks
     for index, block in enumerate(blocks):
-        _check_layer(f"{function}: layer {index}", block, dense_feedthrough)
-    unstable = [np.abs(host_system(layer_of(block)).lam) >= 1 for block in blocks]
+        if dense_feedthrough:
+            _check_one_system(f"{function}: layer {index}", layer_of(block))
+    unstable = [
+        np.abs(host_system(function, index, layer_of(block)).lam) >= 1
+        for index, block in enumerate(blocks)
+    ]
     inputs, moments = data.enter(), []
     for index, block in enumerate(blocks):
         on_progress(_describe("measuring", index, len(blocks)))
@@ -192,14 +205,8 @@ def measure(
     return Calibration(data, moments, unstable, outputs, dense_feedthrough, divergence, on_progress)
 
 
-def _check_layer(name: str, block: PyTree, dense_feedthrough: bool) -> None:
-    layer = layer_of(block)
-    if not isinstance(layer, WritableLayer):
-        raise ValueError(
-            f"{name}: {type(layer).__name__} has no method with_system(system), which writes the "
-            "fitted output maps back"
-        )
-    if dense_feedthrough and len(state_slots(layer.system())) > 1:
+def _check_one_system(name: str, layer: Layer) -> None:
+    if len(state_slots(float32_system(layer))) > 1:
         raise ValueError(
             f"{name}: a dense D would mix channels, but {type(layer).__name__} has one system per "
             "channel; leave dense_feedthrough=False"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
@@ -13,7 +14,15 @@ from lastax._typing import Batch
 # Single-precision values of one layer's states and channels that the device computes at once.
 MAX_DEVICE_VALUES = 2**25
 
+AnyArray = jax.Array | np.ndarray
+
+# Calibration data: one batch or several. An array stands for a batch `{"x": array}`.
+CalibrationBatches = Batch | AnyArray | Iterable[Batch | AnyArray]
+
 _Records = tuple[np.ndarray, np.ndarray | None]
+
+
+_EXPECTED = 'a mapping {"x": inputs}, an array of inputs, or an iterable of such batches'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Chunk:
 
 
 def calibration_chunks(
-    function: str, batches: Batch | Iterable[Batch], *, values_per_step: int = 1
+    function: str, batches: CalibrationBatches, *, values_per_step: int = 1
 ) -> list[Chunk]:
     """Collect the records of all batches in chunks of bounded size.
 
@@ -47,15 +56,16 @@ def calibration_chunks(
     Args:
         function: name of the function that the user called, for error messages.
         batches: one batch, or one pass over the data. Keys: `x`; `length` if sequences are padded;
-            `weight`, 0 for rows that only fill a batch up.
+            `weight`, 0 for rows that only fill a batch up. An array stands for `{"x": array}`.
         values_per_step: number of values that the widest layer computes per step.
 
     Raises:
-        ValueError: if there is no record, a value is not finite, or a length is out of range.
+        ValueError: if a batch is neither a mapping with `x` nor an array, if there is no record, if
+            a value is not finite, or if a length is out of range.
     """
     shapes: dict[tuple[object, ...], list[_Records]] = {}
     count = 0
-    for batch in [batches] if isinstance(batches, Mapping) else batches:
+    for batch in _each_batch(function, batches):
         x = np.asarray(batch["x"])
         real = np.asarray(batch.get("weight", np.ones(len(x)))) > 0
         length = None if "length" not in batch else np.asarray(batch["length"])[real]
@@ -77,6 +87,27 @@ def calibration_chunks(
         lengths = [length for _, length in parts if length is not None]
         chunks.extend(_cut(x, np.concatenate(lengths) if lengths else None, values_per_step))
     return chunks
+
+
+def _each_batch(function: str, batches: CalibrationBatches) -> Iterator[Batch]:
+    several = [batches] if isinstance(batches, Mapping | AnyArray) else batches
+    try:
+        each = iter(several)
+    except TypeError:
+        raise ValueError(
+            f"{function}: calibration data must be {_EXPECTED}; got {type(batches).__name__}"
+        ) from None
+    for batch in each:
+        if isinstance(batch, AnyArray):
+            yield {"x": batch}
+        elif isinstance(batch, Mapping) and "x" in batch:
+            yield batch
+        else:
+            keys = f" with keys {list(batch)}" if isinstance(batch, Mapping) else ""
+            raise ValueError(
+                f"{function}: calibration data must be {_EXPECTED}; got a batch that is a "
+                f"{type(batch).__name__}{keys}"
+            )
 
 
 def _check_records(function: str, x: np.ndarray, length: np.ndarray | None, before: int) -> None:

@@ -6,7 +6,7 @@ unknowns, so a few dozen unlabeled sequences are enough. Gradients pass through 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax.flatten_util
@@ -14,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from lastax._typing import Array, Batch, Model, OnProgress, PRNGKeyArray, silent
+from lastax._typing import Array, Model, OnProgress, PRNGKeyArray, silent
 from lastax.calibration._block_refit import refit_model_head
-from lastax.calibration._blockwise_pass import BlockwisePass, block_output, blockwise_pass
+from lastax.calibration._blockwise_pass import (
+    BlockwisePass,
+    block_output,
+    blockwise_pass,
+    check_untied,
+)
+from lastax.calibration._chunks import CalibrationBatches
+from lastax.calibration._forward_check import check_forward
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._normalization import split_trainable
 
@@ -36,7 +43,7 @@ _Pairs = list[tuple[HiddenStates, HiddenStates]]
 def reconstruct(
     model: Model,
     small: Model,
-    batches: Batch | Iterable[Batch],
+    batches: CalibrationBatches,
     *,
     steps: int = 100,
     forward: BlockwiseForward | None = None,
@@ -66,6 +73,8 @@ def reconstruct(
             finite.
     """
     original = blockwise_pass("reconstruct", model, batches, forward)
+    check_forward("reconstruct", original)
+    check_untied("reconstruct", original)
     forward = original.forward
     reduced = BlockwisePass(small, forward, original.chunks)
     if len(original.blocks) != len(reduced.blocks):

@@ -1,22 +1,25 @@
 """Pruning with a closed-form refit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
-from lastax._typing import Batch, Model, OnProgress, silent
+from lastax._typing import Model, OnProgress, silent
+from lastax.calibration._blockwise_pass import check_untied
 from lastax.calibration._budgets import Budget, distribute_states, find_budget
 from lastax.calibration._calibration import Calibration, measure
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.surgery._counts import Ratio, requested_count
+from lastax.surgery._states import writable_layers
 
 
 def refit(
     model: Model,
-    data: Batch | Iterable[Batch] | Calibration,
+    data: CalibrationBatches | Calibration,
     *,
     ratio: Ratio | None = None,
     states: int | None = None,
@@ -39,9 +42,9 @@ def refit(
     Args:
         model: a `Classifier` or `Retrieval`; with `forward=`, any model.
         data: calibration data, one batch or several, or a `Calibration`. Keys of a batch: `x`;
-            `length` if sequences are padded; `weight`, 0 for rows that only fill the batch up.
-            Labels are not used. Take training data: 16 to 64 sequences are enough for the layers,
-            the head benefits from some hundreds.
+            `length` if sequences are padded; `weight`, 0 for rows that only fill the batch up. An
+            array stands for `{"x": array}`. Labels are not used. Take training data: 16 to 64
+            sequences are enough for the layers, the head benefits from some hundreds.
         ratio: share of all states to remove, in [0, 1).
         states: or the number of states to keep in total.
         keep: or one mask per layer, to refit states that were chosen otherwise (`plan_pruning`).
@@ -90,6 +93,8 @@ def refit(
         )
     if calibration.model is not model:
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
+    check_untied("refit", calibration.data)
+    writable_layers("refit", calibration.data.blocks)
     sizes = calibration.sizes
     choices: Sequence[Choice]
     if keep is not None:

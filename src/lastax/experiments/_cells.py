@@ -108,14 +108,15 @@ def identity_key(cell: Mapping[str, Any]) -> str:
     return json.dumps([cell.get(name) for name in _IDENTITY], sort_keys=True)
 
 
-def read_cells(folder: Path) -> list[Record]:
+def read_cells(folder: str | Path) -> list[Record]:
     """All measured cells of a folder. A last line that was cut off is left out.
 
     Raises:
         RunError: if another line is damaged.
     """
+    path = Path(folder) / CELLS_FILE
     try:
-        lines = (folder / CELLS_FILE).read_text().splitlines()
+        lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
     cells = []
@@ -124,9 +125,7 @@ def read_cells(folder: Path) -> list[Record]:
             cells.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise RunError(
-                    f"{folder / CELLS_FILE}, line {number} is damaged: remove the line"
-                ) from error
+                raise RunError(f"{path}, line {number} is damaged: remove the line") from error
     return cells
 
 

@@ -13,6 +13,7 @@ from lastax._errors import RunError
 from lastax._typing import Batch, OnProgress, Record, silent
 from lastax.analysis._certificates import Certificate, certify
 from lastax.calibration._batch_norm import recalibrate_batch_norm
+from lastax.calibration._layer_errors import layer_errors
 from lastax.nn._networks import Network
 from lastax.pruning._methods import METHODS
 from lastax.pruning._reducer import Reducer, Reduction
@@ -163,6 +164,15 @@ class PruneOptions:
             or any(METHODS[name].needs_calibration for name in (*methods, *self.compare_with))
         )
 
+    def only_truncates(self, method: str) -> bool:
+        """Whether no parameter is fitted after states are removed or balanced.
+
+        Worst-case bounds of the layers then say something. A refit gives up frequencies that the
+        data do not have.
+        """
+        fitted = METHODS[method].refit or self.calibration.reconstruct or self.finetune
+        return not fitted
+
     @property
     def _no_amount(self) -> bool:
         return self.ratio is None and self.states is None and self.max_loss is None
@@ -269,7 +279,8 @@ def prune_run(
         "states_before": sum(reduction.states_before),
         "states_after": sum(reduction.states_after),
         "feedthrough_states": reducer.feedthrough_states,
-        "layers": _layer_records(model, small, reduction.unstable),
+        "layers": _layer_records(model, small, reduction.unstable, batch),
+        "truncated": options.only_truncates(method),
         "certificates": [
             {name: _finite(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates
@@ -370,8 +381,13 @@ def _effect(model: Network, small: Network, data: TrainingData, split: str) -> d
     }
 
 
-def _layer_records(model: Network, small: Network, unstable: Sequence[np.ndarray]) -> list[Record]:
-    """States, parameters and bytes of each layer, before and after."""
+def _layer_records(
+    model: Network, small: Network, unstable: Sequence[np.ndarray], batch: Batch | None
+) -> list[Record]:
+    """States, parameters and bytes of each layer, before and after; its error on `batch`."""
+    errors: list[Record] = [{} for _ in unstable]
+    if batch is not None:
+        errors = [{"output_error": _finite(error)} for error in layer_errors(model, small, batch)]
     before, after = (
         [(states, *sizes) for states, sizes in zip(state_counts(m), layer_sizes(m), strict=True)]
         for m in (model, small)
@@ -381,7 +397,8 @@ def _layer_records(model: Network, small: Network, unstable: Sequence[np.ndarray
         {f"{name}_before": value for name, value in zip(names, old, strict=True)}
         | {f"{name}_after": value for name, value in zip(names, new, strict=True)}
         | {"unstable": np.flatnonzero(mask).tolist()}
-        for old, new, mask in zip(before, after, unstable, strict=True)
+        | error
+        for old, new, mask, error in zip(before, after, unstable, errors, strict=True)
     ]
 
 

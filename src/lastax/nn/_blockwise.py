@@ -49,8 +49,10 @@ class BlockwiseForward(Protocol[ModelT, BlockT]):
         output = forward.head(model)(forward.features(model, states))
 
     All methods take a batch. They are compiled with the object as a static argument, so they must
-    be pure and the object must be hashable, for example a frozen dataclass. The last three methods
+    be pure and the object must be hashable, for example a frozen dataclass. The last four methods
     have defaults; with them only layers are refitted.
+
+    Refits compare the outputs with those of the model itself (`model_outputs`) on the first batch.
     """
 
     def enter(self, model: ModelT, x: Array, length: Array | None) -> HiddenStates:
@@ -103,6 +105,17 @@ class BlockwiseForward(Protocol[ModelT, BlockT]):
     def linears_input(self, block: BlockT, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
         """Compute the input of these linear maps from the layer's output."""
         return y
+
+    def model_outputs(self, model: ModelT, x: Array) -> Array | None:
+        """Call the model itself, without padding, to check the other methods.
+
+        The default calls `model(record)` for each record. Define this method if your model is
+        called in another way, for example with a key.
+
+        Returns:
+            Outputs as of the head, or without a head as `features`; None to check nothing.
+        """
+        return jax.vmap(model)(x) if callable(model) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +185,9 @@ class NetworkForward(BlockwiseForward[Network, Block]):
     def linears_input(self, block: Block, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
         """Apply GELU to the layer's output."""
         return jax.nn.gelu(y, approximate=True)
+
+    def model_outputs(self, model: Network, x: Array) -> None:
+        """Nothing: the tests of lastax compare this class with its networks."""
 
 
 def resolve_forward(

@@ -231,10 +231,33 @@ def _certificates_section(results: Mapping[str, Any]) -> list[str]:
         "Error of each layer by itself, relative to the norm of its states before pruning. "
         "It does not bound the error of the network's output."
     )
-    return [
+    bounds = [
         html_heading("Certificates"),
         html_table(["layer", "H-infinity error", "bound", "H2 error"], rows, caption),
     ]
+    # Fitted parameters give up what the data do not have, so a worst case says little of them.
+    if not results.get("truncated", True):
+        bounds = [
+            "<details><summary>Worst-case bounds of the layers</summary>",
+            *bounds,
+            "</details>",
+        ]
+    return _output_errors(results) + bounds
+
+
+def _output_errors(results: Mapping[str, Any]) -> list[str]:
+    errors = [layer.get("output_error") for layer in results["layers"]]
+    if all(error is None for error in errors):
+        return []
+    rows = [
+        [str(index), "infinite" if error is None else f"{100 * error:.3g} %"]
+        for index, error in enumerate(errors)
+    ]
+    caption = (
+        "Mean squared error of each layer's output on the calibration data, relative to its mean "
+        "square. Inputs come from the pruned layers below."
+    )
+    return [html_heading("Errors of the layers"), html_table(["layer", "error"], rows, caption)]
 
 
 def _commands(run: LoadedRun) -> str:

@@ -121,9 +121,11 @@ def find_method(function: str, method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in _METHODS:
+    given = repr(method) if isinstance(method, str) else getattr(method, "__name__", repr(method))
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(
-            f"{function}: no pruning method {method!r}; choose one of {', '.join(_METHODS)}"
+            f"{function}: no pruning method {given}; choose one of {', '.join(_METHODS)}, or pass "
+            "a score of your own as lastax.Method(lambda system, context: ..., summary='...')"
         )
     return _METHODS[method]
 

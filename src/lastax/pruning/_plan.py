@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Model, PRNGKeyArray
+from lastax.analysis._single import check_concrete, check_single
 from lastax.calibration._moments import Moments
 from lastax.pruning._methods import Method, ScoreContext, find_method
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.surgery._counts import Ratio, requested_count
-from lastax.surgery._layers import systems
+from lastax.surgery._layers import systems_of
 from lastax.surgery._states import keep_states, write_systems
 
 
@@ -106,7 +107,7 @@ def plan_pruning(
         raise ValueError(
             f"plan_pruning: {_name(method)} also refits the remaining states; call prune or refit"
         )
-    found = systems(model)
+    found = systems_of("plan_pruning", model)
     total = sum(system.states for system in found)
     count = requested_count("plan_pruning", total, len(found), ratio, states)
     return plan("plan_pruning", found, chosen, count, score_contexts(found, length, key, moments))
@@ -166,6 +167,8 @@ def _score_states(
         )
     scores = []
     for index, (system, context) in enumerate(zip(found, contexts, strict=True)):
+        check_concrete(function, system)
+        check_single(function, system)
         unstable = np.abs(np.asarray(system.lam)) >= 1
         if chosen.reduce is not None and np.any(unstable):
             raise ValueError(

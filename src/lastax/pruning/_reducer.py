@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+import operator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._typing import Batch, OnProgress, PRNGKeyArray, silent
+from lastax._typing import OnProgress, PRNGKeyArray, silent
+from lastax.calibration._blockwise_pass import check_untied
 from lastax.calibration._budgets import Budget
 from lastax.calibration._calibration import Calibration, measure
+from lastax.calibration._chunks import CalibrationBatches
+from lastax.calibration._moments import Moments
 from lastax.calibration._reconstruction import reconstruct
 from lastax.calibration._refit import refit
 from lastax.calibration._report import LayerReport, RefitReport
@@ -19,9 +22,10 @@ from lastax.pruning._methods import Method, find_method
 from lastax.pruning._plan import PruningPlan, plan, score_contexts
 from lastax.ssm._multi_siso import AnySystem
 from lastax.surgery._counts import Ratio, requested_count
-from lastax.surgery._layers import systems
+from lastax.surgery._layers import systems_of
+from lastax.surgery._states import writable_layers
 
-CalibrationData = Batch | Iterable[Batch] | Calibration
+CalibrationData = CalibrationBatches | Calibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Reducer:
     @functools.cached_property
     def systems(self) -> list[AnySystem]:
         """The systems of the layers, in float64 on the host."""
-        return systems(self.model)
+        return systems_of(self.function, self.model)
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -161,19 +165,55 @@ class Reducer:
                     "for the dense feedthrough matrices, and every layer needs one more; keep "
                     "more states, or leave D diagonal"
                 )
-            return self._refitted(keep=self._plan(method, remaining).keep)
+            masks = self._plan(method, remaining).keep
+            return self._refitted(keep=[masks[number] for number in self.calibration.layer_numbers])
         decided = self._plan(method, count)
         return Reduction(decided.apply(self.model), decided.scores, decided.keep, decided.unstable)
 
+    @functools.cached_property
+    def _blocks_of_layers(self) -> list[list[int]]:
+        """The blocks that hold each layer; the forward pass may have another order, or ties."""
+        numbers = self.calibration.layer_numbers
+        blocks = [
+            [block for block, number in enumerate(numbers) if number == layer]
+            for layer in range(len(self.systems))
+        ]
+        missing = [layer for layer, held in enumerate(blocks) if not held]
+        if missing:
+            raise ValueError(
+                f"{self.function}: forward.blocks leaves out layers {missing} of "
+                "lastax.find_layers(model); return every block that holds a layer"
+            )
+        return blocks
+
+    def _moments(self) -> list[Moments]:
+        """Moments of each layer, over all blocks that hold it."""
+        moments = self.calibration.moments
+        return [
+            functools.reduce(operator.add, [moments[block] for block in blocks])
+            for blocks in self._blocks_of_layers
+        ]
+
     def _plan(self, method: Method, count: int) -> PruningPlan:
-        moments = self.calibration.moments if method.uses_moments else None
+        if method.reduce is not None:
+            writable_layers(self.function, self.model)
+        moments = self._moments() if method.uses_moments else None
         contexts = score_contexts(self.systems, self.length, self.key, moments)
         return plan(self.function, self.systems, method, count, contexts)
 
     def _refitted(self, **amount: Any) -> Reduction:
+        writable_layers(self.function, self.model)
+        check_untied(self.function, self.calibration.data)
+        blocks = [held[0] for held in self._blocks_of_layers]
         small, report = refit(self.model, self.calibration, **amount)
-        scores = [_elimination_ranks(layer) for layer in report.layers]
-        return Reduction(small, scores, report.keep, self.calibration.unstable, report)
+        layers = [report.layers[block] for block in blocks]
+        return Reduction(
+            small,
+            [_elimination_ranks(layer) for layer in layers],
+            [layer.keep for layer in layers],
+            [self.calibration.unstable[block] for block in blocks],
+            report,
+        )
 
 
 def _elimination_ranks(layer: LayerReport) -> Float[np.ndarray, " P"]:

@@ -32,7 +32,7 @@ def layer_adaptive(squared: Float[Array, " P"]) -> Float[Array, " P"]:
     finite = xp.where(unbounded, 0.0, squared)
     order = xp.argsort(finite, stable=True)
     ascending = finite[order]
-    remaining = xp.flip(xp.cumulative_sum(xp.flip(ascending)))
+    remaining = xp.flip(xp.cumsum(xp.flip(ascending)))
     nonzero = remaining != 0
     share = xp.where(nonzero, ascending / xp.where(nonzero, remaining, 1.0), 0.0)
     return xp.where(unbounded, xp.inf, share[xp.argsort(order, stable=True)])

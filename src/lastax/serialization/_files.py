@@ -10,9 +10,9 @@ from pathlib import Path
 from lastax._errors import RunError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`, which holds either all of it or its earlier content."""
-    temporary = None
+    path, temporary = Path(path), None
     try:
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def folder_written_at_once(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def folder_written_at_once(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends without an error.
 
     Args:
@@ -41,6 +41,7 @@ def folder_written_at_once(path: Path, *, replace: bool = False) -> Iterator[Pat
     Raises:
         RunError: if `path` exists and `replace` is false, or if it cannot be written.
     """
+    path = Path(path)
     if path.exists() and not replace:
         raise RunError(f"{path} already exists: choose another folder, or remove it")
     try:

@@ -96,7 +96,7 @@ def load(folder: str | Path, like: Any = None) -> Any:
         raise RunError(f"load: {path} does not fit or is damaged: {error}") from error
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a `model.safetensors`, by name.
 
     Raises:

@@ -6,6 +6,7 @@ from lastax.surgery._layers import find_layers as find_layers
 from lastax.surgery._layers import replace_layers as replace_layers
 from lastax.surgery._layers import state_counts as state_counts
 from lastax.surgery._layers import systems as systems
+from lastax.surgery._optimizer import keep_states_with_optimizer as keep_states_with_optimizer
 from lastax.surgery._states import expand_to_original as expand_to_original
 from lastax.surgery._states import keep_states as keep_states
 from lastax.surgery._states import with_dense_feedthrough as with_dense_feedthrough
@@ -17,6 +18,7 @@ __all__ = [
     "find_layers",
     "keep_count",
     "keep_states",
+    "keep_states_with_optimizer",
     "replace_layers",
     "state_counts",
     "systems",

@@ -4,18 +4,17 @@ A layer is any node that has the three methods of `lastax.Layer`. Layers need no
 registration.
 """
 
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeGuard
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from lastax._typing import Model
 from lastax.nn._layer import Layer
 from lastax.ssm._multi_siso import AnySystem
+from lastax.surgery._reading import host_system, layer_counts
 
 
 class UnstableStatesWarning(UserWarning):
@@ -25,21 +24,26 @@ class UnstableStatesWarning(UserWarning):
 def find_layers(model: PyTree) -> list[Layer]:
     """All layers of a PyTree, in the order in which JAX flattens it.
 
+    A layer that is used in several places is listed once, in its first place. Layers are the same
+    if they share all of their arrays.
+
     Raises:
         ValueError: if the model has no layer.
     """
-    layers = [node for node in jax.tree.leaves(model, is_leaf=_is_layer) if _is_layer(node)]
+    layers: dict[Hashable, Layer] = {}
+    for _, layer in layer_nodes(model):
+        layers.setdefault(layer_identity(layer), layer)
     if not layers:
         raise ValueError(
             f"no state-space layer in this {type(model).__name__}: a layer is a node of the PyTree "
             "with the methods system(), keep(mask) and __call__(u)"
         )
-    return layers
+    return list(layers.values())
 
 
 def state_counts(model: PyTree) -> list[int]:
     """The number of states of each layer, in the order of `find_layers`."""
-    return [layer.system().states for layer in find_layers(model)]
+    return layer_counts("state_counts", find_layers(model))
 
 
 def systems(model: PyTree) -> list[AnySystem]:
@@ -47,18 +51,18 @@ def systems(model: PyTree) -> list[AnySystem]:
 
     In float32, most digits of `1 - |lam|` of a slow state are rounding errors.
     """
-    return [host_system(layer) for layer in find_layers(model)]
+    return systems_of("systems", model)
 
 
-# Foreign layers may have systems of their own class, so the result is any PyTree.
-def host_system(layer: Layer) -> PyTree:
-    """The system of one layer, discretized in float64, as NumPy arrays on the host."""
-    with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, _in_float64(layer).system())
+def systems_of(function: str, model: PyTree) -> list[AnySystem]:
+    """`systems` on behalf of `function`, which errors name."""
+    return [host_system(function, index, layer) for index, layer in enumerate(find_layers(model))]
 
 
 def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
     """A copy of the model with new layers.
+
+    A layer that is used in several places is replaced in all of them by the same new layer.
 
     Args:
         model: any PyTree that contains layers.
@@ -72,21 +76,27 @@ def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
         raise ValueError(
             f"replace_layers: got {len(layers)} layers for a model with {len(present)} layers"
         )
-    new = iter(layers)
+    new = {layer_identity(old): layer for old, layer in zip(present, layers, strict=True)}
     return jax.tree.map(
-        lambda node: next(new) if _is_layer(node) else node, model, is_leaf=_is_layer
+        lambda node: new[layer_identity(node)] if _is_layer(node) else node,
+        model,
+        is_leaf=_is_layer,
     )
+
+
+def layer_nodes(model: PyTree) -> list[tuple[tuple[Any, ...], Layer]]:
+    """Every place of a layer in a PyTree: its path, and the layer."""
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_layer)
+    return [(path, node) for path, node in nodes if _is_layer(node)]
 
 
 def _is_layer(node: object) -> TypeGuard[Layer]:
     return isinstance(node, Layer) and not isinstance(node, type)
 
 
-def _in_float64(layer: Layer) -> Layer:
-    def widen(leaf: PyTree) -> PyTree:
-        if not eqx.is_inexact_array(leaf):
-            return leaf
-        dtype = jnp.complex128 if jnp.iscomplexobj(leaf) else jnp.float64
-        return jnp.asarray(np.asarray(leaf), dtype)
-
-    return jax.tree.map(widen, layer)
+def layer_identity(layer: Layer) -> Hashable:
+    """A key that is equal for layers that share all of their arrays, as copies by JAX do."""
+    leaves, structure = jax.tree.flatten(layer)
+    if not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        return id(layer)
+    return structure, tuple(map(id, leaves))

@@ -1,9 +1,11 @@
 """Remove and restore states in all layers of a model, and write systems into its layers."""
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, PyTree
@@ -12,14 +14,19 @@ from lastax._typing import Model
 from lastax.nn._layer import WritableLayer
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.surgery._layers import find_layers, replace_layers
+from lastax.surgery._reading import float32_system, layer_counts, with_shapes, write_system
 
 
 def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
     """Remove the states of all layers for which `keep` is false. Arrays shrink; no mask remains.
 
+    Under `jit` and `eval_shape` the masks must be constants. If the model holds shapes
+    (`jax.ShapeDtypeStruct`), the result holds the smaller shapes: a template for `load`.
+
     Args:
         model: any PyTree that contains layers.
-        keep: one mask per layer, in the order of `find_layers`.
+        keep: one mask per layer, in the order of `find_layers`. A layer that is used in several
+            places has one mask.
 
     Returns:
         A smaller model of the same type.
@@ -28,8 +35,13 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
         ValueError: if the number or a length of the masks is wrong, or if a layer would lose all of
             its states.
     """
+    if any(isinstance(mask, jax.core.Tracer) for mask in keep):
+        raise ValueError(
+            "keep_states: the masks must have values, because they determine shapes; with jit and "
+            "eval_shape write lambda model: keep_states(model, keep)"
+        )
     layers = find_layers(model)
-    counts = [layer.system().states for layer in layers]
+    counts = layer_counts("keep_states", layers)
     lengths = [len(mask) for mask in keep]
     if lengths != counts:
         raise ValueError(
@@ -41,7 +53,11 @@ def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
             f"keep_states: layers {empty} would lose all their states; keep at least one per layer"
         )
     return replace_layers(
-        model, [layer.keep(mask) for layer, mask in zip(layers, keep, strict=True)]
+        model,
+        [
+            with_shapes(operator.methodcaller("keep", mask), layer)
+            for layer, mask in zip(layers, keep, strict=True)
+        ],
     )
 
 
@@ -56,7 +72,7 @@ def with_dense_feedthrough(model: Model) -> Model:
     """
     layers: list[Any] = find_layers(model)
     for layer in layers:
-        if isinstance(layer.system(), MultiSISO) or not hasattr(layer, "D"):
+        if isinstance(float32_system(layer), MultiSISO) or not hasattr(layer, "D"):
             raise ValueError(
                 f"with_dense_feedthrough: the D of a {type(layer).__name__} layer cannot be a "
                 "dense matrix"
@@ -78,9 +94,9 @@ def write_systems(model: Model, systems: Sequence[AnySystem]) -> Model:
     Raises:
         ValueError: if a layer has no method `with_system`.
     """
-    layers = _writable_layers("write_systems", model)
+    layers = writable_layers("write_systems", model)
     return replace_layers(
-        model, [layer.with_system(system) for layer, system in zip(layers, systems, strict=True)]
+        model, [write_system(layer, system) for layer, system in zip(layers, systems, strict=True)]
     )
 
 
@@ -100,21 +116,27 @@ def expand_to_original(
     Raises:
         ValueError: if a layer has no method `with_system`.
     """
-    layers = _writable_layers("expand_to_original", model)
+    layers = writable_layers("expand_to_original", model)
     expanded = [
-        layer.with_system(_expanded_system(layer.system(), smaller.system(), mask))
+        write_system(layer, _expanded_system(float32_system(layer), float32_system(smaller), mask))
         for layer, smaller, mask in zip(layers, find_layers(small), keep, strict=True)
     ]
     return replace_layers(small, expanded)
 
 
-def _writable_layers(function: str, model: PyTree) -> list[WritableLayer]:
+def writable_layers(function: str, model: PyTree) -> list[WritableLayer]:
+    """All layers of a model, if systems can be written into them.
+
+    Raises:
+        ValueError: in the words of `function`, if a layer has no method `with_system`.
+    """
     layers: list[WritableLayer] = []
     for layer in find_layers(model):
         if not isinstance(layer, WritableLayer):
             raise ValueError(
                 f"{function}: {type(layer).__name__} has no method with_system(system), which "
-                "replaces the system of a layer"
+                "methods that compute new parameters need; add it (lastax.nn.WritableLayer), or "
+                "choose a method that only removes states, for example last"
             )
         layers.append(layer)
     return layers

@@ -142,10 +142,10 @@ def keep_in_config(config: RunConfig, keep: Sequence[Bool[np.ndarray, " _"]]) ->
     return dataclasses.replace(config, states=states, kept=packed_masks(masks))
 
 
-def save_config(folder: Path, config: RunConfig) -> None:
+def save_config(folder: str | Path, config: RunConfig) -> None:
     """Write `config.json`."""
     text = json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / CONFIG_FILE, text.encode())
+    write_atomically(Path(folder) / CONFIG_FILE, text.encode())
 
 
 def load_config(folder: str | Path) -> RunConfig:

@@ -53,7 +53,7 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Network]:
         raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
 
 
-def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
+def find_runs(root: str | Path, *, finished: bool = True) -> list[Path]:
     """Trained runs below `root`, the newest last. Pruned runs are left out.
 
     Args:
@@ -61,7 +61,7 @@ def find_runs(root: Path, *, finished: bool = True) -> list[Path]:
         finished: find finished runs; otherwise runs that can be resumed, which have neither
             finished nor diverged. Runs that cannot be read are left out.
     """
-    found = []
+    found, root = [], Path(root)
     for path in root.rglob(CONFIG_FILE):
         folder = path.parent
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
@@ -83,16 +83,17 @@ def layer_sizes(model: Network) -> list[tuple[int, int]]:
     return sizes
 
 
-def load_results(folder: Path) -> Record:
+def load_results(folder: str | Path) -> Record:
     """Read `results.json`.
 
     Raises:
         RunError: if it is missing or damaged.
     """
+    path = Path(folder) / RESULTS_FILE
     try:
-        return _migrated(json.loads((folder / RESULTS_FILE).read_text()))
+        return _migrated(json.loads(path.read_text()))
     except (ValueError, OSError) as error:
-        raise RunError(f"{folder / RESULTS_FILE} is missing or damaged: {error}") from error
+        raise RunError(f"{path} is missing or damaged: {error}") from error
 
 
 def _migrated(results: Record) -> Record:
@@ -113,14 +114,14 @@ def _migrated(results: Record) -> Record:
     return {name: rename(value) for name, value in renamed.items()}
 
 
-def save_results(folder: Path, results: Mapping[str, Any]) -> None:
+def save_results(folder: str | Path, results: Mapping[str, Any]) -> None:
     """Write `results.json`: the accuracies, or under "diverged" the reason for an early end."""
     text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / RESULTS_FILE, text.encode())
+    write_atomically(Path(folder) / RESULTS_FILE, text.encode())
 
 
-def failure_reason(folder: Path) -> str | None:
+def failure_reason(folder: str | Path) -> str | None:
     """Why the training of a run ended early, None if it did not."""
-    if not (folder / RESULTS_FILE).is_file():
+    if not (Path(folder) / RESULTS_FILE).is_file():
         return None
     return load_results(folder).get("diverged")
