@@ -13,7 +13,7 @@ import pytest
 import lastax
 from lastax.ssm import _scan_methods
 
-from ..systems import compiled
+from ..systems import compiled, filled
 
 METHODS = get_args(lastax.ssm.ScanMethod)
 
@@ -25,18 +25,6 @@ def network(**settings):
 
 def shapes_of(**settings):
     return eqx.filter_eval_shape(lambda: network(**settings))
-
-
-def filled(shapes):
-    """A network of these shapes. Drawing it by its initializers takes long to compile."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        return jnp.asarray(rng.uniform(0.1, 1, leaf.shape), leaf.dtype)
-
-    return jax.tree.map(draw, shapes)
 
 
 @compiled
