@@ -1,12 +1,15 @@
 """Random systems and layers for tests, and the definition of a system as a loop."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+from jaxtyping import PyTree
 
 import lastax
 
@@ -98,6 +101,48 @@ def random_layer(
         D=normal(channels),
         log_step=normal(states) - 2,
         conj_sym=conj_sym,
+    )
+
+
+def filled(shapes: PyTree, seed: int = 0) -> PyTree:
+    """A model of these shapes, from `equinox.filter_eval_shape`, with parameters in (0.1, 1).
+
+    Drawing a model by its initializers takes long to compile.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: object) -> object:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jnp.asarray(rng.uniform(0.1, 1, leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, shapes)
+
+
+def filled_layer(
+    kind: type, channels: int, states: int, *, seed: int = 0, **options: object
+) -> PyTree:
+    """A stable layer of a class of `lastax`, with random parameters."""
+    shapes = eqx.filter_eval_shape(
+        lambda: kind.initialize(channels, states, key=jax.random.key(0), **options)
+    )
+    layer = filled(shapes, seed)
+    return dataclasses.replace(layer, Lambda_re=-layer.Lambda_re) if kind is lastax.S5 else layer
+
+
+def mimo(system: lastax.System | lastax.MultiSISO) -> lastax.System:
+    """The same operator as a `System`, with zero weights to and from other channels."""
+    if isinstance(system, lastax.System):
+        return system
+    member = np.arange(len(system.counts))[None, :] == system.channel[:, None]
+    reverse = system.C_reverse
+    return lastax.System(
+        lam=system.lam,
+        B=system.B[:, None] * member,
+        C=(system.C[:, None] * member).T,
+        C_reverse=None if reverse is None else (reverse[:, None] * member).T,
+        D=system.D,
+        conj_sym=system.conj_sym,
     )
 
 

@@ -348,7 +348,9 @@ def test_fewer_steps_than_feature_columns():
 
 def test_token_sequences():
     config = lastax.ModelConfig(layers=1, channels=6, states=5)
-    model = lastax.build_network(config, input_size=11, classes=4, key=jax.random.key(0))
+    model = lastax.build_network(
+        config, input_size=11, classes=4, key=jax.random.key(0), tokens=True
+    )
     batch = {"x": np.random.default_rng(0).integers(0, 11, (4, 20))}
     small, _ = lastax.refit(model, batch, states=2)
     assert lastax.state_counts(small) == [2]

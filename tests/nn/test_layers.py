@@ -1,6 +1,7 @@
 """Layers of all classes: their forms agree, and they can be pruned, mixed and trained."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import lastax
 
-from ..systems import RAGGED, compiled, few, loop, random_channels, seeds
+from ..systems import RAGGED, compiled, few, filled_layer, loop, mimo, random_channels, seeds
 
 # Fast compilation matters more than fast programs.
 apply = compiled(lambda operator, u: operator(u))
@@ -20,28 +21,19 @@ apply = compiled(lambda operator, u: operator(u))
 LENGTH, CHANNELS, STATES = 13, 3, 4
 
 
-def draw(kind, *, key=0, bidirectional=False, **options):
-    return kind.initialize(
-        CHANNELS, STATES, key=jax.random.key(key), bidirectional=bidirectional, **options
-    )
+@functools.cache
+def draw(kind, *, key=0, bidirectional=False):
+    return filled_layer(kind, CHANNELS, STATES, seed=key, bidirectional=bidirectional)
 
 
 def inputs(channels=CHANNELS, length=LENGTH):
     return jnp.asarray(np.random.default_rng(1).normal(size=(length, channels)), jnp.float32)
 
 
-def mimo(system):
-    """The same operator as a `System`, with zero weights to and from other channels."""
-    member = np.arange(len(system.counts))[None, :] == system.channel[:, None]
-    reverse = system.C_reverse
-    return lastax.System(
-        lam=system.lam,
-        B=system.B[:, None] * member,
-        C=(system.C[:, None] * member).T,
-        C_reverse=None if reverse is None else (reverse[:, None] * member).T,
-        D=system.D,
-        conj_sym=system.conj_sym,
-    )
+def outputs(layer, length=LENGTH):
+    """Outputs for `inputs()`, computed in float64 from the definition of the layer's system."""
+    (system,) = lastax.systems(layer)
+    return loop(mimo(system), np.asarray(inputs(length=length), float))
 
 
 kinds = pytest.mark.parametrize("kind", [lastax.S5, lastax.S4D, lastax.LRU])
@@ -52,8 +44,7 @@ pairs = pytest.mark.parametrize("conj_sym", [True, False], ids=["pairs", "single
 # Systems of scalar channels
 
 
-@directions
-@pairs
+@pytest.mark.parametrize(("bidirectional", "conj_sym"), [(False, True), (True, False)])
 @few
 @given(seed=seeds, length=st.sampled_from([1, 2, 13, 40]))
 def test_channels_match_the_definition(bidirectional, conj_sym, seed, length):
@@ -69,12 +60,13 @@ def test_recurrence_in_chunks_and_steps(conj_sym):
     system = random_channels(3, conj_sym=conj_sym)
     u = np.random.default_rng(3).normal(size=(LENGTH, len(RAGGED)))
     with jax.enable_x64(True):
-        whole = system(jnp.asarray(u))
-        first, state = system.run(jnp.asarray(u[:5]))
-        second, last = system.run(jnp.asarray(u[5:]), state)
+        whole = apply(system, jnp.asarray(u))
+        first, state = compiled(system.run)(jnp.asarray(u[:5]))
+        second, last = compiled(system.run)(jnp.asarray(u[5:]), state)
         np.testing.assert_allclose(jnp.concatenate([first, second]), whole, atol=1e-12)
+        step = compiled(system.step)
         for k in range(5, LENGTH):
-            state, y = system.step(state, jnp.asarray(u[k]))
+            state, y = step(state, jnp.asarray(u[k]))
             np.testing.assert_allclose(y, whole[k], atol=1e-12)
         np.testing.assert_allclose(state, last, atol=1e-12)
     with pytest.raises(ValueError, match="full sequence"):
@@ -108,7 +100,7 @@ def test_channels_may_be_empty_but_counts_must_add_up():
     system = random_channels(0)
     only = system.keep(system.channel == 2)
     assert only.counts == (0, 0, 5, 0)
-    silent = only(inputs(4))
+    silent = apply(only, inputs(4))
     np.testing.assert_allclose(silent[:, 0], inputs(4)[:, 0] * system.D[0], rtol=1e-6)
     with pytest.raises(ValueError, match="9 states and 4 channels"):
         dataclasses.replace(system, counts=(3, 0, 5))
@@ -119,7 +111,7 @@ def test_float32_kernels_of_long_sequences():
     lam = (1 - 10 ** rng.uniform(-5, -1, 9)) * np.exp(1j * rng.uniform(-np.pi, np.pi, 9))
     weight = rng.normal(size=9) + 1j * rng.normal(size=9)
     single = jnp.asarray(lam, jnp.complex64), jnp.asarray(weight, jnp.complex64)
-    kernel = lastax.ssm.channel_kernels(*single, RAGGED, 16384)
+    kernel = compiled(lastax.ssm.channel_kernels)(*single, RAGGED, 16384)
     exact = np.zeros((4, 16384))
     rounded = np.asarray(single[0], complex)[:, None] ** np.arange(16384)
     channel = np.repeat(np.arange(4), RAGGED)
@@ -165,7 +157,7 @@ def test_convolution_matches_its_sum(length):
             if k + step < length:
                 wanted[k] += back[:, step] * u[k + step]
     with jax.enable_x64(True):
-        got = lastax.ssm.convolve(*(jnp.asarray(a) for a in (u, ahead, back)))
+        got = compiled(lastax.ssm.convolve)(*(jnp.asarray(a) for a in (u, ahead, back)))
     np.testing.assert_allclose(got, wanted, atol=1e-12)
 
 
@@ -176,10 +168,7 @@ def test_convolution_matches_its_sum(length):
 @directions
 def test_layer_applies_its_system(kind, bidirectional):
     layer = draw(kind, bidirectional=bidirectional)
-    (system,) = lastax.systems(layer)
-    same = mimo(system) if isinstance(system, lastax.MultiSISO) else system
-    wanted = loop(same, np.asarray(inputs(), float))
-    got = apply(layer, inputs())
+    wanted, got = outputs(layer), apply(layer, inputs())
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
 
 
@@ -248,8 +237,10 @@ def test_differences_of_quadratic_frequencies_are_linear():
 @pytest.mark.parametrize("discretize", [lastax.discretize_zoh, lastax.discretize_bilinear])
 @pytest.mark.parametrize("train_B", [True, False])
 def test_s4d_options(start, discretize, train_B):
-    layer = draw(
-        lastax.S4D,
+    layer = lastax.S4D.initialize(
+        CHANNELS,
+        STATES,
+        key=jax.random.key(0),
         eigenvalues=lastax.nn.S4D_EIGENVALUES[start],
         discretize=discretize,
         train_B=train_B,
@@ -258,14 +249,12 @@ def test_s4d_options(start, discretize, train_B):
     (system,) = lastax.systems(layer)
     assert np.all(np.abs(system.lam) < 1)
     written = layer.with_system(dataclasses.replace(system, B=2 * system.B))
-    through = layer.D[None] * inputs()
-    y = (layer(inputs()) - through) * 2 + through
-    np.testing.assert_allclose(written(inputs()), y, rtol=0, atol=1e-4 * np.abs(y).max())
+    through = np.asarray(layer.D, float)[None] * np.asarray(inputs(), float)
+    y = (outputs(layer) - through) * 2 + through
+    np.testing.assert_allclose(outputs(written), y, rtol=0, atol=1e-4 * np.abs(y).max())
     # Rescaling the steps is the same as larger step sizes.
     twice = dataclasses.replace(layer, log_step=layer.log_step + np.log(2.0))
-    np.testing.assert_allclose(
-        layer(inputs(), step_rescale=2.0), twice(inputs()), rtol=0, atol=1e-5 * np.abs(y).max()
-    )
+    assert eqx.tree_equal(layer.system(2.0), twice.system(), rtol=1e-5, atol=1e-6)
 
 
 def test_lru_eigenvalues_are_uniform_in_a_ring():
@@ -293,8 +282,9 @@ def test_lru_at_half_the_sampling_rate():
     layer = draw(lastax.LRU)
     slow = inputs()
     fast = jnp.repeat(slow, 2, axis=0)
-    at_ends = layer(fast)[1::2] - layer.D[None] * slow
-    y = layer(slow, step_rescale=2.0) - layer.D[None] * slow
+    at_ends = apply(layer, fast)[1::2] - layer.D[None] * slow
+    rescaled = compiled(lambda layer, u: layer(u, step_rescale=2.0))
+    y = rescaled(layer, slow) - layer.D[None] * slow
     np.testing.assert_allclose(y, at_ends, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
@@ -305,15 +295,15 @@ def test_lru_at_half_the_sampling_rate():
 @directions
 def test_pruned_layer_equals_masked_layer(kind, bidirectional):
     layer = draw(kind, bidirectional=bidirectional)
-    states = layer.system().states
+    (system,) = lastax.systems(layer)
+    states = system.states
     mask = np.random.default_rng(0).random(states) < 0.4
     small = layer.keep(mask)
-    assert small.system().states == mask.sum()
-    system = layer.system()
+    assert lastax.state_counts(small) == [mask.sum()]
     column = mask.reshape(-1, *[1] * (system.B.ndim - 1))
-    masked = dataclasses.replace(system, B=jnp.where(column, system.B, 0))
-    wanted = masked(inputs())
-    np.testing.assert_allclose(small(inputs()), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+    masked = mimo(dataclasses.replace(system, B=np.where(column, system.B, 0)))
+    wanted = loop(masked, np.asarray(inputs(), float))
+    np.testing.assert_allclose(outputs(small), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
     for array in jax.tree.leaves(eqx.filter(small, eqx.is_array)):
         assert states not in array.shape or states in (CHANNELS, 2)
 
@@ -349,15 +339,16 @@ def leaky(seed=0):
     return Leaky(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes))
 
 
+@functools.cache
 def mixed_network():
     layers = [draw(lastax.S5), draw(lastax.S4D, bidirectional=True), draw(lastax.LRU), leaky()]
     blocks = tuple(
         lastax.nn.Block(
             lastax.nn.BatchNorm.initialize(CHANNELS, momentum=0.9),
             layer,
-            lastax.nn.Gate.initialize(CHANNELS, "half_glu1", key=jax.random.key(number)),
+            lastax.nn.Gate(None, None, "gelu"),
         )
-        for number, layer in enumerate(layers)
+        for layer in layers
     )
     keys = jax.random.split(jax.random.key(9))
     encoder = lastax.nn.Encoder(lastax.nn.Linear.initialize(2, CHANNELS, key=keys[0]), blocks)
@@ -381,7 +372,8 @@ def test_mixed_networks_prune_by_every_method(method):
         return
     small = lastax.prune(model, states=10, method=method, **options)
     assert sum(lastax.state_counts(small)) == 10
-    assert np.isfinite(apply(small, inputs(2))).all()
+    assert eqx.filter_eval_shape(small, inputs(2)).shape == (2,)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(small))
 
 
 @kinds
@@ -396,10 +388,8 @@ def test_expanded_layers_compute_the_same_outputs(kind, bidirectional, method):
     assert lastax.state_counts(large) == lastax.state_counts(layers)
     assert lastax.state_counts(small) == plan.states_after
     for one, other in zip(small, large, strict=True):
-        wanted = apply(one, inputs())
-        np.testing.assert_allclose(
-            apply(other, inputs()), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
-        )
+        wanted = outputs(one)
+        np.testing.assert_allclose(outputs(other), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_mixed_networks_train():

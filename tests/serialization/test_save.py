@@ -49,6 +49,18 @@ def test_networks_need_no_template(tmp_path, settings):
     )
 
 
+def test_fields_that_came_later_have_their_defaults(tmp_path):
+    model = network()
+    lastax.save(tmp_path / "model", model)
+    path = tmp_path / "model" / "structure.json"
+    text = path.read_text()
+    structure = json.loads(text)
+    encoder = structure["fields"]["encoder"]["fields"]
+    assert encoder.pop("tokens") is False
+    path.write_text(json.dumps(structure))
+    assert_same(model, lastax.load(tmp_path / "model"))
+
+
 class Own(eqx.Module):
     layer: lastax.S5
     mix: jax.Array

@@ -97,6 +97,7 @@ def _step_seconds(preset: Preset, data: Data, batch: Batch, repeats: int) -> flo
         input_size=data.input_size,
         classes=len(data.classes),
         key=jax.random.key(0),
+        tokens=bool(data.vocabulary),
     )
     training = preset.training
     optimizer = lastax.training.make_optimizer(

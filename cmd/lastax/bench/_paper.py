@@ -141,7 +141,11 @@ def _presets(tasks: tuple[str, ...]) -> Iterator[tuple[str, str, Preset]]:
 def _case(task: str, layer: str, preset: Preset, gpu_teraflops: float) -> dict[str, Any]:
     data, model, training = DATA[task], preset.model, preset.training
     network = lastax.build_network(
-        model, input_size=data.inputs, classes=data.classes, key=jax.random.key(0)
+        model,
+        input_size=data.inputs,
+        classes=data.classes,
+        key=jax.random.key(0),
+        tokens=data.tokens,
     )
     pairs = 2 if isinstance(network, Retrieval) else 1
     seconds, temporaries = _one_step(network, data, training)

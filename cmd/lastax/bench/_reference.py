@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from lastax._typing import Array, Scalar
+from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn import S5, BatchNorm, Encoder, Linear, Network, RunningStatistics
 from lastax.ssm import System
 
@@ -88,8 +88,11 @@ class ReferenceS5(eqx.Module):
 class ReferenceLinear(Linear):
     """A dense layer with the derivative of JAX."""
 
-    def __call__(self, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
+    def __call__(
+        self, x: Float[Array, "*shape n"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*shape m"]:
         """Apply the map to the last axis."""
+        del key
         y = x @ self.weight
         return y + jnp.broadcast_to(self.bias, y.shape)
 

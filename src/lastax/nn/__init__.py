@@ -9,6 +9,7 @@ from lastax.nn._blockwise import HiddenStates as HiddenStates
 from lastax.nn._blockwise import NetworkForward as NetworkForward
 from lastax.nn._configuration import ModelConfig as ModelConfig
 from lastax.nn._configuration import build_network as build_network
+from lastax.nn._diagonal_layer import DiagonalLayer as DiagonalLayer
 from lastax.nn._hippo import BlockBasis as BlockBasis
 from lastax.nn._hippo import NormalPart as NormalPart
 from lastax.nn._hippo import hippo_block_basis as hippo_block_basis
@@ -54,6 +55,7 @@ __all__ = [
     "BlockBasis",
     "BlockwiseForward",
     "Classifier",
+    "DiagonalLayer",
     "Encoder",
     "Gate",
     "HiddenStates",

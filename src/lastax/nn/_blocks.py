@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._checks import check_complete
 from lastax.nn._layer import Layer
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.ssm._products import add_row, product
@@ -36,8 +37,12 @@ class Linear(eqx.Module):
         weight = jax.nn.initializers.lecun_normal()(key, (inputs, outputs))
         return cls(weight, jnp.zeros(outputs))
 
-    def __call__(self, x: Float[Array, "*shape n"]) -> Float[Array, "*shape m"]:
-        """Apply the map to the last axis."""
+    def __call__(
+        self, x: Float[Array, "*shape n"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*shape m"]:
+        """Apply the map to the last axis. `key` is ignored; `equinox.nn.Sequential` passes it."""
+        del key
+        check_complete(self)
         if x.ndim != 2:
             y = x @ self.weight
             return y + jnp.broadcast_to(self.bias, y.shape)
@@ -95,7 +100,7 @@ class Gate(eqx.Module):
         )
 
     def __call__(
-        self, y: Float[Array, "L H"], *, dropout: float, key: PRNGKeyArray | None
+        self, y: Float[Array, "L H"], *, dropout: float = 0.0, key: PRNGKeyArray | None = None
     ) -> Float[Array, "L H"]:
         """Apply to one sequence.
 

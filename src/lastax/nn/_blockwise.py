@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from lastax._typing import Array
 from lastax.nn._blocks import Block, Linear
@@ -128,20 +128,21 @@ class NetworkForward(BlockwiseForward[Network, Block]):
     def enter(
         self,
         model: Network,
-        x: Float[Array, "records ..."] | Int[Array, "records ..."],
+        x: Shaped[Array, "*shape"],
         length: Int[Array, "records ..."] | None,
     ) -> HiddenStates:
         """Embed the sequences."""
+        encoder, leading = model.encoder, (None, 2) if isinstance(model, Retrieval) else (None,)
+        encoder.check_input(type(model).__name__, x, length, leading=leading)
         if isinstance(model, Retrieval):
             x = x.reshape(-1, *x.shape[2:])
             length = None if length is None else length.reshape(-1)
-        tokens = jnp.issubdtype(x.dtype, jnp.integer)
-        embed = model.encoder.embed
-        hidden = jax.vmap(embed.rows if tokens else embed)(x)
         if length is None:
+            hidden = jax.vmap(lambda x: encoder.embedded(x, None))(x)
             return HiddenStates(hidden, jnp.ones(hidden.shape[:2], bool), None)
-        valid = jnp.arange(hidden.shape[1])[None, :] < length[:, None]
-        return HiddenStates(hidden, valid, valid if model.encoder.mask_padding else None)
+        valid = jnp.arange(x.shape[1])[None, :] < length[:, None]
+        hidden = jax.vmap(encoder.embedded)(x, valid)
+        return HiddenStates(hidden, valid, valid if encoder.mask_padding else None)
 
     def blocks(self, model: Network) -> tuple[Block, ...]:
         """The blocks of the encoder."""

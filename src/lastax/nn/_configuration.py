@@ -86,7 +86,7 @@ C_INITIALIZATIONS: Mapping[str, InitializeC] = MappingProxyType(
 
 
 def build_network(
-    config: ModelConfig, *, input_size: int, classes: int, key: PRNGKeyArray
+    config: ModelConfig, *, input_size: int, classes: int, key: PRNGKeyArray, tokens: bool = False
 ) -> Network:
     """Draw the network that a configuration describes.
 
@@ -95,6 +95,7 @@ def build_network(
         input_size: number of input features, or of tokens.
         classes: number of logits.
         key: random key.
+        tokens: records are integer token ids, shape `(L,)`, instead of features, shape `(L, d)`.
 
     Returns:
         A `Classifier`, or a `Retrieval` if `config.head` is `retrieval`.
@@ -112,6 +113,7 @@ def build_network(
         ),
         pooling=config.pooling,
         mask_padding=config.mask_padding,
+        tokens=tokens,
     )
     if config.head == "classifier":
         return Classifier(encoder, Linear.initialize(config.channels, classes, key=head_key))

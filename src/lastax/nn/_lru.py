@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
-from lastax.nn._initialization import as_complex, as_pair
+from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
+from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import System, kept_indices
 
 
-class LRU(eqx.Module):
+class LRU(DiagonalLayer):
     """One discrete diagonal system with `P` complex states, `H` inputs and `H` outputs.
 
     `lam = exp(-exp(nu_log) + i exp(theta_log))`, so `|lam| < 1` always holds. States do not
@@ -113,34 +114,24 @@ class LRU(eqx.Module):
                 rate.
 
         Returns:
-            The discrete system that the layer applies.
+            The discrete system that the layer applies. Its dtype is at least float32.
+
+        Raises:
+            ValueError: if parameters are missing, or if the layer is a stack of layers.
         """
-        z = jax.lax.complex(-jnp.exp(self.nu_log), jnp.exp(self.theta_log))
+        layer = self._checked()
+        z = jax.lax.complex(-jnp.exp(layer.nu_log), jnp.exp(layer.theta_log))
         held = jnp.expm1(step_rescale * z) / jnp.expm1(z)
-        B = (held * jnp.exp(self.gamma_log))[:, None] * as_complex(self.B)
+        B = (held * jnp.exp(layer.gamma_log))[:, None] * as_complex(layer.B)
         return System(
             lam=jnp.exp(step_rescale * z),
             B=B,
-            C=as_complex(self.C),
-            C_reverse=None if self.C_reverse is None else as_complex(self.C_reverse),
-            D=self.D,
+            C=as_complex(layer.C),
+            C_reverse=None if layer.C_reverse is None else as_complex(layer.C_reverse),
+            D=layer.D,
             conj_sym=False,
             scan_method=self.scan_method,
         )
-
-    def __call__(
-        self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
-    ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from the zero state.
-
-        Args:
-            u: input, shape `(L, H)`.
-            step_rescale: factor on all step sizes.
-
-        Returns:
-            Output, shape `(L, H)`.
-        """
-        return self.system(step_rescale)(u)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> LRU:
         """Remove states.
@@ -151,7 +142,7 @@ class LRU(eqx.Module):
         Returns:
             A smaller layer. Its states keep their order.
         """
-        index = kept_indices(mask, self.nu_log.shape[0])
+        index = kept_indices(mask, self._checked().nu_log.shape[0])
         return dataclasses.replace(
             self,
             nu_log=self.nu_log[index],
@@ -179,10 +170,7 @@ class LRU(eqx.Module):
         own = self.system()
         check_replacement("LRU.with_system", own, system)
         lam = np.asarray(system.lam, complex)
-        if np.any(np.abs(lam) >= 1):
-            raise ValueError(
-                f"LRU.with_system: every state needs |lam| < 1, got |lam| = {np.abs(lam).max()}"
-            )
+        check_stable("LRU.with_system", lam)
         same_lam, same_B = unchanged_states(own, system)
         modulus = np.abs(lam)
         # The logarithm needs a positive angle.
@@ -190,18 +178,12 @@ class LRU(eqx.Module):
         angle = np.where(angle == 0, 2 * np.pi, angle)
         gamma = np.sqrt((1 - modulus) * (1 + modulus))
         gamma = np.where(same_B, np.exp(np.asarray(self.gamma_log, float)), gamma)
-
-        def pair(z: np.ndarray) -> Array:
-            return as_pair(jnp.asarray(z, jnp.result_type(self.B, 1j)))
-
-        reverse = system.C_reverse
-        return dataclasses.replace(
-            self,
+        return self._with_outputs(
+            system,
             nu_log=update_changed(same_lam, self.nu_log, np.log(-np.log(modulus))),
             theta_log=update_changed(same_lam, self.theta_log, np.log(angle)),
             gamma_log=update_changed(same_B, self.gamma_log, np.log(gamma)),
-            B=jnp.where(same_B[:, None, None], self.B, pair(np.asarray(system.B) / gamma[:, None])),
-            C=pair(np.asarray(system.C)),
-            C_reverse=None if reverse is None else pair(np.asarray(reverse)),
-            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
+            B=jnp.where(
+                same_B[:, None, None], self.B, self._pair(np.asarray(system.B) / gamma[:, None])
+            ),
         )

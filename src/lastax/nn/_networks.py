@@ -11,11 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._blocks import Block, Linear
+from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
+from lastax.nn._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import total
 
 Pooling = Literal["mean", "last"]
@@ -25,25 +27,27 @@ Length = int | np.integer | Int[Array, ""]
 class Encoder(eqx.Module):
     """A linear embedding, residual blocks, and pooling over time.
 
-    A sequence of integers is a sequence of tokens. Looking up rows of the embedding is the same as
-    applying it to one-hot vectors.
+    The input is a sequence of features, or of tokens if `tokens` is true. Looking up rows of the
+    embedding is the same as applying it to one-hot vectors.
 
     Attributes:
         embed: map from `d` input features (or tokens) to `H` channels.
         blocks: residual blocks.
         pooling: `mean` over the valid steps, or the `last` valid step.
-        mask_padding: exclude padding from batch statistics and recurrences. If false, as in the
-            published code, padding is excluded from the pooling only.
+        mask_padding: exclude padding from batch statistics and recurrences, whatever its values
+            are. If false, as in the published code, padding is excluded from the pooling only.
+        tokens: the input is integer token ids instead of features.
     """
 
     embed: Linear
     blocks: tuple[Block, ...]
     pooling: Pooling = eqx.field(static=True, default="mean")
     mask_padding: bool = eqx.field(static=True, default=True)
+    tokens: bool = eqx.field(static=True, default=False)
 
     def __call__(
         self,
-        x: Float[Array, "L d"] | Int[Array, " L"],
+        x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -55,7 +59,8 @@ class Encoder(eqx.Module):
 
         Args:
             x: features, shape `(L, d)`, or tokens, shape `(L,)`.
-            length: number of valid steps; None if there is no padding.
+            length: number of valid steps; None if there is no padding. With 0, features are zero.
+                A traced length beyond `L` counts as `L`.
             step_rescale: factor on all step sizes.
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
@@ -63,15 +68,18 @@ class Encoder(eqx.Module):
 
         Returns:
             Features, shape `(H,)`, and the encoder with updated running statistics.
+
+        Raises:
+            ValueError: if a shape, a dtype or `length` does not fit the encoder.
         """
+        self.check_input("Encoder", x, length)
         mask = None if length is None else jnp.arange(x.shape[0]) < length
 
         def apply(block: Block, y: Array, key: Array | None) -> tuple[Array, Block]:
             inside = mask if self.mask_padding else None
             return block(y, inside, step_rescale=step_rescale, key=key, axis=axis)
 
-        tokens = jnp.issubdtype(x.dtype, jnp.integer)
-        y = self.embed.rows(x) if tokens else self.embed(x)
+        y = self.embedded(x, mask)
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
         if remat:
@@ -86,6 +94,50 @@ class Encoder(eqx.Module):
                 blocks.append(updated_block)
         return self.pool(y, mask), dataclasses.replace(self, blocks=tuple(blocks))
 
+    def check_input(
+        self,
+        function: str,
+        x: Values,
+        length: Lengths | None,
+        *,
+        leading: tuple[int | None, ...] = (),
+    ) -> None:
+        """Check `x` and `length` before a call.
+
+        Args:
+            function: what the caller called, for the error message.
+            x: features, shape `(*leading, L, d)`, or tokens, shape `(*leading, L)`.
+            length: numbers of valid steps, shape `leading`. Traced values are not checked.
+            leading: sizes of the axes before the axis of steps; None for the axis of a batch.
+
+        Raises:
+            ValueError: if a shape, a dtype or a length does not fit the encoder.
+        """
+        check_complete(self.embed)
+        check_input(function, self.embed.weight, self.tokens, x, length, leading=leading)
+
+    def embedded(
+        self, x: Shaped[Array, "*shape"], mask: Bool[Array, " L"] | None
+    ) -> Float[Array, "L H"]:
+        """Embed one sequence. If `mask_padding` is true, masked features count as zero.
+
+        Args:
+            x: features, shape `(L, d)`, or tokens, shape `(L,)`.
+            mask: true for each valid step; None for all steps.
+
+        Returns:
+            Hidden states, shape `(L, H)`.
+        """
+        if self.tokens:
+            return self.embed.rows(x)
+        x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(self.embed.weight.dtype)
+        if mask is not None and self.mask_padding:
+            # Values are NaN in some padding, and 0 times NaN is NaN.
+            x = jnp.where(mask[:, None], x, 0)
+        return self.embed(x)
+
     def pool(self, y: Float[Array, "L H"], mask: Bool[Array, " L"] | None) -> Float[Array, " H"]:
         """Pool a sequence over the steps where `mask` is true, or over all steps.
 
@@ -94,14 +146,18 @@ class Encoder(eqx.Module):
             mask: true for each valid step; None for all steps.
 
         Returns:
-            Features, shape `(H,)`.
+            Features, shape `(H,)`; zero if no step is valid.
         """
+        if mask is None and self.pooling == "last":
+            return y[-1]
+        wide = at_least_float32(y)
         if mask is None:
-            return y[-1] if self.pooling == "last" else total(y) / y.shape[0]
+            return in_dtype_of(total(wide) / y.shape[0], y)
+        wide = jnp.where(mask[:, None], wide, 0)
+        steps = jnp.maximum(jnp.sum(mask), 1)
         if self.pooling == "last":
-            return y[jnp.sum(mask) - 1]
-        weight = mask.astype(y.dtype)
-        return weight @ y / jnp.sum(weight)
+            return in_dtype_of(wide[steps - 1], y)
+        return in_dtype_of(mask.astype(wide.dtype) @ wide / steps.astype(wide.dtype), y)
 
 
 class Classifier(eqx.Module):
@@ -119,7 +175,7 @@ class Classifier(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "L d"] | Int[Array, " L"],
+        x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -138,7 +194,7 @@ class Classifier(eqx.Module):
 
     def forward(
         self,
-        x: Float[Array, "L d"] | Int[Array, " L"],
+        x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -158,7 +214,11 @@ class Classifier(eqx.Module):
 
         Returns:
             Logits, shape `(classes,)`, and the model with updated running statistics.
+
+        Raises:
+            ValueError: if a shape, a dtype or `length` does not fit the network.
         """
+        self.encoder.check_input("Classifier", x, length)
         features, encoder = self.encoder(
             x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat
         )
@@ -183,7 +243,7 @@ class Retrieval(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
+        x: Shaped[Array, "*shape"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -202,7 +262,7 @@ class Retrieval(eqx.Module):
 
     def forward(
         self,
-        x: Float[Array, "2 L d"] | Int[Array, "2 L"],
+        x: Shaped[Array, "*shape"],
         length: Int[Array, " 2"] | None = None,
         *,
         step_rescale: Scalar = 1.0,
@@ -217,7 +277,11 @@ class Retrieval(eqx.Module):
 
         Returns:
             Logits, shape `(classes,)`, and the model with updated running statistics.
+
+        Raises:
+            ValueError: if a shape, a dtype or `length` does not fit the network.
         """
+        self.encoder.check_input("Retrieval", x, length, leading=(2,))
         axes = None if axis is None else (*(axis if isinstance(axis, tuple) else (axis,)), "pair")
         keys = None if key is None else jax.random.split(key)
 

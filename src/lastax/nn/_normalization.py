@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, Model
+from lastax.nn._checks import check_complete
+from lastax.nn._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import add_row, multiply_row, total
 
 # Name of one `vmap` axis, a tuple of names, or None.
@@ -68,13 +70,18 @@ class BatchNorm(eqx.Module):
         Returns:
             The normalized sequence, shape `(L, H)`, and the norm with updated running statistics.
         """
+        check_complete(self)
+        check_complete(self.running)
+        wide = at_least_float32(x)
         if axis is None:
-            return self._apply(x, self.running), self
-        batch = _statistics(x, mask, axis)
-        running = jax.tree.map(
-            lambda old, new: self.momentum * old + (1 - self.momentum) * new, self.running, batch
-        )
-        return self._apply(x, batch), dataclasses.replace(self, running=running)
+            return in_dtype_of(self._apply(wide, self.running), x), self
+        batch = _statistics(wide, mask, axis)
+
+        def moved(old: Array, new: Array) -> Array:
+            return in_dtype_of(self.momentum * old + (1 - self.momentum) * new, old)
+
+        running = jax.tree.map(moved, self.running, batch)
+        return in_dtype_of(self._apply(wide, batch), x), dataclasses.replace(self, running=running)
 
     def _apply(self, x: Array, statistics: RunningStatistics) -> Array:
         factor = self.scale * jax.lax.rsqrt(statistics.variance + self.epsilon)
@@ -113,10 +120,12 @@ class LayerNorm(eqx.Module):
             The normalized sequence, shape `(L, H)`, and this norm.
         """
         del mask, axis
-        centered = x - jnp.mean(x, axis=-1, keepdims=True)
+        check_complete(self)
+        wide = at_least_float32(x)
+        centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(centered**2, axis=-1, keepdims=True)
         y = centered * jax.lax.rsqrt(variance + self.epsilon)
-        return y * self.scale[None] + self.bias[None], self
+        return in_dtype_of(y * self.scale[None] + self.bias[None], x), self
 
 
 def split_trainable(model: Model) -> tuple[Model, Model]:
@@ -144,7 +153,7 @@ def split_trainable(model: Model) -> tuple[Model, Model]:
 def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
     """Mean and variance over all valid steps of the batch."""
     steps = x.shape[0] if mask is None else jnp.sum(mask)
-    count = jax.lax.psum(jnp.asarray(steps, x.dtype), axis)
+    count = jnp.maximum(jax.lax.psum(jnp.asarray(steps, x.dtype), axis), 1)
 
     def average(x: Array) -> Array:
         valid = x if mask is None else jnp.where(mask[:, None], x, 0)

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Float
 
 from lastax._typing import Array, Batch, Scalar
-from lastax.nn._networks import Network
+from lastax.nn._networks import Classifier, Network, Retrieval
 
 
 def predict(
@@ -22,8 +22,15 @@ def predict(
 
     Returns:
         Logits, shape `(batch, classes)`.
+
+    Raises:
+        ValueError: if a shape, a dtype or a length does not fit the network.
     """
+    x, length = batch["x"], batch.get("length")
+    if isinstance(model, Classifier | Retrieval):
+        leading = (None, 2) if isinstance(model, Retrieval) else (None,)
+        model.encoder.check_input("predict", x, length, leading=leading)
     return eqx.filter_vmap(
         lambda x, length: model(x, length, step_rescale=step_rescale),
         in_axes=(0, eqx.if_array(0)),
-    )(batch["x"], batch.get("length"))
+    )(x, length)

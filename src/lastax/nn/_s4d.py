@@ -16,16 +16,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._diagonal_layer import DiagonalLayer, check_stable, continuous_parameters
 from lastax.nn._initialization import as_complex, as_pair, initialize_log_step
 from lastax.nn._s4d_eigenvalues import Eigenvalues, s4d_legs
-from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_of
+from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import kept_indices
 
 
-class S4D(eqx.Module):
+class S4D(DiagonalLayer):
     """`H` continuous diagonal systems, one per channel, with `S` stored states in total.
 
     Arrays of states are flat and start with the states of channel 0. Channels can have different
@@ -126,30 +127,22 @@ class S4D(eqx.Module):
                 rate.
 
         Returns:
-            The discrete system that the layer applies.
+            The discrete system that the layer applies. Its dtype is at least float32.
+
+        Raises:
+            ValueError: if parameters are missing, or if the layer is a stack of layers.
         """
-        step = self._steps(step_rescale)
-        Lambda = jax.lax.complex(-jnp.exp(self.log_decay), self.Lambda_im)
-        lam, B = self.discretize(Lambda, self._continuous_B()[:, None], step)
-        reverse = None if self.C_reverse is None else as_complex(self.C_reverse)
-        C = as_complex(self.C)
+        layer = self._checked()
+        channel = np.repeat(np.arange(len(self.counts)), self.counts)
+        step = step_rescale * jnp.exp(layer.log_step)[channel]
+        Lambda = jax.lax.complex(-jnp.exp(layer.log_decay), layer.Lambda_im)
+        C = as_complex(layer.C)
+        continuous_B = jnp.ones_like(C) if layer.B is None else as_complex(layer.B)
+        lam, B = self.discretize(Lambda, continuous_B[:, None], step)
+        reverse = None if layer.C_reverse is None else as_complex(layer.C_reverse)
         return MultiSISO(
-            lam, B[:, 0], C, reverse, self.D, self.counts, self.conj_sym, self.scan_method
+            lam, B[:, 0], C, reverse, layer.D, self.counts, self.conj_sym, self.scan_method
         )
-
-    def __call__(
-        self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
-    ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from the zero state.
-
-        Args:
-            u: input, shape `(L, H)`.
-            step_rescale: factor on all step sizes.
-
-        Returns:
-            Output, shape `(L, H)`.
-        """
-        return self.system(step_rescale)(u)
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> S4D:
         """Remove states.
@@ -160,7 +153,7 @@ class S4D(eqx.Module):
         Returns:
             A smaller layer. Its states keep their order.
         """
-        index = kept_indices(mask, self.log_decay.shape[0])
+        index = kept_indices(mask, self._checked().log_decay.shape[0])
         return dataclasses.replace(
             self,
             log_decay=self.log_decay[index],
@@ -195,37 +188,17 @@ class S4D(eqx.Module):
                 f"has {system.counts}"
             )
         lam = np.asarray(system.lam, complex)
-        if np.any(np.abs(lam) >= 1):
-            raise ValueError(
-                f"S4D.with_system: every state needs |lam| < 1, got |lam| = {np.abs(lam).max()}"
-            )
+        check_stable("S4D.with_system", lam)
         same_lam, same_B = unchanged_states(own, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
-        with jax.enable_x64(True):
-            column = np.asarray(system.B, complex)[:, None]
-            found = inverse_of(self.discretize)(*map(jnp.asarray, (lam, column, step)))
-            Lambda, B = np.asarray(found[0]), np.asarray(found[1])[:, 0]
+        column = np.asarray(system.B, complex)[:, None]
+        Lambda, column = continuous_parameters(self.discretize, lam, column, step)
+        B = column[:, 0]
         factor = np.ones_like(B) if self.B is not None else np.where(same_B, 1, B)
-
-        def pair(z: np.ndarray) -> Array:
-            return as_pair(jnp.asarray(z, jnp.result_type(self.C, 1j)))
-
-        reverse = system.C_reverse
-        return dataclasses.replace(
-            self,
+        return self._with_outputs(
+            system,
+            factor,
             log_decay=update_changed(same_lam, self.log_decay, np.log(-Lambda.real)),
             Lambda_im=update_changed(same_lam, self.Lambda_im, Lambda.imag),
-            B=None if self.B is None else jnp.where(same_B[:, None], self.B, pair(B)),
-            C=pair(factor * np.asarray(system.C)),
-            C_reverse=None if reverse is None else pair(factor * np.asarray(reverse)),
-            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
+            B=None if self.B is None else jnp.where(same_B[:, None], self.B, self._pair(B)),
         )
-
-    def _steps(self, step_rescale: Scalar) -> Array:
-        channel = np.repeat(np.arange(len(self.counts)), self.counts)
-        return step_rescale * jnp.exp(self.log_step)[channel]
-
-    def _continuous_B(self) -> Array:
-        if self.B is not None:
-            return as_complex(self.B)
-        return jnp.ones(self.C.shape[0], jnp.result_type(self.C, 1j))

@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._diagonal_layer import DiagonalLayer, check_stable, continuous_parameters
 from lastax.nn._hippo import hippo_block_basis
 from lastax.nn._initialization import (
     InitializeC,
     as_complex,
-    as_pair,
     initialize_B,
     initialize_log_step,
     lecun_normal_C,
 )
-from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_of
+from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import System, kept_indices
@@ -29,7 +29,7 @@ from lastax.ssm._system import System, kept_indices
 LARGEST_REAL_PART = -1e-4
 
 
-class S5(eqx.Module):
+class S5(DiagonalLayer):
     """One continuous diagonal system with `P` stored states, `H` inputs and `H` outputs.
 
     Complex parameters are real pairs on the last axis, because optimizers do not treat complex
@@ -128,31 +128,21 @@ class S5(eqx.Module):
                 rate.
 
         Returns:
-            The discrete system that the layer applies.
+            The discrete system that the layer applies. Its dtype is at least float32.
+
+        Raises:
+            ValueError: if parameters are missing, or if the layer is a stack of layers.
         """
-        real = self.Lambda_re
+        layer = self._checked()
+        real = layer.Lambda_re
         if self.clip_eigenvalues:
             real = jnp.minimum(real, LARGEST_REAL_PART)
-        Lambda = jax.lax.complex(real, self.Lambda_im)
-        step = step_rescale * jnp.exp(self.log_step)
-        lam, B = self.discretize(Lambda, as_complex(self.B), step)
-        reverse = None if self.C_reverse is None else as_complex(self.C_reverse)
-        C = as_complex(self.C)
-        return System(lam, B, C, reverse, self.D, self.conj_sym, self.scan_method)
-
-    def __call__(
-        self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
-    ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence, from the zero state.
-
-        Args:
-            u: input, shape `(L, H)`.
-            step_rescale: factor on all step sizes.
-
-        Returns:
-            Output, shape `(L, H)`.
-        """
-        return self.system(step_rescale)(u)
+        Lambda = jax.lax.complex(real, layer.Lambda_im)
+        step = step_rescale * jnp.exp(layer.log_step)
+        lam, B = self.discretize(Lambda, as_complex(layer.B), step)
+        reverse = None if layer.C_reverse is None else as_complex(layer.C_reverse)
+        C = as_complex(layer.C)
+        return System(lam, B, C, reverse, layer.D, self.conj_sym, self.scan_method)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> S5:
         """Remove states.
@@ -163,7 +153,7 @@ class S5(eqx.Module):
         Returns:
             A smaller layer. Its states keep their order.
         """
-        index = kept_indices(mask, self.log_step.shape[0])
+        index = kept_indices(mask, self._checked().log_step.shape[0])
         return dataclasses.replace(
             self,
             Lambda_re=self.Lambda_re[index],
@@ -196,36 +186,17 @@ class S5(eqx.Module):
         same_lam, same_B = unchanged_states(own, system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
-        Lambda, continuous_B = self._continuous(lam, B, step)
+        Lambda, continuous_B = continuous_parameters(self.discretize, lam, B, step)
         if self.clip_eigenvalues:
-            if np.any(np.abs(lam[~same_lam]) >= 1):
-                raise ValueError(
-                    "S5.with_system: with clip_eigenvalues every state needs |lam| < 1, got "
-                    f"|lam| = {np.abs(lam[~same_lam]).max()}"
-                )
+            check_stable("S5.with_system, with clip_eigenvalues", lam[~same_lam])
             # The margin of 0.1 % covers the rounding of the parameters to float32.
             shorter = np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
             step = np.where(same_lam, step, step * shorter)
-            Lambda, continuous_B = self._continuous(lam, B, step)
-
-        def pair(z: np.ndarray) -> Array:
-            return as_pair(jnp.asarray(z, jnp.result_type(self.B, 1j)))
-
-        reverse = system.C_reverse
-        return dataclasses.replace(
-            self,
+            Lambda, continuous_B = continuous_parameters(self.discretize, lam, B, step)
+        return self._with_outputs(
+            system,
             Lambda_re=update_changed(same_lam, self.Lambda_re, Lambda.real),
             Lambda_im=update_changed(same_lam, self.Lambda_im, Lambda.imag),
-            B=jnp.where(same_B[:, None, None], self.B, pair(continuous_B)),
-            C=pair(np.asarray(system.C)),
-            C_reverse=None if reverse is None else pair(np.asarray(reverse)),
-            D=jnp.asarray(np.asarray(system.D), self.D.dtype),
+            B=jnp.where(same_B[:, None, None], self.B, self._pair(continuous_B)),
             log_step=update_changed(same_lam, self.log_step, np.log(step)),
         )
-
-    def _continuous(
-        self, lam: np.ndarray, B: np.ndarray, step: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        with jax.enable_x64(True):
-            found = inverse_of(self.discretize)(*map(jnp.asarray, (lam, B, step)))
-            return np.asarray(found[0]), np.asarray(found[1])

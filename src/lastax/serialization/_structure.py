@@ -80,6 +80,13 @@ def build(value: Any) -> Any:
 
 def _module(kind: type[eqx.Module], fields: Mapping[str, Any]) -> eqx.Module:
     names = {field.name for field in dataclasses.fields(kind)}
+    # Static fields that did not exist when the file was written have their defaults.
+    added = {
+        field.name: field.default
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+    fields = {**added, **fields}
     if names != fields.keys():
         raise ValueError(f"{kind.__name__} has fields {sorted(names)}, not {sorted(fields)}")
     # Not through `__init__`, whose converters and checks are for arrays.

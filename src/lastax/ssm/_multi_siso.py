@@ -14,7 +14,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._convolution import channel_kernels, convolve
-from lastax.ssm._recurrence import diagonal_scan, diagonal_step
+from lastax.ssm._recurrence import diagonal_scan, diagonal_step, state_after
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import System, kept_indices
 
@@ -119,7 +119,11 @@ class MultiSISO(eqx.Module):
         )
 
     def run(
-        self, u: Float[Array, "L H"], initial: Complex[Array, " S"] | None = None
+        self,
+        u: Float[Array, "L H"],
+        initial: Complex[Array, " S"] | None = None,
+        *,
+        steps: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "L H"], Complex[Array, " S"]]:
         """The output of the forward recurrence from a given state.
 
@@ -129,6 +133,7 @@ class MultiSISO(eqx.Module):
         Args:
             u: input, shape `(L, H)`.
             initial: state before the first step, shape `(S,)`; zero by default.
+            steps: number of steps before the last state; all by default.
 
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(S,)`.
@@ -137,6 +142,8 @@ class MultiSISO(eqx.Module):
         states, last = diagonal_scan(
             jnp.asarray(self.lam), driven, initial=initial, method=self.scan_method
         )
+        if steps is not None:
+            last = state_after(steps, states, initial)
         return self._observe(states) + self.D[None, :] * u, last
 
     def step(

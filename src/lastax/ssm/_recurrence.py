@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._products import total
@@ -67,6 +67,14 @@ def diagonal_step(
 ) -> Complex[Array, " P"]:
     """One step of the recurrence, `lam * state + b`. All arrays have shape `(P,)`."""
     return lam * state + b
+
+
+def state_after(
+    steps: Int[Array, ""], states: Complex[Array, "L P"], initial: Complex[Array, " P"] | None
+) -> Complex[Array, " P"]:
+    """The state after `steps` steps of a forward recurrence, given all its states."""
+    before = jnp.zeros_like(states[0]) if initial is None else initial
+    return jnp.where(steps > 0, states[jnp.maximum(steps, 1) - 1], before)
 
 
 def scan_split(

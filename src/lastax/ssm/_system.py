@@ -13,7 +13,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._products import product
-from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_split
+from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_split, state_after
 from lastax.ssm._scan_methods import ScanMethod
 
 
@@ -105,7 +105,11 @@ class System(eqx.Module):
         return y
 
     def run(
-        self, u: Float[Array, "L H"], initial: Complex[Array, " P"] | None = None
+        self,
+        u: Float[Array, "L H"],
+        initial: Complex[Array, " P"] | None = None,
+        *,
+        steps: Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "L H"], Complex[Array, " P"]]:
         """The output of the forward recurrence from a given state.
 
@@ -115,12 +119,15 @@ class System(eqx.Module):
         Args:
             u: input, shape `(L, H)`.
             initial: state before the first step, shape `(P,)`; zero by default.
+            steps: number of steps before the last state; all by default.
 
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(P,)`.
         """
         driven = _drive(self.B, u)
         states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
+        if steps is not None:
+            last = state_after(steps, states, initial)
         return self._observe(self.C, states) + self._feedthrough(u), last
 
     def step(

@@ -87,6 +87,7 @@ def build_from_config(config: RunConfig) -> Network:
         input_size=config.input_size,
         classes=config.classes,
         key=jax.random.key(config.seed),
+        tokens=bool(config.vocabulary),
     )
     network = keep_states(network, kept_masks(config, state_counts(network)))
     return with_dense_feedthrough(network) if config.dense_feedthrough else network

@@ -1,0 +1,215 @@
+"""What S5, S4D and LRU share: calls, checks of their parameters, and new parameters."""
+
+import abc
+import dataclasses
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Complex, Float, Shaped
+
+from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._checks import check_complete
+from lastax.nn._initialization import as_pair
+from lastax.nn._precision import at_least_float32, in_dtype_of
+from lastax.ssm._discretization import Discretization, inverse_of
+from lastax.ssm._multi_siso import AnySystem
+
+LayerT = TypeVar("LayerT", bound="DiagonalLayer")
+
+
+class DiagonalLayer(eqx.Module):
+    """Base class of S5, S4D and LRU: how they are called.
+
+    The first field of a subclass has one value per state.
+
+    Attributes:
+        C: output map, as real pairs on the last axis.
+        C_reverse: output map of the backward recurrence; None if the layer is unidirectional.
+        D: feedthrough, shape `(H,)` for a diagonal matrix or `(H, H)`.
+    """
+
+    C: eqx.AbstractVar[Array]
+    C_reverse: eqx.AbstractVar[Array | None]
+    D: eqx.AbstractVar[Array]
+
+    @abc.abstractmethod
+    def system(self, step_rescale: Scalar = 1.0) -> AnySystem:
+        """Discretize the layer.
+
+        Args:
+            step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
+                rate.
+
+        Returns:
+            The discrete system that the layer applies. Its dtype is at least float32.
+
+        Raises:
+            ValueError: if parameters are missing, or if the layer is a stack of layers.
+        """
+
+    def __call__(
+        self,
+        u: Shaped[Array, "..."],
+        *,
+        initial: Shaped[Array, "..."] | None = None,
+        mask: Shaped[Array, "..."] | None = None,
+        step_rescale: Scalar = 1.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "L H"]:
+        """Apply the layer to one sequence. For a batch, use `jax.vmap`.
+
+        The recurrence is computed in float32 at least. 16-bit inputs give outputs of their dtype.
+
+        Args:
+            u: input, shape `(L, H)` with `L >= 1`.
+            initial: state before the first step, complex of shape `(P,)`; zero by default. Only
+                for unidirectional layers.
+            mask: true for each valid step, false for padding, shape `(L,)`. Inputs of masked steps
+                count as zero, whatever they are.
+            step_rescale: factor on all step sizes.
+            key: ignored; `equinox.nn.Sequential` passes it.
+
+        Returns:
+            Output, shape `(L, H)`.
+
+        Raises:
+            ValueError: if an argument has another shape, or if `initial` is given to a
+                bidirectional layer.
+        """
+        del key
+        if initial is not None:
+            return self.run(u, initial=initial, mask=mask, step_rescale=step_rescale)[0]
+        system = self.system(step_rescale)
+        return in_dtype_of(system(self._input(system, u, mask)), jnp.asarray(u))
+
+    def run(
+        self,
+        u: Shaped[Array, "..."],
+        *,
+        initial: Shaped[Array, "..."] | None = None,
+        mask: Shaped[Array, "..."] | None = None,
+        step_rescale: Scalar = 1.0,
+    ) -> tuple[Float[Array, "L H"], Complex[Array, " P"]]:
+        """Apply the layer to one sequence, and return the last state.
+
+        To process a long sequence in pieces, pass the last state of each piece as `initial` to the
+        next one.
+
+        Args:
+            u: input, shape `(L, H)` with `L >= 1`.
+            initial: state before the first step, complex of shape `(P,)`; zero by default.
+            mask: true for each valid step, false for padding, shape `(L,)`.
+            step_rescale: factor on all step sizes.
+
+        Returns:
+            The output, shape `(L, H)`, and the state after the last valid step, shape `(P,)`.
+
+        Raises:
+            ValueError: if an argument has another shape, or if the layer is bidirectional.
+        """
+        system, name = self.system(step_rescale), type(self).__name__
+        driving = self._input(system, u, mask)
+        if self.C_reverse is not None:
+            raise ValueError(
+                f"{name}: initial and last states need a unidirectional layer, since the output of "
+                "a bidirectional layer depends on later inputs; call it on the full sequence"
+            )
+        if initial is not None:
+            initial = jnp.asarray(initial, system.lam.dtype)
+            if initial.shape != (system.states,):
+                raise ValueError(
+                    f"{name}: initial must have shape ({system.states},), one value per state, got "
+                    f"shape {initial.shape}"
+                )
+        steps = None
+        if mask is not None:
+            steps = jnp.max(jnp.where(jnp.asarray(mask), jnp.arange(1, len(driving) + 1), 0))
+        y, last = system.run(driving, initial, steps=steps)
+        return in_dtype_of(y, jnp.asarray(u)), last
+
+    def _input(self, system: AnySystem, u: Array, mask: Array | None) -> Float[Array, "L H"]:
+        """Check the input, and set masked steps to zero."""
+        name, channels, u = type(self).__name__, system.D.shape[0], jnp.asarray(u)
+        if u.ndim != 2 or u.shape[1] != channels:
+            hint = "; for a batch use jax.vmap(layer)" if u.ndim > 2 else ""
+            raise ValueError(
+                f"{name}: u must be one sequence of shape (L, {channels}), got shape {u.shape}"
+                + hint
+            )
+        if u.shape[0] == 0:
+            raise ValueError(f"{name}: u must have at least one step, got shape {u.shape}")
+        if jnp.issubdtype(u.dtype, jnp.complexfloating):
+            raise ValueError(f"{name}: u must be real, got {u.dtype}")
+        if mask is None:
+            return at_least_float32(u)
+        if mask.shape != u.shape[:1] or mask.dtype != bool:
+            raise ValueError(
+                f"{name}: mask must be boolean of shape ({u.shape[0]},), one value per step, got "
+                f"{mask.dtype} of shape {mask.shape}"
+            )
+        return at_least_float32(jnp.where(jnp.asarray(mask)[:, None], u, 0))
+
+    def _checked(self: LayerT) -> LayerT:
+        """Check the parameters, and convert them to float32 at least."""
+        name = type(self).__name__
+        check_complete(self)
+        first = dataclasses.fields(self)[0].name
+        shape = getattr(self, first).shape
+        if len(shape) != 1:
+            raise ValueError(
+                f"{name}: {first} has shape {shape} instead of one axis, so this is a stack of "
+                "layers; apply it by equinox.filter_vmap or jax.lax.scan, and prune its layers "
+                f"[jax.tree.map(lambda a: a[i], stack) for i in range({shape[0]})]"
+            )
+        return jax.tree.map(
+            lambda leaf: at_least_float32(leaf) if eqx.is_inexact_array(leaf) else leaf, self
+        )
+
+    def _pair(self, z: Complex[np.ndarray, "..."]) -> Float[Array, "..."]:
+        """A complex parameter as real pairs of the dtype of the layer."""
+        pair = as_pair(jnp.asarray(z, jnp.result_type(self.C, 1j)))
+        return pair.astype(self.C.dtype)
+
+    # Parameters have no common type.
+    def _with_outputs(self: LayerT, system: AnySystem, factor: Any = 1, **changes: Any) -> LayerT:
+        """Set `C`, `C_reverse` and `D` to those of a system, and other parameters.
+
+        Args:
+            system: the system.
+            factor: factor on both output maps.
+            **changes: other fields of the layer.
+        """
+        maps = {"C": system.C, "C_reverse": system.C_reverse}
+        pairs: dict[str, Any] = {
+            name: None if C is None else self._pair(factor * np.asarray(C, complex))
+            for name, C in maps.items()
+        }
+        D = jnp.asarray(np.asarray(system.D), self.D.dtype)
+        return dataclasses.replace(self, D=D, **pairs, **changes)
+
+
+def check_stable(function: str, lam: Complex[np.ndarray, " P"]) -> None:
+    """Check that eigenvalues are inside the unit circle.
+
+    Raises:
+        ValueError: if a state has `|lam| >= 1`.
+    """
+    if np.any(np.abs(lam) >= 1):
+        raise ValueError(
+            f"{function}: every state needs |lam| < 1, got |lam| = {np.abs(lam).max()}"
+        )
+
+
+def continuous_parameters(
+    discretize: Discretization,
+    lam: Complex[np.ndarray, " P"],
+    B: Complex[np.ndarray, "P H"],
+    step: Float[np.ndarray, " P"],
+) -> tuple[Complex[np.ndarray, " P"], Complex[np.ndarray, "P H"]]:
+    """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64."""
+    with jax.enable_x64(True):
+        found = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
+        return np.asarray(found[0]), np.asarray(found[1])
