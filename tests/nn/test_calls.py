@@ -311,3 +311,16 @@ def test_16_bit_networks():
     assert eqx.tree_equal(in_dtype(updated, jnp.float32), wide, rtol=0.02, atol=0.01)
     assert jax.tree.map(jnp.result_type, updated) == jax.tree.map(jnp.result_type, narrow)
     np.testing.assert_allclose(logits.astype(np.float32), wanted, rtol=0.01)
+    for remat in (False, True):
+
+        def features(model, x, remat=remat):
+            return model.encoder(x, remat=remat)[0].sum()
+
+        for parameters in (jnp.bfloat16, jnp.float32):
+            for given in (jnp.bfloat16, jnp.float32):
+                gradient = eqx.filter_eval_shape(
+                    eqx.filter_grad(features),
+                    in_dtype(network(layers=2), parameters),
+                    jax.ShapeDtypeStruct((4, 3), given),
+                )
+                assert gradient.encoder.embed.weight.dtype == parameters

@@ -398,7 +398,7 @@ def test_mixed_networks_train():
     state = lastax.training.TrainState.initialize(model, optimizer)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 16)
-    x = rng.normal(size=(16, 20, 2)) + label[:, None, None]
+    x = rng.normal(size=(16, 8, 2)) + label[:, None, None]
     batch = {"x": x.astype(np.float32), "label": label.astype(np.int32)}
     step = compiled(
         lambda state: lastax.training.train_step(

@@ -43,10 +43,13 @@ class Linear(eqx.Module):
         """Apply the map to the last axis. `key` is ignored; `equinox.nn.Sequential` passes it."""
         del key
         check_complete(self)
+        # The derivatives of `product` and `add_row` need one dtype.
+        dtype = jnp.result_type(x, self.weight, self.bias)
+        x, weight, bias = (jnp.asarray(array, dtype) for array in (x, self.weight, self.bias))
         if x.ndim != 2:
-            y = x @ self.weight
-            return y + jnp.broadcast_to(self.bias, y.shape)
-        return add_row(product(x, self.weight), self.bias)
+            y = x @ weight
+            return y + jnp.broadcast_to(bias, y.shape)
+        return add_row(product(x, weight), bias)
 
     def replaced(self, weight: Float[np.ndarray, "n m"], bias: Float[np.ndarray, " m"]) -> Linear:
         """A map with other values, converted to the dtypes of this one."""

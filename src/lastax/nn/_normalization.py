@@ -84,8 +84,10 @@ class BatchNorm(eqx.Module):
         return in_dtype_of(self._apply(wide, batch), x), dataclasses.replace(self, running=running)
 
     def _apply(self, x: Array, statistics: RunningStatistics) -> Array:
-        factor = self.scale * jax.lax.rsqrt(statistics.variance + self.epsilon)
-        return add_row(multiply_row(x - statistics.mean[None], factor), self.bias)
+        arrays = (self.scale, self.bias, statistics.mean, statistics.variance)
+        scale, bias, mean, variance = map(at_least_float32, arrays)
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return add_row(multiply_row(x - mean[None], factor), bias)
 
 
 class LayerNorm(eqx.Module):
