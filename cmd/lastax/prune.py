@@ -22,6 +22,7 @@ from lastax.cmd._options import (
     run_argument,
     seed_option,
 )
+from lastax.cmd._tables import print_table
 from lastax.experiments import (
     AUTO,
     DEFAULT_MAX_LOSS,
@@ -175,7 +176,7 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate]) -> None:
     table.add_section()
     totals = [sum(row[column] for row in results["layers"]) for column in columns]
     table.add_row("all", *(f"{total:,}" for total in totals))
-    out.print(table)
+    print_table(table)
     if results["feedthrough_states"]:
         out.print(f"dense feedthrough: counts as {results['feedthrough_states']} more states")
     errors = Table(
@@ -185,7 +186,7 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate]) -> None:
         errors.add_column(name, justify="right")
     for index, certificate in enumerate(certificates):
         errors.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
-    out.print(errors)
+    print_table(errors)
     for split in SPLITS:
         effect = results[split]
         before, after = effect["before"], effect["after"]
