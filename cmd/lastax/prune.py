@@ -160,6 +160,7 @@ def _draw(pruned: PrunedRun, title: str) -> None:
         pruned.reduction.states_before,
         pruned.reduction.states_after,
         title=title,
+        conj_sym=all(system.conj_sym for system in systems),
     )
 
 

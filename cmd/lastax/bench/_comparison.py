@@ -101,7 +101,7 @@ def comparison_command(suite: Suite) -> click.Command:
         cases = results["cases"]
         if plot is not None:
             title = f"{suite.name}: speedup over {_described(suite.baseline)}"
-            figure = lastax.plots.draw_speeds(_speedups(cases, suite.baseline), title=title)
+            figure = lastax.plots.draw_speeds(_times(cases), suite.baseline, title=title)
             figure.savefig(plot, dpi=110)
         if store is not None:
             store_ratios(store, suite.name, cases)
@@ -272,22 +272,13 @@ def _described(baseline: str) -> str:
     return "the reference implementation" if baseline == REFERENCE else "the unpruned network"
 
 
-def _speedups(cases: Sequence[_Case], baseline: str) -> dict[str, dict[str, list[float]]]:
-    """Speedups of single runs: the time of the baseline in the same turn, divided by the time."""
-    references = {
-        (case["shape"], case["operation"]): case["times"]
-        for case in cases
-        if case["implementation"] == baseline
-    }
-    speedups: dict[str, dict[str, list[float]]] = {}
+def _times(cases: Sequence[_Case]) -> dict[str, dict[str, list[float]]]:
+    """Seconds of all runs, by operation and implementation."""
+    times: dict[str, dict[str, list[float]]] = {}
     for case in cases:
-        if case["implementation"] != baseline:
-            reference = references[case["shape"], case["operation"]]
-            group = speedups.setdefault(f"{case['shape']} {case['operation']}", {})
-            group[case["implementation"]] = [
-                one / other for one, other in zip(reference, case["times"], strict=True)
-            ]
-    return speedups
+        operation = f"{case['shape']} {case['operation']}"
+        times.setdefault(operation, {})[case["implementation"]] = case["times"]
+    return times
 
 
 def _ratios(cases: Sequence[_Case]) -> dict[str, dict[str, float]]:
