@@ -66,7 +66,7 @@ def draw_poles(
         if column == 0:
             disk.set_ylabel("Im $\\lambda$")
             log.set_ylabel("time constant, steps")
-    _add_color_bar(figure, list(axes.flat), norm, pad=0.02, aspect=25 * rows)
+    _add_color_bar(figure, list(axes.flat), norm, pad=0.02, aspect=25.0 * rows)
     shown = "one eigenvalue of each conjugate pair" if conj_sym else "all eigenvalues"
     removed = "" if all(mask.all() for mask in keep) else "; crosses: removed states"
     figure.suptitle(f"{title}: {shown}{removed}", fontsize=11)
@@ -240,7 +240,7 @@ def _draw_log_axes(axis: Axes, limits: Sequence[tuple[float, float]]) -> None:
 
 
 def _add_color_bar(
-    figure: Figure, axes: Sequence[Axes], norm: LogNorm, *, pad: float = 0.05, aspect: float = 20
+    figure: Figure, axes: Sequence[Axes], norm: LogNorm, *, pad: float = 0.05, aspect: float = 20.0
 ) -> None:
     figure.colorbar(
         ScalarMappable(norm, "viridis"),

@@ -54,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.03)
+    engine.set(w_pad=0.1, h_pad=0.08, wspace=0.03, hspace=0.03)
     return figure
 
 
