@@ -148,6 +148,9 @@ class TrainingBatches(grain.DatasetIterator):
             self._running = iter(rest.mp_prefetch(options, lambda *_: exit_with_parent()))
         batch = next(self._running)
         self._next_batch += 1
+        if self._workers:
+            # Arrays of workers lie in shared memory, which leaks if the program ends before them.
+            batch = {name: np.array(value) for name, value in batch.items()}
         return batch
 
     def get_state(self) -> dict[str, Any]:

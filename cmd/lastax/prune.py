@@ -22,6 +22,7 @@ from lastax.cmd._options import (
     run_argument,
     seed_option,
 )
+from lastax.cmd._tables import print_table
 from lastax.experiments import (
     AUTO,
     DEFAULT_MAX_LOSS,
@@ -161,6 +162,7 @@ def _draw(pruned: PrunedRun, title: str) -> None:
         pruned.reduction.states_before,
         pruned.reduction.states_after,
         title=title,
+        conj_sym=all(system.conj_sym for system in systems),
     )
 
 
@@ -177,7 +179,7 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate], bounds: 
     table.add_section()
     totals = [sum(row[column] for row in results["layers"]) for column in columns]
     table.add_row("all", *(f"{total:,}" for total in totals))
-    out.print(table)
+    print_table(table)
     if results["feedthrough_states"]:
         out.print(f"dense feedthrough: counts as {results['feedthrough_states']} more states")
     _show_errors(results, certificates, bounds)
@@ -204,7 +206,7 @@ def _show_errors(
             table.add_column(name, justify="right")
         for index, error in enumerate(measured):
             table.add_row(str(index), "infinite" if error is None else f"{100 * error:.3g} %")
-        out.print(table)
+        print_table(table)
     if not (results["truncated"] or bounds):
         return
     errors = Table(
@@ -214,4 +216,4 @@ def _show_errors(
         errors.add_column(name, justify="right")
     for index, certificate in enumerate(certificates):
         errors.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
-    out.print(errors)
+    print_table(errors)

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.cmd._console import emit, finite, out, report_unstable, resolve_run
+from lastax.cmd._console import emit, finite, report_unstable, resolve_run
 from lastax.cmd._options import (
     MethodName,
     debug_option,
@@ -16,6 +16,7 @@ from lastax.cmd._options import (
     run_argument,
     seed_option,
 )
+from lastax.cmd._tables import print_table
 from lastax.experiments import pruning_key
 from lastax.pruning import rank_agreement
 from lastax.ssm import AnySystem
@@ -66,7 +67,7 @@ def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool
         slowest = 1 - np.abs(system.lam).max()
         numbers = [f"{value:.2g}" for value in (*scored, norm.max(), slowest)]
         table.add_row(str(index), str(len(layer)), *numbers)
-    out.print(table)
+    print_table(table)
     report_unstable(unstable)
 
 
@@ -89,4 +90,4 @@ def _compare(systems: Sequence[AnySystem], method: str, config: RunConfig, as_js
         if name != method:
             values = [layer[method][name] for layer in tables]
             table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
-    out.print(table)
+    print_table(table)

@@ -33,6 +33,7 @@ from lastax.cmd._options import (
     location_options,
     seed_option,
 )
+from lastax.cmd._tables import print_table
 from lastax.experiments import (
     RECONSTRUCTION_STEPS,
     SWEEP_FIGURE,
@@ -223,8 +224,8 @@ def sweep(
         emit(results | {"csv": str(folder / SWEEP_TABLE)})
         return
     for group, curves in groups.items():
-        out.print(_table(group, curves, grid.ratios))
-    out.print(_summary_table(results["summary"]))
+        print_table(_table(group, curves, grid.ratios))
+    print_table(_summary_table(results["summary"]))
     out.print(f"{folder / SWEEP_TABLE}, {folder / SWEEP_RESULTS}, {folder / SWEEP_FIGURE}")
 
 

@@ -172,6 +172,9 @@ def test_worker_processes_change_nothing(workers):
     whole = first(12, source, **options)
     with training_batches_of(source, workers=workers, **options) as batches:
         assert_equal(take(batches, 5), whole[:5])
+        # Not in shared memory, of which Python warns if it outlives the program.
+        assert {type(value) for value in next(batches).values()} == {np.ndarray}
+        batches.set_state({**batches.get_state(), "next_batch": 5})
         state = batches.get_state()
         assert_equal(take(batches, 2), whole[5:7])
         batches.set_state(state)

@@ -14,6 +14,7 @@ from rich.table import Table
 import lastax
 from lastax.cmd._console import emit, err, out, progress_bar
 from lastax.cmd._options import debug_option, json_option
+from lastax.cmd._tables import print_table
 from lastax.cmd.bench._measure import Machine, Timing, measure, measure_machine
 from lastax.cmd.bench._programs import LASTAX, REFERENCE, SHAPES, Program, Shape
 from lastax.serialization import RunError, write_atomically
@@ -100,7 +101,7 @@ def comparison_command(suite: Suite) -> click.Command:
         cases = results["cases"]
         if plot is not None:
             title = f"{suite.name}: speedup over {_described(suite.baseline)}"
-            figure = lastax.plots.draw_speeds(_speedups(cases, suite.baseline), title=title)
+            figure = lastax.plots.draw_speeds(_times(cases), suite.baseline, title=title)
             figure.savefig(plot, dpi=110)
         if store is not None:
             store_ratios(store, suite.name, cases)
@@ -227,16 +228,16 @@ def _cases(
     return cases
 
 
-def _print(results: Mapping[str, Any], suite: Suite) -> None:
+def _table(results: Mapping[str, Any], suite: Suite) -> Table:
     title = f"{suite.name}: median times; speedup over {_described(suite.baseline)}"
     table = Table(title=title, box=SIMPLE_HEAD)
     masked = any("speedup_over_masked" in case for case in results["cases"])
     names = ["time", "spread", "speedup", "temporaries", "ratio", "compile", "roofline"]
     if masked:
         names.insert(3, "over masked")
-    table.add_column("program", no_wrap=True)
+    table.add_column("program")
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for case in results["cases"]:
         row = [
             f"{1e3 * case['median_seconds']:.1f} ms",
@@ -251,7 +252,11 @@ def _print(results: Mapping[str, Any], suite: Suite) -> None:
             speedup = case.get("speedup_over_masked")
             row.insert(3, "" if speedup is None else f"{speedup:.2f}")
         table.add_row(f"{case['shape']} {case['operation']}, {case['implementation']}", *row)
-    out.print(table)
+    return table
+
+
+def _print(results: Mapping[str, Any], suite: Suite) -> None:
+    print_table(_table(results, suite))
     out.print(
         f"this machine: {results['gigaflops']:.0f} GFLOP/s in matrix products, "
         f"{results['gigabytes_per_second']:.0f} GB/s of memory traffic"
@@ -267,22 +272,13 @@ def _described(baseline: str) -> str:
     return "the reference implementation" if baseline == REFERENCE else "the unpruned network"
 
 
-def _speedups(cases: Sequence[_Case], baseline: str) -> dict[str, dict[str, list[float]]]:
-    """Speedups of single runs: the time of the baseline in the same turn, divided by the time."""
-    references = {
-        (case["shape"], case["operation"]): case["times"]
-        for case in cases
-        if case["implementation"] == baseline
-    }
-    speedups: dict[str, dict[str, list[float]]] = {}
+def _times(cases: Sequence[_Case]) -> dict[str, dict[str, list[float]]]:
+    """Seconds of all runs, by operation and implementation."""
+    times: dict[str, dict[str, list[float]]] = {}
     for case in cases:
-        if case["implementation"] != baseline:
-            reference = references[case["shape"], case["operation"]]
-            group = speedups.setdefault(f"{case['shape']} {case['operation']}", {})
-            group[case["implementation"]] = [
-                one / other for one, other in zip(reference, case["times"], strict=True)
-            ]
-    return speedups
+        operation = f"{case['shape']} {case['operation']}"
+        times.setdefault(operation, {})[case["implementation"]] = case["times"]
+    return times
 
 
 def _ratios(cases: Sequence[_Case]) -> dict[str, dict[str, float]]:

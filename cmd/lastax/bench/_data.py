@@ -13,8 +13,9 @@ import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.cmd._console import emit, err, out
+from lastax.cmd._console import emit, err
 from lastax.cmd._options import debug_option, json_option, root_option
+from lastax.cmd._tables import print_table
 from lastax.cmd.bench._comparison import repeats_option
 from lastax.data import DATASETS, Batch, Data, data_folder, open_data
 from lastax.training import TASKS, Preset
@@ -59,7 +60,7 @@ def data(
     if as_json:
         emit({"suite": "data", "device": str(jax.devices()[0]), "cases": cases})
     else:
-        out.print(_table(cases))
+        print_table(_table(cases))
 
 
 def _case(preset: Preset, data: Data, repeats: int) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.cmd._console import emit, err, out
+from lastax.cmd._console import emit, err
 from lastax.cmd._options import debug_option, json_option
+from lastax.cmd._tables import print_table
 from lastax.nn import Network, Retrieval, split_trainable
 from lastax.serialization import RunError
 from lastax.training import TASKS, Preset, TrainingConfig
@@ -93,7 +94,7 @@ def paper(tasks: tuple[str, ...], gpu_teraflops: float, as_json: bool) -> None:
         device = str(jax.devices()[0])
         emit({"suite": "paper", "device": device, "gpu_teraflops": gpu_teraflops, "cases": cases})
     else:
-        out.print(_table(cases, gpu_teraflops))
+        print_table(_table(cases, gpu_teraflops))
 
 
 def _table(cases: list[dict[str, Any]], gpu_teraflops: float) -> Table:
@@ -113,7 +114,7 @@ def _table(cases: list[dict[str, Any]], gpu_teraflops: float) -> Table:
         "days",
         "GPU hours",
     ):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     for case in cases:
         table.add_row(
             f"{case['task']} {case['layer']}",

@@ -12,8 +12,9 @@ import numpy as np
 from rich.table import Table
 
 from lastax.calibration import EliminationPath, Moments, eliminate, refit_outputs
-from lastax.cmd._console import emit, err, out
+from lastax.cmd._console import emit, err
 from lastax.cmd._options import debug_option, json_option
+from lastax.cmd._tables import print_table
 from lastax.cmd.bench._comparison import repeats_option
 
 _T = TypeVar("_T")
@@ -74,7 +75,7 @@ def refit(repeats: int, as_json: bool) -> None:
     if as_json:
         emit({"suite": "refit", "device": str(jax.devices()[0]), "cases": cases})
     else:
-        out.print(_table(cases, repeats))
+        print_table(_table(cases, repeats))
 
 
 def _case(size: LayerSize, repeats: int) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class PrunedRun(NamedTuple):
         method: the method, the chosen one for "auto".
         reduction: states, scores and masks.
         certificates: one per layer.
-        results: what `results.json` holds: sizes per layer, certificates, accuracies.
+        results: what `results.json` holds: sizes per layer, scores, certificates, accuracies.
     """
 
     folder: Path
@@ -281,6 +281,7 @@ def prune_run(
         "feedthrough_states": reducer.feedthrough_states,
         "layers": _layer_records(model, small, reduction.unstable, batch),
         "truncated": options.only_truncates(method),
+        "scores": [[_finite(score) for score in layer] for layer in reduction.scores],
         "certificates": [
             {name: _finite(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates

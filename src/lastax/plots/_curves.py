@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lastax.experiments._summary import AccuracyCurve, SweepCurves
+from lastax.plots._style import MethodStyle, method_styles, new_figure, simplify
 
-_MARKERS = "osD^vP*Xh<>pd"
 # Characters of legend text that fit into three columns of one panel.
 _THREE_COLUMNS = 60
 
@@ -22,7 +22,7 @@ def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         runs: by name, the records of each run's `metrics.jsonl`.
     """
-    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    figure = new_figure(5.4, 3.3)
     axis = figure.subplots()
     for index, (name, records) in enumerate(runs.items()):
         epochs = [record["epoch"] for record in records]
@@ -32,7 +32,7 @@ def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             axis.plot(epochs, values, style, linewidth=width, color=f"C{index % 10}", label=label)
     axis.set_xlabel("epoch")
     axis.set_ylabel("accuracy, %")
-    _simplify(axis)
+    simplify(axis)
     axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -40,7 +40,8 @@ def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     """Draw test accuracy by ratio of removed states, one panel per group and one line per method.
 
-    Lines are means over seeds; bands show the range over seeds.
+    Lines begin at the unpruned networks. They are means over seeds; bands show the range over
+    seeds. A method has the same color in all figures.
 
     Args:
         groups: curves by name of the group, for example from `sweep_groups`.
@@ -49,10 +50,11 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     rows = -(-len(groups) // columns)
     single = len(groups) == 1
     methods = list(dict.fromkeys(m for curves in groups.values() for m in curves.test))
+    styles = method_styles(methods)
     legend_columns = 3 if sum(sorted(map(len, methods))[-3:]) <= _THREE_COLUMNS else 2
     legend_height = 0.17 * -(-(len(methods) + 1) // legend_columns)
     size = (5.4, 4.0 + legend_height) if single else (5.6 * columns + 1.9, 4.2 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
@@ -61,10 +63,11 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
             level = 100 * np.mean(curves.unpruned)
             axis.axhline(level, color="0.6", linewidth=0.9, linestyle="--", label="unpruned")
         for method, points in curves.test.items():
-            _draw_curve(axis, method, points, methods.index(method))
+            _draw_curve(axis, method, {0.0: curves.unpruned} | dict(points), styles[method])
         axis.set_xlabel("states removed, %")
         axis.set_ylabel("test accuracy, %")
-        _simplify(axis)
+        axis.set_xlim(left=0)
+        simplify(axis)
         axis.set_title(name, fontsize=11)
     # One legend for all panels: a method has the same color in each.
     entries: dict[str, Any] = {}
@@ -82,24 +85,32 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
     return figure
 
 
-def draw_speeds(speeds: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) -> Figure:
+def draw_speeds(
+    times: Mapping[str, Mapping[str, Sequence[float]]], baseline: str, *, title: str
+) -> Figure:
     """Draw speedups over a baseline.
 
-    Bars are medians over runs; lines show the interquartile range.
+    A bar is the median time of the baseline divided by the median time of the implementation. Its
+    line covers the interquartile range of the times of the implementation.
 
     Args:
-        speeds: by operation and implementation, the speedup of each run.
+        times: by operation and implementation, the baseline included, the seconds of each run.
+        baseline: name of the implementation that others are compared with.
         title: title of the figure.
     """
-    bars = sum(map(len, speeds.values()))
-    figure = Figure(figsize=(7.2, 0.24 * bars + 0.3 * len(speeds) + 0.8), layout="constrained")
+    names = [
+        name for name in dict.fromkeys(n for g in times.values() for n in g) if name != baseline
+    ]
+    bars = sum(len(group) - 1 for group in times.values())
+    legend_rows = -(-len(names) // 3)
+    height = 0.24 * bars + 0.3 * len(times) + 1.0 + 0.2 * legend_rows
+    figure = new_figure(7.2, height)
     axis = figure.subplots()
-    names = list(dict.fromkeys(name for group in speeds.values() for name in group))
-    positions, labels, top = [], [], 0.0
-    for operation, group in speeds.items():
-        first = top
-        for name, speedups in group.items():
-            low, middle, high = np.percentile(speedups, [25, 50, 75])
+    positions, top = [], 0.0
+    for group in times.values():
+        first, reference = top, float(np.median(group[baseline]))
+        for name in (name for name in group if name != baseline):
+            low, middle, high = (reference / np.percentile(group[name], [75, 50, 25])).tolist()
             axis.barh(
                 top,
                 middle,
@@ -112,36 +123,35 @@ def draw_speeds(speeds: Mapping[str, Mapping[str, Sequence[float]]], *, title: s
             axis.text(high, top, f" {middle:.1f}", va="center", fontsize=8)
             top += 1
         positions.append((first + top - 1) / 2)
-        labels.append(operation)
         top += 0.8
     axis.axvline(1, color="0.5", linewidth=0.9, linestyle="--")
-    axis.set_yticks(positions, labels)
+    axis.set_yticks(positions, list(times))
     axis.invert_yaxis()
+    # Space for the number of the longest bar.
+    axis.margins(x=0.1)
+    axis.set_xlim(left=0)
     axis.set_xlabel("speedup")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
     axis.set_title(title, fontsize=11)
+    figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside lower center")
     return figure
 
 
-def _draw_curve(axis: Axes, method: str, points: AccuracyCurve, index: int) -> None:
-    ratios = sorted(points)
+def _draw_curve(axis: Axes, label: str, points: AccuracyCurve, style: MethodStyle) -> None:
+    ratios = sorted(ratio for ratio in points if points[ratio])
     x = [100 * ratio for ratio in ratios]
     values = [100 * np.asarray(points[ratio]) for ratio in ratios]
+    means = [v.mean() for v in values]
+    # Markers on the left edge are drawn whole.
     axis.plot(
         x,
-        [v.mean() for v in values],
-        color=f"C{index % 10}",
-        linestyle="-" if index < 10 else "--",
-        marker=_MARKERS[index % len(_MARKERS)],
+        means,
+        **style._asdict(),
         markersize=4,
         linewidth=1.3,
-        label=method,
+        label=label,
+        clip_on=False,
+        zorder=3,
     )
     low, high = [v.min() for v in values], [v.max() for v in values]
-    axis.fill_between(x, low, high, color=f"C{index % 10}", alpha=0.1, linewidth=0)
-
-
-def _simplify(axis: Axes) -> None:
-    axis.grid(color="0.5", alpha=0.2)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.fill_between(x, low, high, color=style.color, alpha=0.1, linewidth=0)

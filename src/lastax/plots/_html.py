@@ -37,16 +37,23 @@ div.wide { overflow-x: auto; margin: .8rem 0 .6rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .8rem .28rem 0; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-thead th { font-weight: 600; border-bottom: 1px solid var(--line); }
+thead th { font-weight: 600; white-space: normal; vertical-align: bottom;
+  border-bottom: 1px solid var(--line); }
 tbody tr + tr td { border-top: 1px solid var(--line); }
-pre { overflow-x: auto; padding: .7rem .9rem; border: 1px solid var(--line); border-radius: 6px;
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .7rem .9rem;
+  border: 1px solid var(--line); border-radius: 6px;
   font: .85rem/1.5 ui-monospace, Consolas, monospace; }
-@media print { :root { --ink: #000; --page: #fff; --line: #bbb; --faint: #444; }
+@media (min-width: 80rem) { main { max-width: 104rem; padding: 2rem 3rem 4rem; }
+  div.sections { columns: 2; column-gap: 4rem; }
+  figure, table, dl, pre, section p { break-inside: avoid; } h2 { break-after: avoid; }
+  h2 { margin-top: 0; padding-top: 1.8rem; } }
+@media print { div.sections { columns: auto; }
+  :root { --ink: #000; --page: #fff; --line: #bbb; --faint: #444; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   figure, tr { break-inside: avoid; max-width: none; } div.wide { overflow: visible; }
-  table { font-size: 8pt; } th, td { white-space: normal; padding-right: .5rem; }
-  pre { white-space: pre-wrap; } }
+  table { font-size: 8pt; } th, td { white-space: normal; padding-right: .5rem; } }
 """
+_HEADING = "<h2>"
 
 
 def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
@@ -57,7 +64,8 @@ def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
         lead: a line below the heading; plain text.
         parts: sections as HTML, made by the other functions of this module.
     """
-    body = "\n".join(_with_unique_ids(part, index) for index, part in enumerate(parts))
+    before, sections = _sections(_with_unique_ids(part, index) for index, part in enumerate(parts))
+    below = "\n".join(f"<section>\n{section}\n</section>" for section in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -65,13 +73,14 @@ def html_page(title: str, lead: str, parts: Iterable[str]) -> str:
         '<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n'
-        f"{body}\n</main>\n</body>\n</html>\n"
+        f'{before}\n<div class="sections">\n{below}\n</div>\n'
+        "</main>\n</body>\n</html>\n"
     )
 
 
 def html_heading(text: str) -> str:
-    """The heading of a section."""
-    return f"<h2>{html.escape(text)}</h2>"
+    """The heading of a section, which ends at the next heading."""
+    return f"{_HEADING}{html.escape(text)}</h2>"
 
 
 def html_text(text: str) -> str:
@@ -106,8 +115,14 @@ def html_code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def html_figure(figure: Figure, caption: str) -> str:
-    """A figure as inline SVG, in the colors and the width of the page."""
+def html_figure(figure: Figure, caption: str, alternative: str) -> str:
+    """A figure as inline SVG, in the colors and the width of the page.
+
+    Args:
+        figure: the figure.
+        caption: the text below it.
+        alternative: what the figure shows, for readers who do not see it; plain text.
+    """
     target = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
         figure.savefig(
@@ -121,7 +136,20 @@ def html_figure(figure: Figure, caption: str) -> str:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r' (width|height)="[\d.]+pt"', "", drawing, count=2)
     drawing = drawing.replace("#000000", "currentColor")
+    label = html.escape(alternative)
+    drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _sections(parts: Iterable[str]) -> tuple[str, list[str]]:
+    """The parts before the first heading, and those of each section."""
+    groups: list[list[str]] = [[]]
+    for part in parts:
+        if part.startswith(_HEADING):
+            groups.append([])
+        groups[-1].append(part)
+    before, *sections = ("\n".join(group) for group in groups)
+    return before, sections
 
 
 def _with_unique_ids(part: str, index: int) -> str:

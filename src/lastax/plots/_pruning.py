@@ -5,15 +5,19 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from lastax.plots._style import new_figure, simplify
+
 _REMOVED, _REMAINING = "#c43a31", "#2f6f9f"
 # Scores below this share of the highest one have the same color.
 _LOWEST_SHARE = 1e-6
+_DECADES = 8
 _CELLS_PER_LINE = 64
 _MAX_HEIGHT = 14.0
 
@@ -24,32 +28,48 @@ def draw_poles(
     keep: Sequence[Bool[np.ndarray, " _"]],
     *,
     title: str,
+    conj_sym: bool = True,
     columns: int = 4,
 ) -> Figure:
-    """Draw the discrete eigenvalues of each layer in the unit disk, colored by score.
+    """Draw the discrete eigenvalues of each layer, colored by score.
 
-    Removed states are crossed out. Of a conjugate pair, the stored eigenvalue is drawn. Unstable
-    states, which have no finite score, are black.
+    Each layer has two panels. The first one is the unit disk. The second one has logarithmic axes:
+    frequency, `|angle(lam)| / 2 pi` in cycles per step, and time constant, `-1 / log |lam|` in
+    steps, after which a state has decayed to `1 / e`. There, states next to `lam = 1` are apart.
+    Removed states are crosses. Unstable states, which have no finite score, are black.
 
     Args:
         poles: the eigenvalues of each layer.
         scores: one score per state of each layer.
         keep: for each layer, which states remain.
         title: beginning of the title of the figure.
-        columns: number of panels per row; there is one panel per layer.
+        conj_sym: whether each eigenvalue stands for a conjugate pair; the figure says so.
+        columns: number of layers per row.
     """
     columns = min(len(poles), columns)
     rows = -(-len(poles) // columns)
-    figure = Figure(figsize=(3.1 * columns + 1.0, 3.2 * rows + 0.8), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    figure = new_figure(3.1 * columns + 1.0, 6.0 * rows + 0.8)
+    axes = np.asarray(figure.subplots(2 * rows, columns, squeeze=False))
     norm = LogNorm(*_color_limits(scores))
-    for axis in axes[len(poles) :]:
+    limits = _log_limits(poles)
+    for axis in axes.reshape(rows, 2, columns).transpose(0, 2, 1).reshape(-1, 2)[len(poles) :].flat:
         axis.set_axis_off()
-    for index, (axis, lam, score, mask) in enumerate(zip(axes, poles, scores, keep, strict=False)):
-        _draw_disk(axis, lam, score, mask, norm)
-        axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)} states", fontsize=10)
-    _add_color_bar(figure, list(axes), norm, pad=0.02)
-    figure.suptitle(f"{title}: eigenvalues, removed states crossed out", fontsize=11)
+    for index, (lam, score, mask) in enumerate(zip(poles, scores, keep, strict=True)):
+        row, column = divmod(index, columns)
+        disk, log = axes[2 * row : 2 * row + 2, column].tolist()
+        _draw_disk(disk)
+        _draw_eigenvalues(disk, lam.real, lam.imag, score, mask, norm)
+        _draw_log_axes(log, limits)
+        x, y = (np.clip(v, *ends) for v, ends in zip(log_coordinates(lam), limits, strict=True))
+        _draw_eigenvalues(log, x, y, score, mask, norm)
+        disk.set_title(f"layer {index}: {mask.sum()} of {len(mask)} states", fontsize=10)
+        if column == 0:
+            disk.set_ylabel("Im $\\lambda$")
+            log.set_ylabel("time constant, steps")
+    _add_color_bar(figure, list(axes.flat), norm, pad=0.02, aspect=25.0 * rows)
+    shown = "one eigenvalue of each conjugate pair" if conj_sym else "all eigenvalues"
+    removed = "" if all(mask.all() for mask in keep) else "; crosses: removed states"
+    figure.suptitle(f"{title}: {shown}{removed}", fontsize=11)
     return figure
 
 
@@ -61,7 +81,7 @@ def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> F
         after: states per layer after pruning.
         title: beginning of the title of the figure.
     """
-    figure = Figure(figsize=(max(4.8, 0.8 * len(before) + 2), 3.2), layout="constrained")
+    figure = new_figure(max(4.8, 0.8 * len(before) + 2), 3.2)
     axis = figure.subplots()
     position = np.arange(len(before))
     axis.bar(position, before, width=0.7, color="0.88", label="before")
@@ -90,7 +110,7 @@ def draw_layout(
     """
     lines = [-(-len(mask) // _CELLS_PER_LINE) for mask in keep]
     height = 0.16 * sum(lines) + 0.42 * len(lines) + 0.9
-    figure = Figure(figsize=(5.4, min(height, _MAX_HEIGHT)), layout="constrained")
+    figure = new_figure(5.4, min(height, _MAX_HEIGHT))
     axes = np.atleast_1d(figure.subplots(len(keep), 1, height_ratios=lines))
     low, high = _color_limits(scores)
     norm = LogNorm(low, high)
@@ -121,6 +141,7 @@ def save_pruning_figures(
     states_after: Sequence[int],
     *,
     title: str,
+    conj_sym: bool = True,
 ) -> None:
     """Write `poles.png` (`draw_poles`) and `states.png` (`draw_states`).
 
@@ -132,9 +153,10 @@ def save_pruning_figures(
         states_before: states per layer before pruning.
         states_after: states per layer after pruning.
         title: beginning of the titles.
+        conj_sym: whether each eigenvalue stands for a conjugate pair.
     """
     figures = {
-        "poles.png": draw_poles(poles, scores, keep, title=title),
+        "poles.png": draw_poles(poles, scores, keep, title=title, conj_sym=conj_sym),
         "states.png": draw_states(states_before, states_after, title=title),
     }
     for name, figure in figures.items():
@@ -150,32 +172,75 @@ def _color_limits(scores: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, flo
     return max(float(positive.min()), _LOWEST_SHARE * highest), highest
 
 
-def _draw_disk(
+def _draw_eigenvalues(
     axis: Axes,
-    lam: Complex[np.ndarray, " P"],
+    x: Float[np.ndarray, " P"],
+    y: Float[np.ndarray, " P"],
     score: Float[np.ndarray, " P"],
     mask: Bool[np.ndarray, " P"],
     norm: LogNorm,
 ) -> None:
-    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 361))
-    axis.plot(circle.real, circle.imag, color="0.75", linewidth=0.8, zorder=0)
     # High scores are drawn last, so that they are visible where eigenvalues overlap.
     order = np.argsort(score)
-    lam, score, mask = lam[order], score[order], mask[order]
-    shown = np.where(np.isfinite(score), np.maximum(score, norm.vmin or 0.0), np.nan)
-    axis.scatter(lam.real, lam.imag, c=shown, norm=norm, cmap="viridis", s=34, plotnonfinite=False)
-    unstable = ~np.isfinite(score)
-    axis.scatter(lam.real[unstable], lam.imag[unstable], c="black", s=34)
-    axis.scatter(lam.real[~mask], lam.imag[~mask], c=_REMOVED, marker="x", s=22, linewidths=0.9)
+    x, y, score, mask = x[order], y[order], score[order], mask[order]
+    colors = colormaps["viridis"](norm(np.clip(score, norm.vmin, norm.vmax)))
+    colors[~np.isfinite(score)] = (0, 0, 0, 1)
+    edges = {True: ("white", 0.4), False: (_REMOVED, 0.9)}
+    for remains, marker, size in ((True, "o", 34), (False, "X", 52)):
+        own = mask == remains
+        edge, width = edges[remains]
+        axis.scatter(
+            x[own], y[own], c=colors[own], marker=marker, s=size, edgecolors=edge, linewidths=width,
+            clip_on=False, zorder=3,
+        )  # fmt: skip
+
+
+def _draw_disk(axis: Axes) -> None:
+    circle = np.exp(1j * np.linspace(0, 2 * np.pi, 361))
+    axis.plot(circle.real, circle.imag, color="0.75", linewidth=0.8, zorder=0)
     axis.set_aspect("equal")
-    axis.set_xlim(-1.08, 1.08)
-    axis.set_ylim(-1.08, 1.08)
+    axis.set_xlim(-1.15, 1.15)
+    axis.set_ylim(-1.15, 1.15)
     axis.set_xticks([-1, 0, 1])
     axis.set_yticks([-1, 0, 1])
+    axis.set_xlabel("Re $\\lambda$")
+
+
+def log_coordinates(
+    lam: Complex[np.ndarray, " P"],
+) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Frequencies in cycles per step and time constants in steps; infinite where unstable."""
+    decay = -np.log(np.maximum(np.abs(lam.astype(np.complex128)), np.finfo(float).tiny))
+    with np.errstate(divide="ignore"):
+        constants = np.where(decay > 0, 1 / decay, np.inf)
+    return np.abs(np.angle(lam.astype(np.complex128))) / (2 * np.pi), constants
+
+
+def _log_limits(poles: Sequence[Complex[np.ndarray, " _"]]) -> list[tuple[float, float]]:
+    """Ends of the logarithmic axes, for the coordinates that are neither 0 nor infinite.
+
+    At most `_DECADES` decades: rounding decides what lies beyond.
+    """
+    limits = []
+    for values in zip(*map(log_coordinates, poles), strict=True):
+        joined = np.concatenate(values)
+        joined = joined[np.isfinite(joined) & (joined > 0)]
+        low, high = (joined.min(), joined.max()) if len(joined) else (0.1, 1.0)
+        limits.append((float(max(low, high * 10.0**-_DECADES)) / 1.5, 1.5 * float(high)))
+    return limits
+
+
+def _draw_log_axes(axis: Axes, limits: Sequence[tuple[float, float]]) -> None:
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlim(*limits[0])
+    axis.set_ylim(*limits[1])
+    axis.set_xlabel("frequency, cycles per step")
+    simplify(axis)
 
 
 def _add_color_bar(
-    figure: Figure, axes: Sequence[Axes], norm: LogNorm, *, pad: float = 0.05
+    figure: Figure, axes: Sequence[Axes], norm: LogNorm, *, pad: float = 0.05, aspect: float = 20.0
 ) -> None:
     figure.colorbar(
         ScalarMappable(norm, "viridis"),
@@ -183,5 +248,6 @@ def _add_color_bar(
         label="score",
         shrink=0.8,
         pad=pad,
+        aspect=aspect,
         extend="min",
     )

@@ -3,14 +3,14 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Complex, Float
 
 from lastax._errors import RunError
 from lastax._typing import Batch, OnProgress
@@ -24,7 +24,7 @@ from lastax.plots._html import (
     html_page,
     html_table,
 )
-from lastax.plots._pruning import draw_layout, draw_poles
+from lastax.plots._pruning import draw_layout, draw_poles, log_coordinates
 from lastax.plots._report_sections import learning_section, percent, reproduction_section
 from lastax.pruning._methods import METHODS
 from lastax.pruning._plan import score_states
@@ -103,7 +103,7 @@ def run_report(folder: Path, *, time_forward: bool, on_warning: OnProgress) -> s
         )
         lead += f"; pruned by {method}: {summary}"
         parts += _comparison_section(run, parent, results, time_forward)
-    parts += _states_section(run, method)
+    parts += _states_section(run, method, results)
     if parent is not None:
         parts += _certificates_section(results)
     trained = run.trained.folder
@@ -179,31 +179,73 @@ def _random_batch(config: RunConfig) -> Batch:
     return {"x": rng.normal(size=(*shape, config.input_size)).astype(np.float32)}
 
 
-def _states_section(run: LoadedRun, method: str) -> list[str]:
+def _states_section(run: LoadedRun, method: str, results: Mapping[str, Any]) -> list[str]:
     """Scores and eigenvalues of all states; removed states are marked.
 
     Methods that compute new states leave none of the old ones, so that only the states after
     pruning are drawn.
     """
     shown, keep = run, [np.ones(count, bool) for count in run.config.states]
-    if run.parent is not None and not _makes_new_states(method):
+    scores, source, about = None, "last", ""
+    if run.parent is not None and _makes_new_states(method):
+        about = f" They are the new states that {method} computed, with the scores of last."
+    elif run.parent is not None:
         shown, keep = run.parent, run.keep
+        scores = _stored_scores(results, keep)
+        if scores is not None or _needs_only_parameters(method):
+            source = method
+        else:
+            about = f" The run does not hold the scores of {method}; these are the scores of last."
     layers = systems(shown.model)
-    score = method if _needs_only_parameters(method) else "last"
-    scores = score_states(layers, score, length=run.config.length)
+    if scores is None:
+        scores = score_states(layers, source, length=run.config.length)
     poles = [np.asarray(system.lam) for system in layers]
+    conj_sym = all(system.conj_sym for system in layers)
+    removed = not all(mask.all() for mask in keep)
+    counts = "; ".join(
+        f"layer {index}: {mask.sum()} of {len(mask)} states remain"
+        if removed
+        else f"layer {index}: {len(mask)} states"
+        for index, mask in enumerate(keep)
+    )
     return [
         html_heading("States"),
         html_figure(
-            draw_layout(scores, keep, title=f"scores: {score}"),
-            "The states of each layer in their order. Bright states have high scores; removed "
-            "states are blank.",
+            draw_layout(scores, keep, title=f"scores: {source}"),
+            "The states of each layer in their order. Bright states have high scores"
+            + ("; removed states are blank." if removed else ".")
+            + about,
+            f"Cells of all states, colored by the score of {source}. {counts}.",
         ),
         html_figure(
-            draw_poles(poles, scores, keep, title=run.folder.name, columns=2),
-            "Eigenvalues in the unit disk; removed states are crossed out.",
+            draw_poles(poles, scores, keep, title=run.folder.name, conj_sym=conj_sym, columns=2),
+            "Eigenvalues in the unit disk, and the same by frequency and time constant. "
+            + ("Removed states are crosses. " if removed else "")
+            + ("One eigenvalue of each conjugate pair is shown." if conj_sym else ""),
+            f"Eigenvalues of each layer. {_time_constants(poles)}.",
         ),
     ]
+
+
+def _stored_scores(
+    results: Mapping[str, Any], keep: Sequence[Bool[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, " _"]] | None:
+    """The scores that a run was pruned by; None for runs of versions that did not store them."""
+    stored = results.get("scores")
+    if stored is None or [len(layer) for layer in stored] != [len(mask) for mask in keep]:
+        return None
+    # JSON has no infinity.
+    return [
+        np.array([np.inf if score is None else score for score in layer], float) for layer in stored
+    ]
+
+
+def _time_constants(poles: Sequence[Complex[np.ndarray, " _"]]) -> str:
+    constants = [log_coordinates(lam)[1] for lam in poles]
+    return "; ".join(
+        f"layer {index}: time constants from {values.min():.3g} to {values.max():.3g} steps"
+        for index, values in enumerate(constants)
+    )
 
 
 def _makes_new_states(method: str) -> bool:

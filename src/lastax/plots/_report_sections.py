@@ -32,7 +32,13 @@ def learning_section(runs: Mapping[str, Path], on_warning: OnProgress) -> list[s
     caption = (
         "Accuracy per epoch: on the validation split (solid) and on training batches (dashed)."
     )
-    return [html_heading("Learning"), html_figure(draw_learning(records), caption)]
+    alternative = "Validation accuracy. " + "; ".join(
+        f"{name}: {percent(of_run[0]['validation_accuracy'])} after epoch {of_run[0]['epoch']}, "
+        f"{percent(of_run[-1]['validation_accuracy'])} after epoch {of_run[-1]['epoch']}"
+        for name, of_run in records.items()
+        if of_run
+    )
+    return [html_heading("Learning"), html_figure(draw_learning(records), caption, alternative)]
 
 
 def reproduction_section(commands: str, versions: Mapping[str, str]) -> list[str]:

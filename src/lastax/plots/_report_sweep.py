@@ -34,10 +34,12 @@ def sweep_report(folders: Sequence[Path], *, on_warning: OnProgress) -> str:
     runs = [Path(run) for sweep in sweeps for run in sweep["runs"]]
     summary = sweep_summary(cells)
     numbers = {"networks": str(len(runs)), "cells": str(len(cells))}
-    if summary:
+    if summary and summary[0]["ratio"] > 0:
         best = summary[0]
         numbers["most states removed"] = f"{100 * best['ratio']:.0f} % by {best['method']}"
         numbers["test loss"] = f"{best['loss']:.2f} pp"
+    elif summary:
+        numbers["states removed within 1 pp"] = "none by any method"
     parts = [html_numbers(numbers), *_summary_section(summary)]
     for name, curves in sweep_groups(cells).items():
         parts += _group_section(name, curves)
@@ -100,6 +102,8 @@ def _group_section(name: str, curves: SweepCurves) -> list[str]:
         html_figure(
             draw_sweep({name: curves}),
             "Test accuracy by ratio of removed states; bands show the range over seeds.",
+            f"Lines of test accuracy by ratio of removed states for {', '.join(curves.test)}. "
+            "The table below has the same numbers.",
         ),
         html_table(
             ["removed", *(f"{100 * ratio:g} %" for ratio in ratios)],

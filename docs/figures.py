@@ -1,0 +1,126 @@
+"""Draw the figures of the documentation from the tables of its pages, so that both agree.
+
+    python docs/figures.py
+
+writes `images/sweep.png` (docs/study.md and docs/refit.md), `images/study.png` (docs/study.md) and
+`images/speed.png` (docs/performance.md). The tables have means over seeds and no ranges.
+"""
+
+import re
+from pathlib import Path
+
+from lastax.experiments import SweepCurves
+from lastax.plots import draw_speeds, draw_sweep
+
+DOCS = Path(__file__).parent
+METHODS = (
+    *("random", "global-magnitude", "last", "last-finite-horizon", "aire", "empirical-energy"),
+    "calibrated",
+)
+# Rows of docs/refit.md, which join the methods in `sweep.png`.
+RECONSTRUCTED = {
+    "LAST, reconstructed, 256 clips": "last, reconstructed",
+    "calibrated, 256 clips, reconstructed": "calibrated, reconstructed",
+}
+
+
+def tables(page: str) -> list[tuple[str, list[list[str]]]]:
+    """The tables of a page as rows of cells, each with the section that it is in."""
+    found, section, inside = [], "", False
+    for line in (DOCS / page).read_text().splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ")
+        if line.startswith("|"):
+            if not inside:
+                found.append((section, []))
+            found[-1][1].append([cell.strip(" `*") for cell in line.strip("|").split("|")])
+        inside = line.startswith("|")
+    return [(section, [rows[0], *rows[2:]]) for section, rows in found]
+
+
+def numbers(text: str) -> list[float]:
+    """All numbers of a cell."""
+    return [float(number) for number in re.findall(r"\d*\.?\d+", text)]
+
+
+def curves(rows: list[list[str]], column: slice, name: str, ratios: list[float]) -> SweepCurves:
+    """The columns of a table; `name` ends with the accuracy of the unpruned networks."""
+    test = {}
+    for method, *cells in rows:
+        values = [value for cell in cells[column] for value in numbers(cell)]
+        if method in METHODS and len(values) == len(ratios):
+            test[method] = {r: [v / 100] for r, v in zip(ratios, values, strict=True)}
+    missing = set(METHODS) - set(test)
+    if missing:
+        raise ValueError(f"{name}: no row of {', '.join(missing)}")
+    ordered = {method: test[method] for method in METHODS}
+    return SweepCurves([numbers(name)[-1] / 100], ordered, [], {})
+
+
+def study_curves() -> dict[str, SweepCurves]:
+    """The groups of docs/study.md by name, for example `speech, s5, bidirectional`."""
+    groups = {}
+    for section, (header, *rows) in tables("study.md"):
+        if header[0] == "other layers":
+            for index, title in enumerate(header[1:]):
+                name, _, percents = title.rpartition(")")
+                ratios = [number / 100 for number in numbers(percents)]
+                groups[f"{section}, {name})"] = curves(rows, slice(index, index + 1), name, ratios)
+        elif header[1:] and all(re.fullmatch(r"\d+ %", cell) for cell in header[1:]):
+            name = f"{section}, {header[0]}" if header[0] else section
+            ratios = [numbers(cell)[0] / 100 for cell in header[1:]]
+            groups[name] = curves(rows, slice(None), name, ratios)
+    return {name.partition(" (")[0].lower(): group for name, group in groups.items()}
+
+
+def sweep_curves() -> dict[str, SweepCurves]:
+    """The group of bidirectional S5 layers, with block-wise reconstruction."""
+    name = "speech, s5, bidirectional"
+    group = study_curves()[name]
+    test = {method: points for method, points in group.test.items() if method != "empirical-energy"}
+    (header, *rows) = next(
+        rows for section, rows in tables("refit.md") if section.lower().startswith(name)
+    )
+    for label, *cells in rows:
+        if label in RECONSTRUCTED:
+            # The number before the standard deviation.
+            test[RECONSTRUCTED[label]] = {
+                numbers(percent)[0] / 100: [numbers(cell)[0] / 100]
+                for percent, cell in zip(header[1:], cells, strict=True)
+            }
+    return {name: SweepCurves(group.unpruned, test, [], {})}
+
+
+def step_times() -> dict[str, dict[str, list[float]]]:
+    """Times relative to the reference implementation, from the speedups of docs/performance.md.
+
+    The spread of the table becomes five runs with its median and quartiles.
+    """
+    header, *rows = next(
+        rows for section, rows in tables("performance.md") if section == "Networks"
+    )
+    speedup, milliseconds = header.index("speedup"), header.index("lastax, ms")
+    times: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        operation, _, remat = row[1].partition(",")
+        median, spread = 1 / float(row[speedup]), numbers(row[milliseconds])[1]
+        low, high = (median * (1 + sign * spread / 200) for sign in (-1, 1))
+        group = times.setdefault(f"{row[0]} {operation}", {"reference": [1.0]})
+        group["lastax, remat" if remat else "lastax"] = [low, low, median, high, high]
+    return times
+
+
+def main() -> None:
+    """Draw all figures."""
+    title = "train-step: speedup over the reference implementation"
+    figures = {
+        "sweep": draw_sweep(sweep_curves()),
+        "study": draw_sweep(study_curves()),
+        "speed": draw_speeds(step_times(), "reference", title=title),
+    }
+    for name, figure in figures.items():
+        figure.savefig(DOCS / "images" / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What the figures share: margins, and one color, marker and line style per method."""
+
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lastax.pruning._methods import METHODS
+
+# In the order of `METHODS`; further methods get the rest.
+_COLORS = (
+    *("#7f7f7f", "#ffbb78", "#ff7f0e", "#bcbd22", "#98df8a", "#8c564b", "#2ca02c", "#d62728"),
+    *("#17becf", "#9edae5", "#9467bd", "#aec7e8", "#c49c94", "#1f77b4", "#f7a6c8", "#e377c2"),
+    *("#393b79", "#637939", "#843c39", "#7b4173"),
+)
+_MARKERS = "osD^vP*Xh<>pd8H"
+# By the last word of a label: what followed pruning.
+_LINE_STYLES = {
+    "recalibrated": "--",
+    "reconstructed": ":",
+    "epochs": "-.",
+    "distilled": (0, (5, 1)),
+}
+
+
+class MethodStyle(NamedTuple):
+    """How a row of a sweep is drawn; color and marker belong to the method."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[int, ...]]
+
+
+def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
+    """The style of each label of a sweep, such as `last` or `last, reconstructed`.
+
+    A method looks the same in all figures, whatever the other labels are. Methods that are not
+    registered follow in the order of their labels.
+    """
+    methods = [label.partition(",")[0].partition(" + ")[0] for label in labels]
+    places = {name: place for place, name in enumerate(dict.fromkeys([*METHODS, *methods]))}
+    return {
+        label: MethodStyle(
+            _COLORS[places[method] % len(_COLORS)],
+            _MARKERS[places[method] % len(_MARKERS)],
+            _LINE_STYLES.get(label.split()[-1], "-"),
+        )
+        for label, method in zip(labels, methods, strict=True)
+    }
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, whose labels keep a distance from its edges."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.1, h_pad=0.08, wspace=0.03, hspace=0.03)
+    return figure
+
+
+def simplify(axis: Axes) -> None:
+    """Draw a grid, and no lines at the top and on the right."""
+    axis.grid(color="0.5", alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
