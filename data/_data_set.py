@@ -39,6 +39,8 @@ class Data:
             tokens.
         skipped: number of bad items that were skipped (`skip_bad=True`).
         pairs: whether a record holds two sequences with one label.
+        read_file: reads a file as records like those of the sources, but without labels; None if
+            records are not read from files.
     """
 
     sources: Mapping[str, Source]
@@ -49,6 +51,7 @@ class Data:
     vocabulary: tuple[str, ...] = ()
     skipped: int = 0
     pairs: bool = False
+    read_file: Callable[[Path], Source] | None = None
 
     def records(self, split: str) -> int:
         """Number of records of a split."""

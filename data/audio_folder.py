@@ -12,7 +12,9 @@ from jaxtyping import Float32, Int16, Int32
 from lastax.data._clip_splits import LISTS, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
+from lastax.data._files import padded_record, read_waveform
 from lastax.data._folders import list_folder, read_file
+from lastax.data._pipeline import Example
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
@@ -101,7 +103,32 @@ def open_audio_folder(
     )
     # Masking and shifting frames requires clips of equal length.
     varied = augment if about["uniform"] and features != "raw" else None
-    return dataclasses.replace(opened, augment=varied)
+    read = functools.partial(
+        _read_one,
+        steps=FEATURES[features],
+        rate=rate,
+        mean=mean,
+        std=std,
+        length=opened.length,
+        with_length=not about["uniform"],
+    )
+    return dataclasses.replace(opened, augment=varied, read_file=read)
+
+
+def _read_one(
+    path: Path,
+    *,
+    steps: SoundSteps,
+    rate: int,
+    mean: Float32[np.ndarray, " d"],
+    std: Float32[np.ndarray, " d"],
+    length: int,
+    with_length: bool,
+) -> list[Example]:
+    """The record of a sound file."""
+    values = steps.compute(read_waveform(path, rate=rate), rate)
+    standardized = (values.astype(np.float32) - mean) / std
+    return [padded_record(standardized, length=length, with_length=with_length, path=path)]
 
 
 def _standardize(

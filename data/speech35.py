@@ -1,7 +1,8 @@
 """The `speech35` data set: the 35 words of Speech Commands v0.02 as raw audio at 16 kHz."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,7 +12,9 @@ from jaxtyping import Float32, Int16, Int64
 from lastax.data._clip_splits import LISTS, read_lists
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
+from lastax.data._files import one_second
 from lastax.data._folders import find, list_folder, need, read_file
+from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray, fingerprint, load_about, prepared
 from lastax.data._sequence_files import (
     create_sequences,
@@ -22,6 +25,7 @@ from lastax.data._sequence_files import (
 )
 from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import read_pcm16
+from lastax.data._sound_steps import raw
 
 FOLDER = "speech_commands_v0.02"
 # In the order of the published code, which defines the labels.
@@ -80,7 +84,15 @@ def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool
     build = functools.partial(_build, words=words, clips=clips, lists=lists, skip=skip_bad)
     ready = prepared("speech35", identity, build)
     decode = functools.partial(_normalize, **_statistics(ready, normalization))
-    return open_sequences(ready, decode, words)
+    read = functools.partial(_read_one, decode=decode)
+    return dataclasses.replace(open_sequences(ready, decode, words), read_file=read)
+
+
+def _read_one(
+    path: Path, *, decode: Callable[[Int16[np.ndarray, " L"]], Float32[np.ndarray, "L 1"]]
+) -> list[Example]:
+    """The record of a sound file."""
+    return [{"x": decode(raw(one_second(path, rate=RATE), RATE)[:, 0])}]
 
 
 def _normalize(
