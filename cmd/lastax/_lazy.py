@@ -14,10 +14,7 @@ class LazyGroup(click.Group):
     def __init__(
         self, *arguments: Any, members: Mapping[str, tuple[str, str]], **settings: Any
     ) -> None:
-        """A group of `members`: for each name of a command its module and its summary.
-
-        The module has the command as a function named like the command.
-        """
+        """A group of `members`: for each name of a command its "module:function" and summary."""
         super().__init__(*arguments, **settings)
         self._members = members
 
@@ -29,8 +26,8 @@ class LazyGroup(click.Group):
         """The command, loaded now."""
         if cmd_name not in self._members:
             return None
-        module, _ = self._members[cmd_name]
-        return getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+        module, _, function = self._members[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), function)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands in the help text, without loading them."""

@@ -17,15 +17,15 @@ IMPORT_VARIABLE = "LASTAX_IMPORT"
 
 
 COMMANDS = {
-    "data": ("lastax.cmd.data", "List, fetch, generate, check and draw data sets."),
-    "train": ("lastax.cmd.train", "Train a network on a task."),
-    "evaluate": ("lastax.cmd.evaluate", "Accuracy and loss of a run on a split."),
-    "predict": ("lastax.cmd.predict", "Class and probability of files."),
-    "score": ("lastax.cmd.score", "Score every state of a run."),
-    "prune": ("lastax.cmd.prune", "Remove the least important states of a run."),
-    "sweep": ("lastax.cmd.sweep", "Accuracy of runs by method and ratio."),
-    "report": ("lastax.cmd.report", "Write an HTML page on a run or on sweeps."),
-    "bench": ("lastax.cmd.bench", "Measure speed and memory on this machine."),
+    "data": ("lastax.cmd.data:data", "List, fetch, generate, check and draw data sets."),
+    "train": ("lastax.cmd.train:train", "Train a network on a task."),
+    "evaluate": ("lastax.cmd.evaluate:evaluate", "Accuracy and loss of a run on a split."),
+    "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
+    "score": ("lastax.cmd.score:score", "Score every state of a run."),
+    "prune": ("lastax.cmd.prune:prune", "Remove the least important states of a run."),
+    "sweep": ("lastax.cmd.sweep:sweep", "Accuracy of runs by method and ratio."),
+    "report": ("lastax.cmd.report:report", "Write an HTML page on a run or on sweeps."),
+    "bench": ("lastax.cmd.bench:bench", "Measure speed and memory on this machine."),
 }
 
 

@@ -29,7 +29,10 @@ def predict(run: Path, files: tuple[Path, ...], location: DataLocation, as_json:
     with err.status(f"opening {config.data.name}"):
         data = location.open(config)
     if data.read_file is None:
-        raise click.UsageError(f"{run} was trained on {config.data.name}, not on files of records")
+        raise click.UsageError(
+            f"predict reads sound files and arrays of numbers; {run} was trained on "
+            f"{config.data.name}"
+        )
     sources = [(path, data.read_file(path)) for path in files]
     records = [record for _, source in sources for record in source]
     shown = iter(_probabilities(model, records))
