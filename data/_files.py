@@ -77,11 +77,19 @@ def read_numbers(path: Path, *, size: int) -> Float32[np.ndarray, "n L d"]:
     except (ValueError, EOFError, KeyError) as error:
         raise DataError(f"{path} is no .npy file and no .npz file with x ({error})") from None
     values = _as_sequences(values, size)
-    if values.ndim != 3 or values.shape[2] != size or values.dtype.kind not in "biuf":
+    if (
+        0 in values.shape
+        or values.ndim != 3
+        or values.shape[2] != size
+        or values.dtype.kind not in "biuf"
+    ):
         raise DataError(
             f"{path} has an array {values.dtype} {values.shape}; pass numbers (n, L, {size})"
         )
-    return values.astype(np.float32)
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path} has values that are not finite; mend or remove these sequences")
+    return numbers
 
 
 def _as_sequences(values: Num[np.ndarray, "..."], size: int) -> Num[np.ndarray, "..."]:

@@ -162,7 +162,7 @@ def calibration_options(command: Command) -> Command:
         "--budget",
         type=Name("budget", lambda: lastax.calibration.BUDGETS),
         default="probe",
-        help="How `calibrated` distributes states over layers (docs/methods.md).",
+        help="States per layer of `calibrated`: uniform, relative-error or probe.",
     )(command)
     return click.option(
         "--calibration",

@@ -34,25 +34,24 @@ def predict(run: Path, files: tuple[Path, ...], location: DataLocation, as_json:
             f"{config.data.name}"
         )
     sources = [(path, data.read_file(path)) for path in files]
-    records = [record for _, source in sources for record in source]
-    shown = iter(_probabilities(model, records))
+    places = [(path, row, len(source)) for path, source in sources for row in range(len(source))]
+    records = [source[row] for _, source in sources for row in range(len(source))]
     predictions = []
-    for path, source in sources:
-        for row in range(len(source)):
-            chances = next(shown)
-            best = max(range(len(chances)), key=chances.__getitem__)
-            predictions.append(
-                {
-                    "file": str(path),
-                    "row": row,
-                    "class": data.classes[best],
-                    "probability": chances[best],
-                    "probabilities": dict(zip(data.classes, chances, strict=True)),
-                }
-            )
-            place = f"{path}[{row}]" if len(source) > 1 else str(path)
-            if not as_json:
-                out.print(f"{place}  {data.classes[best]}  {percent(chances[best])}")
+    for (path, row, rows), chances in zip(places, _probabilities(model, records), strict=True):
+        best = max(range(len(chances)), key=chances.__getitem__)
+        name, probability = data.classes[best], chances[best]
+        predictions.append(
+            {
+                "file": str(path),
+                "row": row,
+                "class": name,
+                "probability": probability,
+                "probabilities": dict(zip(data.classes, chances, strict=True)),
+            }
+        )
+        if not as_json:
+            place = f"{path}[{row}]" if rows > 1 else str(path)
+            out.print(f"{place}  {name}  {percent(probability)}")
     if as_json:
         emit({"run": str(run), "predictions": predictions})
 
@@ -71,7 +70,9 @@ def _probabilities(
     found: list[list[float]] = []
     size = min(BATCH_SIZE, len(records))
     for batch in lastax.data.evaluation_batches(records, batch_size=size):
-        inputs = {name: batch[name] for name in ("x", "length") if name in batch}
+        inputs: lastax.training.Batch = {
+            name: batch[name] for name in ("x", "length") if name in batch
+        }
         rows = batch["weight"] > 0
         found += compute(model, inputs)[rows].tolist()
     return found

@@ -294,7 +294,7 @@ def _device_count(wanted: int | None, batch_size: int) -> int:
     return wanted
 
 
-def _override(preset: Config, chosen: dict[str, Any]) -> Config:
+def _override(preset: Config, chosen: Mapping[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(preset)}
     return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
 
@@ -389,16 +389,17 @@ def _fitting(training: TrainingConfig, data: Data, chosen: Mapping[str, Any]) ->
 
 def _show(parts: Parts, as_json: bool) -> None:
     """Print settings as flags, without those that have no effect."""
-    data, model, _ = parts
+    data, model, training = parts
     shown: dict[str, dict[str, Any]] = {}
-    for title, part in zip(("data", "network", "training"), parts, strict=True):
-        names = [
-            field.name
-            for field in dataclasses.fields(part)
-            if field.metadata["help"] is not None
-            and model.layer in (field.metadata.get("layers") or (model.layer,))
-        ]
-        shown[title] = {name: getattr(part, name) for name in names}
+    titled: list[tuple[str, DataConfig | ModelConfig | TrainingConfig]]
+    titled = [("data", data), ("network", model), ("training", training)]
+    for title, part in titled:
+        layers = {field.name: field.metadata.get("layers") for field in dataclasses.fields(part)}
+        shown[title] = {
+            name: getattr(part, name)
+            for name in setting_names(type(part))
+            if model.layer in (layers[name] or (model.layer,))
+        }
     own = DATASETS[data.name].options
     shown["data"] = {
         name: value for name, value in shown["data"].items() if name in own or value is not None

@@ -88,7 +88,9 @@ def test_commands_are_completed_without_loading_them(monkeypatch):
     assert [item.value for item in found] == ["predict", "prune"]
 
 
-def test_numbers_in_help_texts_are_those_of_the_library():
+def test_help_texts_say_what_the_library_has():
+    (budget,) = (option for option in prune.prune.params if option.name == "budget")
+    assert all(name in budget.help for name in lastax.calibration.BUDGETS)
     assert prune.AUTO == lastax.experiments.AUTO
     assert prune.DEFAULT_MAX_LOSS == lastax.experiments.DEFAULT_MAX_LOSS
     assert sweep.RECONSTRUCTION_STEPS == lastax.experiments.RECONSTRUCTION_STEPS
