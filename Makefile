@@ -18,10 +18,10 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train evaluate score prune sweep report study study-refit bench bench-check \
-	check lint types test test-all docs docs-serve format package clean
+	check lint types test test-all test-versions test-lowest test-newest docs docs-serve format package clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 setup: $(INSTALLED) ## create the environment in .venv; every other target does this when needed
 
@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "lastax needs Python 3.11 or newer: make PYTHON=python3.x"; rm -rf $(VENV); exit 1; }
 	$(PIP_INSTALL) --upgrade -c constraints.txt pip
-	PYTHONWARNINGS=ignore $(PIP_INSTALL) -c constraints.txt --editable . --group dev
+	PYTHONWARNINGS=ignore $(PIP_INSTALL) -c constraints.txt --editable '.[cli]' --group dev
 	@touch $@
 
 $(INSTALLED_DOCS): $(INSTALLED)
@@ -130,6 +130,24 @@ test: $(INSTALLED) ## the fast tests
 
 test-all: $(INSTALLED) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow" $(ARGS)
+
+# Each has an environment of its own in build/. The lowest versions are the bounds in pyproject.toml.
+test-versions: test-lowest test-newest ## the fast tests with the lowest and the newest versions
+
+test-lowest:
+	@mkdir -p build
+	grep -oE '[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/>=/==/' > build/lowest.txt
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt --editable '.[cli]' --group test
+	build/lowest/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-newest:
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	build/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		--editable '.[cli]' --group test
+	build/newest/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # The variable disables an advertisement of the theme's successor.
 docs docs-serve: export NO_MKDOCS_2_WARNING := 1

@@ -6,6 +6,13 @@
 To add a data set, write one file in this folder and add one entry to `_registry.py`.
 """
 
+from lastax._errors import MissingPackageError as _MissingPackageError
+
+try:
+    import grain as _grain  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise _MissingPackageError("lastax.data", _error) from _error
+
 from lastax.data._cache import cache_folder as cache_folder
 from lastax.data._check import DataReport as DataReport
 from lastax.data._check import SplitReport as SplitReport

@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from lastax._cache_folder import cache_folder as cache_folder
+
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
-
-
-def cache_folder() -> Path:
-    """Folder of the cache: the environment variable LASTAX_CACHE, or `~/.cache/lastax`."""
-    return Path(os.environ.get("LASTAX_CACHE") or "~/.cache/lastax").expanduser()
 
 
 def cached(key: str, compute: Callable[[], Arrays]) -> Arrays:

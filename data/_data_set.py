@@ -42,6 +42,8 @@ class Data:
         left_out: number of files of each kind that the data set does not read, by suffix.
         notes: what a user should know about how the files were read, one line each.
         pairs: whether a record holds two sequences with one label.
+        read_file: reads a file as records like those of the sources, but without labels; None if
+            records are not read from files.
     """
 
     sources: Mapping[str, Source]
@@ -54,6 +56,7 @@ class Data:
     left_out: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
     pairs: bool = False
+    read_file: Callable[[Path], Source] | None = None
 
     def records(self, split: str) -> int:
         """Number of records of a split."""

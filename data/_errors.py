@@ -1,8 +1,3 @@
-"""The exception of this package."""
+"""The exception of this package, which the program catches without loading the package."""
 
-
-class DataError(Exception):
-    """A data set cannot be read or written.
-
-    The message is one line: the file, what is wrong, what to do.
-    """
+from lastax._errors import DataError as DataError

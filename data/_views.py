@@ -1,6 +1,9 @@
 """Data sets restricted to some records, or to some steps per record."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
@@ -71,5 +74,14 @@ def _stepped(data: Data, steps: slice) -> Data:
             split: Steps(source, steps.stop, steps.step, axis)
             for split, source in data.sources.items()
         },
+        read_file=functools.partial(_stepped_file, data.read_file, steps, axis)
+        if data.read_file is not None
+        else None,
         length=len(range(data.length)[steps]),
     )
+
+
+def _stepped_file(
+    read_file: Callable[[Path], Source], steps: slice, axis: int, path: Path
+) -> Source:
+    return Steps(read_file(path), steps.stop, steps.step, axis)

@@ -1,5 +1,6 @@
 """The `arrays` data set: your own numeric sequences in one `.npz` file."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64, Integer, Shaped
 
 from lastax.data._data_set import Data, DataSet
+from lastax.data._files import padded_record, read_numbers
 from lastax.data._npz import Npz
+from lastax.data._pipeline import Example
 from lastax.data._prepared import ArrayWriter, StoredArray, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import save_splits
@@ -58,7 +61,11 @@ def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = 
     if about["tokens"]:
         return _open_tokens(ready, classes)
     decode = functools.partial(_steps, size=size)
-    return open_ragged(ready, decode, classes=classes, input_size=size)
+    opened = open_ragged(ready, decode, classes=classes, input_size=size)
+    read = functools.partial(
+        _read_rows, size=size, length=opened.length, with_length=not about["uniform"]
+    )
+    return dataclasses.replace(opened, read_file=read)
 
 
 def _open_tokens(folder: Path, classes: tuple[str, ...]) -> Data:
@@ -89,6 +96,14 @@ def _open_tokens(folder: Path, classes: tuple[str, ...]) -> Data:
             "numbers, save them with shape (n, L, 1)",
         ),
     )
+
+
+def _read_rows(path: Path, *, size: int, length: int, with_length: bool) -> list[Example]:
+    """The records of a file of sequences."""
+    return [
+        padded_record(steps, length=length, with_length=with_length, path=path)
+        for steps in read_numbers(path, size=size)
+    ]
 
 
 def _steps(values: Shaped[np.ndarray, " values"], *, size: int) -> Float32[np.ndarray, "L d"]:

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from lastax.data._clip_splits import LISTS, check_classes, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
+from lastax.data._files import padded_record, read_waveform
 from lastax.data._folders import list_folder, read_file
+from lastax.data._pipeline import Example
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
@@ -25,7 +27,7 @@ from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
 
 SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a window of 25 ms cannot resolve 40 bands
-VERSION = 2  # of the prepared files; increment it when the code that makes them changes
+VERSION = 3  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_audio_folder(
@@ -112,13 +114,41 @@ def open_audio_folder(
     )
     # Masking and shifting frames requires clips of equal length.
     varied = augment if about["uniform"] and features != "raw" else None
+    read = functools.partial(
+        _read_one,
+        steps=FEATURES[features],
+        rate=rate,
+        scale=about["scale"],
+        mean=mean,
+        std=std,
+        length=opened.length,
+        with_length=not about["uniform"],
+    )
     return dataclasses.replace(
         opened,
         augment=varied,
+        read_file=read,
         skipped=opened.skipped + sum(found.left_out.values()),
         left_out=found.left_out,
         notes=(*found.notes, *opened.notes),
     )
+
+
+def _read_one(
+    path: Path,
+    *,
+    steps: SoundSteps,
+    rate: int,
+    scale: float,
+    mean: Float32[np.ndarray, " d"],
+    std: Float32[np.ndarray, " d"],
+    length: int,
+    with_length: bool,
+) -> list[Example]:
+    """The record of a sound file."""
+    values = steps.compute(read_waveform(path, rate=rate, scale=scale), rate)
+    standardized = (values.astype(np.float32) - mean) / std
+    return [padded_record(standardized, length=length, with_length=with_length, path=path)]
 
 
 def _standardize(
@@ -208,6 +238,7 @@ def _build(
         classes=classes,
         length=longest if uniform else -(-longest // tenth) * tenth,
         uniform=uniform,
+        scale=scale.factor,
         mean=mean.tolist(),
         std=std.tolist(),
     )

@@ -107,6 +107,9 @@ def _open(root: Path, side: int, level: str, skip_bad: bool) -> Data:
         f"run `lastax data make {task}`, or copy this folder from lra_release.gz (root: "
         "--data-dir, LASTAX_DATA)"
     )
+    present = [name for name, part in LEVELS.items() if find(root, f"pathfinder{side}/{part}")]
+    if present and level not in present:
+        hint = f"pass --level {' or '.join(present)}, or {hint}"
     folder = need(root, f"pathfinder{side}/{LEVELS[level]}", hint=hint)
     if not _is_complete(folder):
         about = load_about(folder)

@@ -18,6 +18,7 @@ from lastax.data._audio import BANDS, COEFFICIENTS, FLOOR, WINDOW, decode_clip, 
 from lastax.data._cache import Arrays, cached
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
+from lastax.data._files import one_second
 from lastax.data._pipeline import Example
 
 SPLITS = ("train", "validation", "test")
@@ -66,8 +67,15 @@ def open_speech(
         input_size={"log-mel": BANDS, "mfcc": COEFFICIENTS}[features],
         length=LENGTH,
         augment=augment,
+        read_file=functools.partial(_read_one, features=features, source=sources["train"]),
         skipped=sum(source.skipped for source in sources.values()),
     )
+
+
+def _read_one(path: Path, *, features: str, source: "Speech") -> list[Example]:
+    """The record of a sound file, with the statistics of a split."""
+    frames = log_mel(one_second(path, rate=RATE)[None], rate=RATE, hop=HOP)
+    return [{"x": (FEATURES[features](frames)[0] - source.mean) / source.std}]
 
 
 class Speech:

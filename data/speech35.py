@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +12,9 @@ from jaxtyping import Float32, Int16, Int64
 from lastax.data._clip_splits import LISTS, check_classes, read_lists
 from lastax.data._data_set import Data, DataSet, Remote
 from lastax.data._errors import DataError
+from lastax.data._files import one_second
 from lastax.data._folders import find, need, read_file
+from lastax.data._pipeline import Example
 from lastax.data._prepared import StoredArray, fingerprint, load_about, prepared
 from lastax.data._sequence_files import (
     create_sequences,
@@ -24,6 +26,7 @@ from lastax.data._sequence_files import (
 from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import read_pcm16
 from lastax.data._sound_folders import find_clips
+from lastax.data._sound_steps import raw
 
 FOLDER = "speech_commands_v0.02"
 # In the order of the published code, which defines the labels.
@@ -94,13 +97,22 @@ def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool
     )
     ready = prepared("speech35", identity, build)
     decode = functools.partial(_normalize, **_statistics(ready, normalization))
+    read = functools.partial(_read_one, decode=decode)
     opened = open_sequences(ready, decode, words)
     return dataclasses.replace(
         opened,
+        read_file=read,
         skipped=opened.skipped + sum(found.left_out.values()),
         left_out=found.left_out,
         notes=(*found.notes, *opened.notes),
     )
+
+
+def _read_one(
+    path: Path, *, decode: Callable[[Int16[np.ndarray, " L"]], Float32[np.ndarray, "L 1"]]
+) -> list[Example]:
+    """The record of a sound file."""
+    return [{"x": decode(raw(one_second(path, rate=RATE), RATE)[:, 0])}]
 
 
 def _normalize(

@@ -1,18 +1,17 @@
 """Output, interrupts, and how a run is found: what all commands share."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
-import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,9 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lastax.data import cache_folder
-from lastax.serialization import RunError
-from lastax.training import find_runs
+import lastax
+from lastax._cache_folder import cache_folder
+from lastax._errors import RunError
 
 RUNS = Path("runs")
 
@@ -55,14 +54,15 @@ def emit(result: dict[str, Any]) -> None:
 
 
 def _plain(value: object) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+    tolist = getattr(value, "tolist", None)  # of arrays and scalars of NumPy and JAX
+    if tolist is not None:
+        return tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def finite(value: float) -> float | None:
     """JSON has no infinity; null stands for it."""
-    return float(value) if np.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def keep_compiled_programs() -> None:
@@ -72,8 +72,16 @@ def keep_compiled_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in settings.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(name, value)
+        else:
+            # JAX reads these variables when a command loads it.
+            os.environ.setdefault(name.upper(), str(value))
 
 
 def keep_interrupts() -> None:
@@ -144,17 +152,17 @@ def resolve_run(run: Path | None) -> Path:
     if run is not None:
         # `.` has no name of its own, but pruned runs are named after it.
         return run if run.name else run.resolve()
-    found = find_runs(RUNS)
+    found = lastax.training.find_runs(RUNS)
     if not found:
         raise RunError(f"no run below {RUNS}/ yet: train one with lastax train --task speech")
     err.print(f"run: {found[-1]}")
     return found[-1]
 
 
-def report_unstable(unstable: Sequence[np.ndarray], where: str = "") -> None:
+def report_unstable(unstable: Iterable[Iterable[object]], where: str = "") -> None:
     """Name the states on or outside the unit circle, if there are any."""
     for layer, mask in enumerate(unstable):
-        states = np.flatnonzero(mask).tolist()
+        states = [state for state, is_unstable in enumerate(mask) if is_unstable]
         if states:
             err.print(
                 f"{where}layer {layer}: states {states} have |lam| >= 1 and no finite norm; "

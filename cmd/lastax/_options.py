@@ -1,52 +1,68 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share. Importing them does not load JAX."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 import lastax
-from lastax.calibration import BUDGETS
-from lastax.data import DATASETS, Data, reopen_data
-from lastax.training import RunConfig
 
 Command = TypeVar("Command", bound=Callable)
 
 
-class MethodName(click.ParamType):
-    """The name of a pruning method, looked up when the command runs.
+class Name(click.ParamType):
+    """A name out of a list that is loaded when the command runs."""
 
-    Modules named by `lastax --import` register theirs before that.
-    """
-
-    name = "method"
-
-    def __init__(self, *more: str, scores_parameters: bool = False) -> None:
-        self._more = more
-        self._scores_parameters = scores_parameters
+    def __init__(self, what: str, names: Callable[[], Iterable[str]]) -> None:
+        """A name of `what`, one of `names()`."""
+        self.name = what
+        self._names = names
 
     @property
     def choices(self) -> list[str]:
         """All names that are accepted."""
-        known = [
-            name
-            for name, method in lastax.METHODS.items()
-            if method.scores_parameters or not self._scores_parameters
-        ]
-        return [*known, *self._more]
+        return list(self._names())
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name itself, if there is such a method."""
+        """The name itself, if there is one like it."""
         if value not in self.choices:
-            self.fail(f"no method {value!r}; choose one of {', '.join(self.choices)}", param, ctx)
+            listed = ", ".join(self.choices)
+            self.fail(f"no {self.name} {value!r}; choose one of {listed}", param, ctx)
         return value
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How `--help` shows the values: once per command, they are listed."""
-        return f"[{'|'.join(self.choices)}]" if param.name == "method" else "METHOD"
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin with `incomplete`."""
+        return [CompletionItem(name) for name in self.choices if name.startswith(incomplete)]
+
+
+class MethodName(Name):
+    """The name of a pruning method.
+
+    Modules named by `lastax --import` register theirs before it is looked up.
+    """
+
+    def __init__(self, *more: str, scores_parameters: bool = False) -> None:
+        """A method or one of `more`; with `scores_parameters` only methods that need no data."""
+        super().__init__(
+            "method",
+            lambda: (
+                *(
+                    name
+                    for name, method in lastax.METHODS.items()
+                    if method.scores_parameters or not scores_parameters
+                ),
+                *more,
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +73,26 @@ class DataLocation:
     data: str | None = None
     skip_bad: bool = False
 
-    def open(self, config: RunConfig) -> Data:
+    def open(self, config: lastax.training.RunConfig) -> lastax.data.Data:
         """Open the data of a run, which must be those it was trained on."""
         skip_bad = True if self.skip_bad else None
-        return reopen_data(config, self.root, data=self.data, skip_bad=skip_bad)
+        return lastax.data.reopen_data(config, self.root, data=self.data, skip_bad=skip_bad)
+
+
+def require_flag(flags: Mapping[str, str], needed: str) -> None:
+    """Refuse flags that have no effect, because something that they need is missing.
+
+    Args:
+        flags: the flags, by the names of their parameters.
+        needed: what they need.
+
+    Raises:
+        click.UsageError: if the user gave one of them.
+    """
+    context = click.get_current_context()
+    for name, flag in flags.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{flag} has no effect without {needed}: leave it out")
 
 
 def debug_option(command: Command) -> Command:
@@ -84,7 +116,7 @@ def run_argument(command: Command) -> Command:
 
 def task_argument(command: Command) -> Command:
     """TASK, the name of a data set."""
-    return click.argument("task", type=click.Choice(sorted(DATASETS)))(command)
+    return click.argument("task", type=click.Choice(sorted(lastax.data.DATASETS)))(command)
 
 
 def seed_option(command: Command) -> Command:
@@ -128,9 +160,9 @@ def calibration_options(command: Command) -> Command:
     """`--calibration` and `--budget`, of methods that use calibration data."""
     budget = click.option(
         "--budget",
-        type=click.Choice(list(BUDGETS)),
+        type=Name("budget", lambda: lastax.calibration.BUDGETS),
         default="probe",
-        help="How `calibrated` distributes states over the layers.",
+        help="States per layer of `calibrated`: uniform, relative-error or probe.",
     )(command)
     return click.option(
         "--calibration",

@@ -1,9 +1,12 @@
 """`lastax evaluate`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import click
 
+import lastax
 from lastax.cmd._console import emit, out, percent, resolve_run
 from lastax.cmd._options import (
     DataLocation,
@@ -12,8 +15,6 @@ from lastax.cmd._options import (
     location_options,
     run_argument,
 )
-from lastax.data import every_step
-from lastax.training import evaluate_split, load_run
 
 
 @click.command()
@@ -42,13 +43,17 @@ def evaluate(
     With `--every N` the network also reads every N-th step alone, with its step sizes multiplied
     by N, without training for that rate.
     """
-    config, model = load_run(resolve_run(run))
+    config, model = lastax.training.load_run(resolve_run(run))
     data = location.open(config)
-    results = {split: evaluate_split(model, data, split, batch_size=batch_size)}
+    results = {split: lastax.training.evaluate_split(model, data, split, batch_size=batch_size)}
     record = {**results[split]._asdict(), "split": split}
     if every is not None:
-        slower = evaluate_split(
-            model, every_step(data, every), split, batch_size=batch_size, step_rescale=float(every)
+        slower = lastax.training.evaluate_split(
+            model,
+            lastax.data.every_step(data, every),
+            split,
+            batch_size=batch_size,
+            step_rescale=float(every),
         )
         results[f"{split}, every {every} steps"] = slower
         record |= {"every": every, "at_every": slower._asdict()}

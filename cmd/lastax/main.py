@@ -7,25 +7,37 @@ import sys
 
 import click
 
+from lastax._errors import DataError, RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs, keep_interrupts
-from lastax.cmd.bench import bench
-from lastax.cmd.data import data
-from lastax.cmd.evaluate import evaluate
-from lastax.cmd.prune import prune
-from lastax.cmd.report import report
-from lastax.cmd.score import score
-from lastax.cmd.sweep import sweep
-from lastax.cmd.train import train
-from lastax.data import DataError
-from lastax.serialization import RunError
-from lastax.training import TrainingDivergedError
+from lastax.cmd._lazy import LazyGroup
 
 INTERRUPTED = 130
 # Read by worker processes too, which import the same modules.
 IMPORT_VARIABLE = "LASTAX_IMPORT"
 
 
-@click.group(context_settings={"show_default": True, "max_content_width": 100})
+COMMANDS = {
+    "data": ("lastax.cmd.data:data", "List, fetch, generate, check and draw data sets."),
+    "train": ("lastax.cmd.train:train", "Train a network on a task."),
+    "evaluate": ("lastax.cmd.evaluate:evaluate", "Accuracy and loss of a run on a split."),
+    "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
+    "score": ("lastax.cmd.score:score", "Score every state of a run."),
+    "prune": ("lastax.cmd.prune:prune", "Remove the least important states of a run."),
+    "sweep": ("lastax.cmd.sweep:sweep", "Accuracy of runs by method and ratio."),
+    "report": ("lastax.cmd.report:report", "Write an HTML page on a run or on sweeps."),
+    "bench": ("lastax.cmd.bench:bench", "Measure speed and memory on this machine."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    members=COMMANDS,
+    context_settings={
+        "show_default": True,
+        "max_content_width": 100,
+        "help_option_names": ["-h", "--help"],
+    },
+)
 @click.version_option(package_name="lastax")
 @click.option(
     "--import",
@@ -55,10 +67,6 @@ def import_named_modules() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise click.UsageError(f"--import {module}: {error}") from error
-
-
-for command in (data, train, evaluate, score, prune, sweep, report, bench):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -1,15 +1,15 @@
 """`lastax prune`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.table import Table
 
 import lastax
-from lastax.analysis import Certificate
 from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
 from lastax.cmd._options import (
     DataLocation,
@@ -19,22 +19,15 @@ from lastax.cmd._options import (
     finetune_rate_option,
     json_option,
     location_options,
+    require_flag,
     run_argument,
     seed_option,
 )
 from lastax.cmd._tables import print_table
-from lastax.experiments import (
-    AUTO,
-    DEFAULT_MAX_LOSS,
-    CalibrationOptions,
-    OptionError,
-    PrunedRun,
-    PruneOptions,
-    prune_run,
-)
-from lastax.pruning import Trial
-from lastax.training import load_config
 
+# `lastax.experiments` has the same values; loading it takes seconds.
+AUTO = "auto"
+DEFAULT_MAX_LOSS = 1
 SPLITS = ("validation", "test")
 SIZES = ("states", "parameters", "bytes")
 
@@ -45,7 +38,7 @@ SIZES = ("states", "parameters", "bytes")
     "--method",
     type=MethodName(AUTO),
     default="last",
-    help=f"Pruning method, or {AUTO} for the best on validation.",
+    help=f"Pruning method (docs/methods.md), or {AUTO} for the best on validation.",
 )
 @click.option(
     "--compare-with",
@@ -59,7 +52,7 @@ SIZES = ("states", "parameters", "bytes")
     "--max-loss",
     type=click.FloatRange(0, 100),
     help="Or: validation accuracy to give up, in percentage points."
-    f"  [default with {AUTO}: {DEFAULT_MAX_LOSS:g}]",
+    f"  [default with {AUTO}: {DEFAULT_MAX_LOSS}]",
 )
 @calibration_options
 @click.option(
@@ -89,6 +82,7 @@ SIZES = ("states", "parameters", "bytes")
     help="Folder of the pruned run.  [default: beside RUN, named after the options]",
 )
 @click.option("--bounds", is_flag=True, help="Show worst-case error bounds after refits too.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier pruning in that folder.")
 @location_options
 @json_option
 @debug_option
@@ -96,6 +90,7 @@ def prune(
     run: Path | None,
     folder: Path | None,
     bounds: bool,
+    overwrite: bool,
     location: DataLocation,
     as_json: bool,
     sequences: int,
@@ -110,20 +105,30 @@ def prune(
     layer, and the accuracy before and after, and draws poles.png and states.png into the new run.
     """
     run = resolve_run(run)
-    config = load_config(run)
-    calibration = CalibrationOptions(sequences, budget, reconstruct, dense_feedthrough)
-    chosen = PruneOptions(calibration=calibration, **options)
+    config = lastax.training.load_config(run)
+    calibration = lastax.experiments.CalibrationOptions(
+        sequences, budget, reconstruct, dense_feedthrough
+    )
+    chosen = lastax.experiments.PruneOptions(calibration=calibration, **options)
     try:
         chosen.check(config)
-    except OptionError as error:
+    except lastax.experiments.OptionError as error:
         raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
+    if not chosen.finetune:
+        require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
+    if not chosen.needs_calibration:
+        require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
+    methods = (chosen.method, *chosen.compare_with)
+    if not any(name == AUTO or lastax.METHODS[name].score is None for name in methods):
+        require_flag({"budget": "--budget"}, "--method calibrated")
     data = location.open(config)
     with err.status("") as status:
-        pruned = prune_run(
+        pruned = lastax.experiments.prune_run(
             run,
             data,
             chosen,
             folder=folder,
+            overwrite=overwrite,
             on_progress=status.update,
             on_trial=lambda trial: _print_trial(trial, sum(config.states)),
             on_failure=lambda method, error: err.print(f"without {method}: {error}"),
@@ -137,15 +142,14 @@ def prune(
     report_unstable(pruned.reduction.unstable)
 
 
-def _print_trial(trial: Trial, total: int) -> None:
+def _print_trial(trial: lastax.pruning.Trial, total: int) -> None:
     err.print(
         f"{trial.method}, {trial.states} of {total} states: validation {percent(trial.accuracy)}"
     )
 
 
-def _draw(pruned: PrunedRun, title: str) -> None:
-    # Matplotlib takes a second to load.
-    from lastax import plots
+def _draw(pruned: lastax.experiments.PrunedRun, title: str) -> None:
+    import numpy as np  # takes 0.1 s
 
     systems = lastax.systems(pruned.original)
     scores, keep = pruned.reduction.scores, pruned.reduction.keep
@@ -154,7 +158,7 @@ def _draw(pruned: PrunedRun, title: str) -> None:
         systems = lastax.systems(pruned.model)
         scores = lastax.score_states(systems)
         keep = [np.ones(len(score), bool) for score in scores]
-    plots.save_pruning_figures(
+    lastax.plots.save_pruning_figures(
         pruned.folder,
         [np.asarray(system.lam) for system in systems],
         scores,
@@ -166,7 +170,11 @@ def _draw(pruned: PrunedRun, title: str) -> None:
     )
 
 
-def _show(results: dict[str, Any], certificates: Sequence[Certificate], bounds: bool) -> None:
+def _show(
+    results: dict[str, Any],
+    certificates: Sequence[lastax.analysis.Certificate],
+    bounds: bool,
+) -> None:
     method = results["method"]
     table = Table(title=f"{method}: {lastax.METHODS[method].summary}")
     table.add_column("layer", justify="right")
@@ -197,7 +205,7 @@ def _show(results: dict[str, Any], certificates: Sequence[Certificate], bounds: 
 
 
 def _show_errors(
-    results: dict[str, Any], certificates: Sequence[Certificate], bounds: bool
+    results: dict[str, Any], certificates: Sequence[lastax.analysis.Certificate], bounds: bool
 ) -> None:
     measured = [row.get("output_error") for row in results["layers"]]
     if any(error is not None for error in measured):

@@ -1,5 +1,7 @@
 """`lastax report`."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import click
@@ -7,7 +9,6 @@ import click
 import lastax
 from lastax.cmd._console import emit, err, out, resolve_run
 from lastax.cmd._options import debug_option, json_option
-from lastax.serialization import write_atomically
 
 REPORT = "report.html"
 
@@ -32,7 +33,7 @@ def report(runs: tuple[Path, ...], path: Path | None, speed: bool, as_json: bool
     folders = list(runs) or [resolve_run(None)]
     page = lastax.plots.report_page(folders, time_forward=speed, on_warning=err.print)
     target = path or folders[0] / REPORT
-    write_atomically(target, page.encode())
+    lastax.serialization.write_atomically(target, page.encode())
     if as_json:
         emit({"report": str(target)})
     else:

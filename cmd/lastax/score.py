@@ -1,10 +1,11 @@
 """`lastax score`."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.table import Table
 
 import lastax
@@ -17,10 +18,6 @@ from lastax.cmd._options import (
     seed_option,
 )
 from lastax.cmd._tables import print_table
-from lastax.experiments import pruning_key
-from lastax.pruning import rank_agreement
-from lastax.ssm import AnySystem
-from lastax.training import RunConfig, load_run
 
 
 @click.command()
@@ -37,13 +34,15 @@ from lastax.training import RunConfig, load_run
 @debug_option
 def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool) -> None:
     """Score every state of RUN (default: the newest trained run), and change nothing."""
-    config, model = load_run(resolve_run(run))
+    import numpy as np  # takes 0.1 s
+
+    config, model = lastax.training.load_run(resolve_run(run))
     systems = lastax.systems(model)
     if compare:
         _compare(systems, method, config, as_json)
         return
     scores = lastax.score_states(
-        systems, method, length=config.length, key=pruning_key(config, seed)
+        systems, method, length=config.length, key=lastax.experiments.pruning_key(config, seed)
     )
     norms = [np.asarray(lastax.hinf_norms(system)) for system in systems]
     unstable = [np.abs(np.asarray(system.lam)) >= 1 for system in systems]
@@ -71,14 +70,19 @@ def score(run: Path | None, method: str, compare: bool, seed: int, as_json: bool
     report_unstable(unstable)
 
 
-def _compare(systems: Sequence[AnySystem], method: str, config: RunConfig, as_json: bool) -> None:
+def _compare(
+    systems: Sequence[lastax.ssm.AnySystem],
+    method: str,
+    config: lastax.training.RunConfig,
+    as_json: bool,
+) -> None:
     names = [
         name for name, one in lastax.METHODS.items() if one.scores_parameters and name != "random"
     ]
     if method not in names:
         raise click.UsageError(f"--method {method} with --compare: choose of {', '.join(names)}")
     scores = {name: lastax.score_states(systems, name, length=config.length) for name in names}
-    tables = rank_agreement(scores)
+    tables = lastax.pruning.rank_agreement(scores)
     if as_json:
         emit({"methods": names, "layers": tables})
         return

@@ -1,5 +1,7 @@
 """`lastax sweep`."""
 
+from __future__ import annotations
+
 import io
 import itertools
 import subprocess
@@ -9,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.table import Table
 
 import lastax
+from lastax._errors import RunError
 from lastax.cmd._console import (
     RUNS,
     Counter,
@@ -31,28 +33,14 @@ from lastax.cmd._options import (
     finetune_rate_option,
     json_option,
     location_options,
+    require_flag,
     seed_option,
 )
 from lastax.cmd._tables import print_table
-from lastax.experiments import (
-    RECONSTRUCTION_STEPS,
-    SWEEP_FIGURE,
-    SWEEP_RESULTS,
-    SWEEP_TABLE,
-    CalibrationOptions,
-    Grid,
-    SweepCurves,
-    map_processes,
-    save_sweep,
-    sweep_groups,
-    sweep_results,
-)
-from lastax.experiments import sweep as measure_sweep
-from lastax.serialization import MODEL_FILE, RunError, write_atomically
-from lastax.training import TASKS, allowed_values, load_run
 
 UNIDIRECTIONAL = "-unidirectional"
-LAYERS = allowed_values(lastax.ModelConfig)["layer"].choices
+# `lastax.experiments` has the same value; loading it takes seconds.
+RECONSTRUCTION_STEPS = 100
 
 
 class Several(click.ParamType):
@@ -93,11 +81,14 @@ def _one_of(known: Callable[[], list[str]], what: str) -> Callable[[str], str]:
     return check
 
 
+def _layers() -> list[str]:
+    kinds = lastax.training.allowed_values(lastax.ModelConfig)["layer"].choices
+    return [*kinds, *(kind + UNIDIRECTIONAL for kind in kinds)]
+
+
 METHOD_NAMES = Several("methods", _one_of(lambda: MethodName().choices, "method"))
-TASK_NAMES = Several("tasks", _one_of(lambda: list(TASKS), "task"))
-LAYER_NAMES = Several(
-    "layers", _one_of(lambda: [*LAYERS, *(name + UNIDIRECTIONAL for name in LAYERS)], "layer")
-)
+TASK_NAMES = Several("tasks", _one_of(lambda: list(lastax.training.TASKS), "task"))
+LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 
 
 @click.command()
@@ -184,10 +175,14 @@ def sweep(
     Runs that differ only in their seed give means and ranges. Every cell is written when it is
     measured, so an interrupted sweep resumes when it is called again.
     """
+    if not tasks:
+        require_flag({"layers": "--layer", "size": "--size", "seeds": "--seeds"}, "--task")
+    if not finetune:
+        require_flag({"finetune_rate": "--finetune-rate", "distill": "--distill"}, "--finetune")
     chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, jobs)]
     chosen = chosen or [resolve_run(None)]
     folder = folder or chosen[0] / "sweep"
-    grid = Grid(
+    grid = lastax.experiments.Grid(
         methods=tuple(methods or lastax.METHODS),
         ratios=tuple(ratios),
         recalibrate=tuple(recalibrate),
@@ -196,14 +191,15 @@ def sweep(
         finetune_rate=finetune_rate,
         distill=distill,
         seed=seed,
-        calibration=CalibrationOptions(sequences, budget),
+        calibration=lastax.experiments.CalibrationOptions(sequences, budget),
         limit=limit,
     )
     for run in chosen:
-        unstable = [np.abs(s.lam) >= 1 for s in lastax.systems(load_run(run)[1])]
+        _, model = lastax.training.load_run(run)
+        unstable = [(abs(system.lam) >= 1).tolist() for system in lastax.systems(model)]
         report_unstable(unstable, f"{run.name}, ")
     with Counter("sweep") as counter:
-        cells = measure_sweep(
+        cells = lastax.experiments.sweep(
             chosen,
             grid,
             folder,
@@ -216,17 +212,22 @@ def sweep(
             ),
             on_run=lambda run, count: err.print(f"{run}: {count} cells"),
         )
-    results = sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
-    save_sweep(folder, results)
-    groups = sweep_groups(cells)
+    results = lastax.experiments.sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
+    lastax.experiments.save_sweep(folder, results)
+    groups = lastax.experiments.sweep_groups(cells)
     _draw(folder, groups)
     if as_json:
-        emit(results | {"csv": str(folder / SWEEP_TABLE)})
+        emit(results | {"csv": str(folder / lastax.experiments.SWEEP_TABLE)})
         return
     for group, curves in groups.items():
         print_table(_table(group, curves, grid.ratios))
     print_table(_summary_table(results["summary"]))
-    out.print(f"{folder / SWEEP_TABLE}, {folder / SWEEP_RESULTS}, {folder / SWEEP_FIGURE}")
+    files = (
+        lastax.experiments.SWEEP_TABLE,
+        lastax.experiments.SWEEP_RESULTS,
+        lastax.experiments.SWEEP_FIGURE,
+    )
+    out.print(", ".join(str(folder / name) for name in files))
 
 
 def prepare_process() -> None:
@@ -250,12 +251,12 @@ def _trained(
     found, missing = [], []
     for task, layer, seed in itertools.product(tasks, layers, seeds):
         kind = layer.removesuffix(UNIDIRECTIONAL)
-        if (kind, size) not in TASKS[task].presets:
+        if (kind, size) not in lastax.training.TASKS[task].presets:
             raise click.UsageError(f"--task {task} --layer {kind}: there is no preset {size!r}")
         suffix = "" if size == "small" else f"-{size}"
         run = RUNS / task / f"{layer}{suffix}-seed{seed}"
         found.append(run)
-        if (run / MODEL_FILE).is_file():
+        if (run / lastax.serialization.MODEL_FILE).is_file():
             continue
         command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
         command += ["--no-bidirectional"] if layer != kind else []
@@ -263,7 +264,11 @@ def _trained(
         for flag, value in (("--data-dir", location.root), ("--data", location.data)):
             command += [] if value is None else [flag, str(value)]
         missing.append(command)
-    statuses = map(_train, missing) if jobs == 1 else map_processes(_train, missing, jobs)
+    statuses = (
+        map(_train, missing)
+        if jobs == 1
+        else lastax.experiments.map_processes(_train, missing, jobs)
+    )
     for command, status in zip(missing, statuses, strict=True):
         if status:
             raise RunError(f"lastax {' '.join(command)} ended with status {status}")
@@ -276,16 +281,15 @@ def _train(command: list[str]) -> int:
     return done.returncode
 
 
-def _draw(folder: Path, groups: Mapping[str, SweepCurves]) -> None:
-    # Matplotlib takes a second to load.
-    from lastax import plots
-
+def _draw(folder: Path, groups: Mapping[str, lastax.experiments.SweepCurves]) -> None:
     picture = io.BytesIO()
-    plots.draw_sweep(groups).savefig(picture, format="png", dpi=110)
-    write_atomically(folder / SWEEP_FIGURE, picture.getvalue())
+    lastax.plots.draw_sweep(groups).savefig(picture, format="png", dpi=110)
+    lastax.serialization.write_atomically(
+        folder / lastax.experiments.SWEEP_FIGURE, picture.getvalue()
+    )
 
 
-def _table(group: str, curves: SweepCurves, ratios: tuple[float, ...]) -> Table:
+def _table(group: str, curves: lastax.experiments.SweepCurves, ratios: tuple[float, ...]) -> Table:
     table = Table(title=f"{group}: test accuracy, %; unpruned {_percent(curves.unpruned)}")
     table.add_column("method")
     for ratio in ratios:

@@ -1,18 +1,28 @@
 """`lastax train`."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import equinox as eqx
 import jax
 
 from lastax import ModelConfig
 from lastax.cmd._console import RUNS, Counter, emit, err, git_revision, out, percent
-from lastax.cmd._flags import setting_options
-from lastax.cmd._options import debug_option, json_option, root_option
+from lastax.cmd._flags import (
+    SectionedCommand,
+    check_flags,
+    flag_of,
+    setting_names,
+    setting_options,
+)
+from lastax.cmd._options import Name, debug_option, json_option, root_option
 from lastax.data import DATASETS, Data, data_settings, open_data, reopen_data
-from lastax.serialization import MODEL_FILE, RunError
+from lastax.nn import Network
+from lastax.serialization import MODEL_FILE, RunError, named_arrays, with_named_arrays
 from lastax.training import (
     CONFIG_FILE,
     TASKS,
@@ -21,23 +31,42 @@ from lastax.training import (
     RunConfig,
     StepMetrics,
     TrainingConfig,
+    build_from_config,
     check_settings,
     failure_reason,
     find_runs,
     installed_versions,
     load_config,
     load_results,
+    load_run,
     make_run_config,
 )
 from lastax.training import train as train_run
 
 SIZES = sorted({size for task in TASKS.values() for _, size in task.presets})
+# Settings of a network that change with its weights unchanged.
+NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method")
+SECTIONS = {
+    "What to train": ("task", "size", "source", "seed", "show_settings"),
+    "Data": ("root", *setting_names(DataConfig)),
+    "Network": setting_names(ModelConfig),
+    "Training": (*setting_names(TrainingConfig), "devices", "workers"),
+    "Output": (),  # all others
+}
 
+# Fewest steps per epoch where `train` chooses the batch size.
+STEPS_OF_SMALL_DATA = 4
+
+Parts = tuple[DataConfig, ModelConfig, TrainingConfig]
 Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 
 
-@click.command()
-@click.option("--task", type=click.Choice(sorted(TASKS)), required=True, help="What to learn.")
+@click.command(cls=SectionedCommand, sections=SECTIONS)
+@click.option(
+    "--task",
+    type=Name("task", lambda: TASKS),
+    help="What to learn (lastax data list).  [required without --from]",
+)
 @click.option(
     "--size", type=click.Choice(SIZES), help="Preset.  [default: first of the task, small]"
 )
@@ -50,6 +79,14 @@ Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: runs/TASK/LAYER-seedSEED]",
 )
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Start from the weights of a finished run, with its settings.",
+)
+@click.option("--show-settings", is_flag=True, help="Print all settings, and do not train.")
 @click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
 @click.option("--if-missing", is_flag=True, help="Do nothing if a run of the task has finished.")
 @click.option("--devices", type=int, help="Devices that share each batch.  [default: all]")
@@ -61,9 +98,11 @@ Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 @debug_option
 @setting_options(TrainingConfig, ModelConfig, DataConfig)
 def train(
-    task: str,
+    task: str | None,
     size: str | None,
+    source: Path | None,
     seed: int | None,
+    show_settings: bool,
     folder: Path | None,
     resume: bool,
     if_missing: bool,
@@ -75,9 +114,15 @@ def train(
 ) -> None:
     """Train a network on a task, and keep the weights of the best epoch by validation accuracy.
 
-    The task's preset gives the settings; a flag overrides one of them.
+    The task's preset gives the settings; a flag overrides one of them. With `--show-settings` the
+    command prints their values. With `--from RUN` training starts from the weights of RUN and has
+    its settings, except those that flags give, for example `--epochs` and `--learning-rate`.
     """
     chosen = {name: value for name, value in settings.items() if value is not None}
+    if source is not None:
+        task = _task_of(source, task, resume=resume, if_missing=if_missing)
+    if task is None:
+        raise click.UsageError("pass --task, one of " + ", ".join(sorted(TASKS)))
     chosen |= _data_settings(TASKS[task].data.name, chosen)
     if if_missing:
         finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
@@ -87,6 +132,11 @@ def train(
             return
         unfinished = [folder] if folder is not None else _runs_of(task, size, finished=False)
         resume = bool(unfinished) and unfinished[-1].exists()
+    start = None
+    if show_settings:
+        parts = _parts_from(source, chosen) if source else _parts(task, size, chosen)
+        _show(parts, as_json)
+        return
     if resume:
         folder = folder or _newest_unfinished(task, size)
         config = load_config(folder)
@@ -97,12 +147,17 @@ def train(
         with err.status(f"opening {config.data.name}"):
             data = reopen_data(config, root, data=data_path)
     else:
-        size, preset = _preset(task, chosen.get("layer"), size)
-        config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
+        if source is None:
+            size, preset = _preset(task, chosen.get("layer"), size)
+            config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
+        else:
+            config, data, start = _continued(source, seed, devices, chosen, root)
         folder = folder or _free_folder(RUNS / task / _name(config))
+        if source is not None:
+            config = dataclasses.replace(config, start=os.path.relpath(source, folder))
         if folder.exists():
             raise RunError(f"{folder} already exists: pass --resume to resume it, or another --out")
-    result = _train(config, data, folder, resume, workers, root)
+    result = _train(config, data, folder, start, resume, workers, root)
     if as_json:
         emit(result)
         return
@@ -115,13 +170,14 @@ def _train(
     config: RunConfig,
     data: Data,
     folder: Path,
+    start: Network | None,
     resume: bool,
     workers: int,
     root: Path | None,
 ) -> dict[str, Any]:
     with Counter("training") as counter:
 
-        def start(steps: int) -> None:
+        def begin(steps: int) -> None:
             per_epoch = steps // config.training.epochs
             counter.print(
                 f"{config.task}: {config.training.epochs} epochs of {per_epoch} steps, "
@@ -144,9 +200,10 @@ def _train(
                 config,
                 data,
                 folder,
+                start=start,
                 resume=resume,
                 workers=workers,
-                on_start=start,
+                on_start=begin,
                 on_step=step,
                 on_epoch=epoch,
             )
@@ -189,11 +246,9 @@ def _new_config(
     chosen: dict[str, Any],
     root: Path | None,
 ) -> tuple[RunConfig, Data]:
-    model = _override(preset.model, chosen)
-    training = _override(preset.training, chosen)
-    data_config = _override(TASKS[task].data_for(preset), chosen)
-    for part in (training, model, data_config):
-        check_settings(part)
+    data_config, model, training = _override_all(
+        (TASKS[task].data_for(preset), preset.model, preset.training), chosen
+    )
     data_set = DATASETS[data_config.name]
     if data_config.data is None and "data" in data_set.options:
         raise click.UsageError(f"{data_config.name} needs {data_set.needs}")
@@ -204,6 +259,9 @@ def _new_config(
     damaged = data.skipped - sum(data.left_out.values())
     if damaged:
         err.print(f"{data_config.name}: {damaged} damaged records left out")
+    if chosen.get("augment") and data.augment is None:
+        raise click.UsageError(f"--augment: {data_config.name} has no augmentation")
+    training = _fitting(training, data, chosen)
     config = make_run_config(
         task,
         data,
@@ -232,13 +290,130 @@ def _device_count(wanted: int | None, batch_size: int) -> int:
     if not 1 <= wanted <= present:
         raise click.UsageError(f"--devices {wanted}: there are {present}; choose 1 to {present}")
     if batch_size % wanted:
-        raise click.UsageError(f"--batch-size {batch_size} does not divide among {wanted} devices")
+        raise click.UsageError(
+            f"--batch-size {batch_size} does not divide among {wanted} devices; pass --batch-size "
+            f"{max(batch_size - batch_size % wanted, wanted)} or another number of --devices"
+        )
     return wanted
 
 
-def _override(preset: Config, chosen: dict[str, Any]) -> Config:
+def _override(preset: Config, chosen: Mapping[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(preset)}
     return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
+
+
+def _override_all(parts: Parts, chosen: Mapping[str, Any]) -> Parts:
+    """The settings that flags change, checked."""
+    data, model, training = parts
+    changed = _override(data, chosen), _override(model, chosen), _override(training, chosen)
+    for part in changed:
+        check_settings(part)
+    check_flags(changed, chosen)
+    return changed
+
+
+def _parts(task: str, size: str | None, chosen: Mapping[str, Any]) -> Parts:
+    """The settings of a preset, with those that flags change."""
+    _, preset = _preset(task, chosen.get("layer"), size)
+    return _override_all((TASKS[task].data_for(preset), preset.model, preset.training), chosen)
+
+
+def _parts_from(source: Path, chosen: Mapping[str, Any]) -> Parts:
+    """The settings of a run, with those that flags change.
+
+    Raises:
+        click.UsageError: if a flag does not suit the weights of the run.
+    """
+    config = load_config(source)
+    fixed = {k: v for k, v in vars(config.model).items() if k not in NOT_IN_WEIGHTS}
+    fixed |= {k: v for k, v in vars(config.data).items() if k not in ("data", "skip_bad")}
+    for name, value in chosen.items():
+        if fixed.get(name, value) != value:
+            raise click.UsageError(
+                f"{flag_of(name, value)}: the network of {source} has "
+                f"{flag_of(name, fixed[name])}; leave the flag out, or train without --from"
+            )
+    return _override_all((config.data, config.model, config.training), chosen)
+
+
+def _task_of(source: Path, task: str | None, *, resume: bool, if_missing: bool) -> str:
+    """The task of a run to start from."""
+    if resume or if_missing:
+        other = "--resume" if resume else "--if-missing"
+        raise click.UsageError(f"--from starts a new run: leave out {other} or --from")
+    own = load_config(source).task
+    if task not in (None, own):
+        raise click.UsageError(f"--task {task}: {source} was trained on {own}")
+    return own
+
+
+def _continued(
+    source: Path,
+    seed: int | None,
+    devices: int | None,
+    chosen: dict[str, Any],
+    root: Path | None,
+) -> tuple[RunConfig, Data, Network]:
+    """Configuration, data and weights of a run that starts from another one."""
+    config, network = load_run(source)
+    data_config, model, training = _parts_from(source, chosen)
+    with err.status(f"opening {data_config.name}"):
+        data = reopen_data(dataclasses.replace(config, data=data_config), root)
+    training = _fitting(training, data, chosen)
+    continued = dataclasses.replace(
+        config,
+        seed=config.seed if seed is None else seed,
+        data=data_config,
+        model=model,
+        training=training,
+        devices=_device_count(devices, training.batch_size),
+        parent=None,
+        pruning=None,
+        git_revision=git_revision(),
+        versions=installed_versions(),
+    )
+    # Only shapes are needed, because all arrays are replaced.
+    fresh = eqx.filter_eval_shape(build_from_config, continued)
+    return continued, data, with_named_arrays(fresh, named_arrays(network))
+
+
+def _fitting(training: TrainingConfig, data: Data, chosen: Mapping[str, Any]) -> TrainingConfig:
+    """A batch size for small data sets, where the preset's is larger than the training split."""
+    records = data.records("train")
+    if "batch_size" in chosen or training.batch_size <= records:
+        return training
+    smaller = max(1, records // STEPS_OF_SMALL_DATA)
+    err.print(
+        f"{records} training records are less than a batch of {training.batch_size}: "
+        f"the batch size is {smaller}; --batch-size chooses another"
+    )
+    return dataclasses.replace(training, batch_size=smaller)
+
+
+def _show(parts: Parts, as_json: bool) -> None:
+    """Print settings as flags, without those that have no effect."""
+    data, model, training = parts
+    shown: dict[str, dict[str, Any]] = {}
+    titled: list[tuple[str, DataConfig | ModelConfig | TrainingConfig]]
+    titled = [("data", data), ("network", model), ("training", training)]
+    for title, part in titled:
+        layers = {field.name: field.metadata.get("layers") for field in dataclasses.fields(part)}
+        shown[title] = {
+            name: getattr(part, name)
+            for name in setting_names(type(part))
+            if model.layer in (layers[name] or (model.layer,))
+        }
+    own = DATASETS[data.name].options
+    shown["data"] = {
+        name: value for name, value in shown["data"].items() if name in own or value is not None
+    }
+    if as_json:
+        emit(shown)
+        return
+    for title, values in shown.items():
+        out.print(f"{title}:")
+        for name, value in values.items():
+            out.print(f"  {flag_of(name, value)}{' (not given)' if value is None else ''}")
 
 
 def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
@@ -258,7 +433,10 @@ def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> Non
             "resume it where there are as many"
         )
     if (folder / MODEL_FILE).is_file():
-        raise RunError(f"run {folder} has finished: there is nothing to resume")
+        raise RunError(
+            f"run {folder} has finished: there is nothing to resume; to train further, start a "
+            f"run from it: lastax train --from {folder}"
+        )
     reason = failure_reason(folder)
     if reason is not None:
         raise RunError(f"run {folder} would fail again: {reason}")

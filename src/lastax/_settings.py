@@ -8,15 +8,21 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 Value = TypeVar("Value")
 
 
-def setting(default: Value, text: str | None, *, least: int = 1) -> Value:
+def setting(
+    default: Value, text: str | None, *, least: int = 1, layers: tuple[str, ...] = ()
+) -> Value:
     """A field of a configuration dataclass.
 
     Args:
         default: default value.
         text: description for users, or None if users do not set this field.
         least: smallest allowed value of an integer setting.
+        layers: kinds of layers that use the setting; all if empty.
     """
-    return dataclasses.field(default=default, metadata={"help": text, "least": least})
+    if layers and text is not None:
+        text = f"{text.removesuffix('.')} ({', '.join(layers)})."
+    metadata = {"help": text, "least": least, "layers": layers}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def has_type(value: object, expected: type) -> bool:

@@ -5,7 +5,7 @@ This module is imported first, because the hook applies only to modules that are
 
 import os
 
-from jaxtyping import install_import_hook
-
 if os.environ.get("LASTAX_TYPECHECK"):
+    from jaxtyping import install_import_hook
+
     install_import_hook("lastax", "beartype.beartype")

@@ -52,6 +52,22 @@ from lastax.data import speech
         (["reconstruct"], 2, ["reconstruct"]),
         (["prune", "RUN", "--rate", "1"], 2, ["--rat"]),
         (["prune", "RUN", "--seed", "9" * 30], 2, ["--seed"]),
+        (["prune", "RUN", "--finetune-rate", "1"], 2, ["--finetune-rate", "without --finetune"]),
+        (["prune", "RUN", "--calibration", "9"], 2, ["--calibration", "calibration data"]),
+        (["prune", "RUN", "--budget", "probe"], 2, ["--budget", "calibrated"]),
+        (["sweep", "RUN", "--layer", "lru"], 2, ["--layer", "without --task"]),
+        (["sweep", "RUN", "--distill"], 2, ["--distill", "without --finetune"]),
+        (["train", "--task", "speech", "--eigenvalues", "lin"], 2, ["--eigenvalues", "s5", "s4d"]),
+        (["train", "--task", "speech", "--layer", "lru", "--no-conj-sym"], 2, ["--no-conj-sym"]),
+        (["train", "--task", "speech", "--norm", "layer", "--norm-momentum", "0.9"], 2, ["--norm"]),
+        (
+            ["train", "--task", "speech", "--no-anneal", "--minimum-learning-rate", "1"],
+            2,
+            ["--anneal"],
+        ),
+        (["train", "--from", "RUN", "--channels", "9"], 2, ["--channels 9", "--channels 8"]),
+        (["train", "--from", "RUN", "--task", "text"], 2, ["--task text", "speech"]),
+        (["train", "--from", "RUN", "--resume"], 2, ["--from", "--resume"]),
         (["score", "RUN", "--seed", "-1"], 2, ["--seed"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -198,9 +214,15 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
     assert (other / "metrics.jsonl").exists()
     shutil.rmtree(other)
     assert cli("prune", copy, "--ratio", 0.5).status == 0
-    assert cli("prune", copy, "--ratio", 0.5).status == 0
+    written = (other / "model.safetensors").stat()
+    again = cli("prune", copy, "--ratio", 0.5)
+    assert again.status == 1
+    assert "--overwrite" in again.stderr
+    assert (other / "model.safetensors").stat() == written
+    assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 0
+    assert (other / "model.safetensors").stat() != written
     (other / "sweep").mkdir()
-    assert cli("prune", copy, "--ratio", 0.5).status == 1
+    assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 1
 
 
 def test_debug_shows_the_traceback(cli, monkeypatch):

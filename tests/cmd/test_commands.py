@@ -210,9 +210,10 @@ def test_a_dense_feedthrough_counts_as_states(cli, trained, tmp_path):
     assert less["states_after"] == 2
     assert lastax.training.load_config(tmp_path / "less").dense_feedthrough
     assert "counts as 4 more states" in cli("prune", trained, "--states", 7, *options).stdout
-    refused = (("--states", 4), ("--ratio", 0.9), ("--ratio", 0.9, "--method", "last-refitted"))
-    for amount in refused:
-        few = cli("prune", trained, *options, *amount)
+    other = ("--method", "last-refitted", "--calibration", 8, "--dense-feedthrough")
+    refused = ((*options, "--states", 4), (*options, "--ratio", 0.9), (*other, "--ratio", 0.9))
+    for arguments in refused:
+        few = cli("prune", trained, *arguments)
         assert few.status == 1
         assert "dense feedthrough" in few.stderr
     assert cli("prune", trained, "--method", "last", "--dense-feedthrough").status == 2

@@ -2,17 +2,21 @@
 
 import click
 
-from lastax.cmd.bench._data import data
-from lastax.cmd.bench._kernel import kernel
-from lastax.cmd.bench._layer import layer
-from lastax.cmd.bench._paper import paper
-from lastax.cmd.bench._prune import prune
-from lastax.cmd.bench._recurrence import recurrence
-from lastax.cmd.bench._refit import refit
-from lastax.cmd.bench._train_step import train_step
+from lastax.cmd._lazy import LazyGroup
+
+_MEMBERS = {
+    "recurrence": ("lastax.cmd.bench._recurrence:recurrence", "Scan methods."),
+    "layer": ("lastax.cmd.bench._layer:layer", "Layers and their gradients."),
+    "kernel": ("lastax.cmd.bench._kernel:kernel", "Convolution kernels."),
+    "train-step": ("lastax.cmd.bench._train_step:train_step", "Training steps of networks."),
+    "prune": ("lastax.cmd.bench._prune:prune", "Networks without a part of their states."),
+    "refit": ("lastax.cmd.bench._refit:refit", "The elimination order and the solve of a refit."),
+    "data": ("lastax.cmd.bench._data:data", "Samples per second of the pipeline and of training."),
+    "paper": ("lastax.cmd.bench._paper:paper", "Training cost of the full-scale presets."),
+}
 
 
-@click.group()
+@click.group(cls=LazyGroup, members=_MEMBERS)
 def bench() -> None:
     """Measure speed and memory on this machine.
 
@@ -21,7 +25,3 @@ def bench() -> None:
     matrix products. `prune` compares pruned networks with the unpruned network and with masked
     ones.
     """
-
-
-for command in (recurrence, layer, kernel, train_step, prune, refit, data, paper):
-    bench.add_command(command)

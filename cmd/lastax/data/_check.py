@@ -8,7 +8,7 @@ import click
 from rich.progress import TaskID
 from rich.table import Table
 
-from lastax.cmd._console import emit, out, progress_bar
+from lastax.cmd._console import emit, err, out, progress_bar
 from lastax.cmd._flags import setting_options
 from lastax.cmd._options import debug_option, json_option, root_option, task_argument
 from lastax.cmd.data._settings import given_settings
@@ -64,6 +64,8 @@ def check(task: str, root: Path | None, any_size: bool, as_json: bool, **setting
         ):
             out.print(line)
     if report.problems:
+        if published is None and any(" of the published " in line for line in report.problems):
+            err.print("--any-size accepts any number of records")
         raise click.exceptions.Exit(1)
 
 

@@ -234,6 +234,7 @@ def prune_run(
     options: PruneOptions | None = None,
     *,
     folder: str | Path | None = None,
+    overwrite: bool = False,
     on_progress: OnProgress = silent,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_failure: Callable[[str, ValueError], None] = lambda method, error: None,
@@ -244,8 +245,8 @@ def prune_run(
         run: folder of a finished run.
         data: the data set of the run (`lastax.data.reopen_data`).
         options: how to prune; LAST at 30 % if omitted.
-        folder: where the pruned run is written. Default: beside `run`, named after the options; an
-            earlier pruning of the same run with the same options is replaced.
+        folder: where the pruned run is written. Default: beside `run`, named after the options.
+        overwrite: replace the folder, if it holds an earlier pruning of the same run.
         on_progress: called with a short description of each part of the work.
         on_trial: called after each reduced network of a search.
         on_failure: called with a method that a search leaves out, and the reason.
@@ -260,9 +261,12 @@ def prune_run(
     config, model = load_run(run)
     options.check(config)
     target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
-    replace = folder is None and _is_pruned_from(target, run)
-    if target.exists() and not replace:
-        raise RunError(f"{target} already exists: choose another folder, or remove it")
+    replace = _is_pruned_from(target, run)
+    if target.exists() and not (overwrite and replace):
+        remedy = (
+            "pass --overwrite (overwrite=True) to replace it, or" if replace else "remove it, or"
+        )
+        raise RunError(f"{target} already exists: {remedy} choose another folder")
     batch = None
     if options.needs_calibration:
         batch = calibration_batch(data, options.calibration.sequences, seed=options.seed)

@@ -34,7 +34,7 @@ class ModelConfig:
     """Settings of a network.
 
     The help text of each field is part of `lastax train --help`. Fields that apply to some layers
-    only name these layers; other layers ignore them.
+    only name these layers. Other layers ignore them, and `lastax train` refuses their flags.
     """
 
     layer: Literal["s5", "s4d", "lru"] = setting("s5", "State-space layer.")
@@ -42,25 +42,35 @@ class ModelConfig:
     channels: int = setting(64, "Channels H of every block.")
     states: int = setting(32, "Stored states per layer (s4d: per channel).")
     bidirectional: bool = setting(True, "Recurrences in both directions of time.")
-    hippo_blocks: int = setting(1, "HiPPO blocks of the initial eigenvalues (s5).")
-    conj_sym: bool = setting(True, "One stored state per conjugate pair (s5).")
-    discretization: Literal["zoh", "bilinear"] = setting("zoh", "Discretization rule (s5, s4d).")
+    hippo_blocks: int = setting(1, "HiPPO blocks of the initial eigenvalues.", layers=("s5",))
+    conj_sym: bool = setting(True, "One stored state per conjugate pair.", layers=("s5",))
+    discretization: Literal["zoh", "bilinear"] = setting(
+        "zoh", "Discretization rule.", layers=("s5", "s4d")
+    )
     c_initialization: Literal["lecun_normal", "truncated_standard_normal", "complex_normal"] = (
-        setting("lecun_normal", "Initial distribution of C (s5).")
+        setting("lecun_normal", "Initial distribution of C.", layers=("s5",))
     )
-    clip_eigenvalues: bool = setting(False, "Clipping of eigenvalues to negative real parts (s5).")
+    clip_eigenvalues: bool = setting(
+        False, "Clipping of eigenvalues to negative real parts.", layers=("s5",)
+    )
     eigenvalues: Literal["legs", "lin", "inv", "inv2", "quad", "real"] = setting(
-        "legs", "Initial eigenvalues of each channel (s4d)."
+        "legs", "Initial eigenvalues of each channel.", layers=("s4d",)
     )
-    train_b: bool = setting(True, "Training of B (s4d).")
-    radius_minimum: float = setting(0.9, "Smallest initial modulus of eigenvalues (lru).")
-    radius_maximum: float = setting(0.999, "Largest initial modulus of eigenvalues (lru).")
-    phase_maximum: float = setting(6.28, "Largest initial angle of eigenvalues, in radians (lru).")
+    train_b: bool = setting(True, "Training of B.", layers=("s4d",))
+    radius_minimum: float = setting(
+        0.9, "Smallest initial modulus of eigenvalues.", layers=("lru",)
+    )
+    radius_maximum: float = setting(
+        0.999, "Largest initial modulus of eigenvalues.", layers=("lru",)
+    )
+    phase_maximum: float = setting(
+        6.28, "Largest initial angle of eigenvalues, in radians.", layers=("lru",)
+    )
     scan_method: Literal["auto", "associative", "chunked", "sequential"] = setting(
         "auto", "Scan algorithm; auto: by device and length."
     )
-    step_minimum: float = setting(0.001, "Smallest initial step size (s5, s4d).")
-    step_maximum: float = setting(0.1, "Largest initial step size (s5, s4d).")
+    step_minimum: float = setting(0.001, "Smallest initial step size.", layers=("s5", "s4d"))
+    step_maximum: float = setting(0.1, "Largest initial step size.", layers=("s5", "s4d"))
     activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
     norm: Literal["batch", "layer"] = setting("batch", "Normalization.")
     norm_momentum: float = setting(0.95, "Weight of old running statistics per training step.")

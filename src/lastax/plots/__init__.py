@@ -3,6 +3,13 @@
 Functions `draw_*` return a Matplotlib figure; functions `html_*` return parts of a page.
 """
 
+from lastax._errors import MissingPackageError as _MissingPackageError
+
+try:
+    import matplotlib as _matplotlib  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise _MissingPackageError("lastax.plots", _error) from _error
+
 from lastax.plots._curves import draw_learning as draw_learning
 from lastax.plots._curves import draw_speeds as draw_speeds
 from lastax.plots._curves import draw_sweep as draw_sweep

@@ -8,9 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import orbax.checkpoint as orbax
-
-from lastax._errors import RunError
+from lastax._errors import MissingPackageError, RunError
 from lastax._typing import Record
 from lastax.serialization._arrays import named_arrays, with_named_arrays
 
@@ -43,7 +41,12 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         """Open the checkpoints in `folder`, which is created if it does not exist."""
+        try:
+            import orbax.checkpoint as orbax
+        except ModuleNotFoundError as error:
+            raise MissingPackageError("training with checkpoints", error) from error
         self.folder = folder
+        self._args = orbax.args
         options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         with _interrupts_held():
             self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
@@ -71,9 +74,9 @@ class Checkpoints:
         with _interrupts_held():
             self._manager.save(
                 step,
-                args=orbax.args.Composite(
-                    arrays=orbax.args.StandardSave(named_arrays(tree)),
-                    progress=orbax.args.JsonSave(progress),
+                args=self._args.Composite(
+                    arrays=self._args.StandardSave(named_arrays(tree)),
+                    progress=self._args.JsonSave(progress),
                 ),
             )
 
@@ -90,9 +93,9 @@ class Checkpoints:
             with _interrupts_held():
                 restored = self._manager.restore(
                     step,
-                    args=orbax.args.Composite(
-                        arrays=orbax.args.StandardRestore(named_arrays(like)),
-                        progress=orbax.args.JsonRestore(),
+                    args=self._args.Composite(
+                        arrays=self._args.StandardRestore(named_arrays(like)),
+                        progress=self._args.JsonRestore(),
                     ),
                 )
             return with_named_arrays(like, restored["arrays"]), restored["progress"]

@@ -1,5 +1,6 @@
 """The configuration of a run: everything needed to build its network."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -28,8 +29,13 @@ _RECORDED_PACKAGES = ("lastax", "jax", "jaxlib", "equinox", "optax", "grain", "n
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {name: metadata.version(name) for name in _RECORDED_PACKAGES}
+    """Versions of the installed packages that results depend on."""
+    versions = {}
+    for name in _RECORDED_PACKAGES:
+        # Grain may be missing: the library alone does not need it.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +61,8 @@ class RunConfig:
         devices: number of devices that shared each batch. Another number rounds differently.
         parent: for a pruned run, path of the original run, relative to the folder of this run.
         pruning: for a pruned run, the options of its pruning.
+        start: path of the run whose weights training started from, relative to the folder of this
+            run; None if weights were drawn.
         git_revision: revision of the code.
         versions: versions of installed packages.
     """
@@ -76,6 +84,7 @@ class RunConfig:
     devices: int = 1
     parent: str | None = None
     pruning: Mapping[str, Any] | None = None
+    start: str | None = None
     git_revision: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
 

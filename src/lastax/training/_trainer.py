@@ -17,6 +17,7 @@ from lastax._errors import RunError, TrainingDivergedError
 from lastax._typing import Batch, Record
 from lastax.nn._networks import Network
 from lastax.serialization._files import folder_written_at_once
+from lastax.serialization._save import load, save
 from lastax.surgery._layers import state_counts
 from lastax.training._configuration import DataConfig, Preset, TrainingConfig
 from lastax.training._data import TrainingData, evaluate_split
@@ -28,6 +29,9 @@ from lastax.training._run_config import RunConfig, build_from_config, save_confi
 from lastax.training._runs import save_results
 from lastax.training._schedules import SCHEDULES
 from lastax.training._step import StepMetrics, TrainState, train_step
+
+# In a run, the weights that training started from, if they were not drawn.
+START_FOLDER = "start"
 
 OnStep = Callable[[int, StepMetrics], None]
 OnEpoch = Callable[[Record], None]
@@ -127,6 +131,7 @@ def train(
     data: TrainingData,
     folder: str | Path,
     *,
+    start: Network | None = None,
     resume: bool = False,
     workers: int = 0,
     on_start: Callable[[int], None] = lambda steps: None,
@@ -142,6 +147,8 @@ def train(
         config: network, training and data (`make_run_config`, `load_config`).
         data: the opened data set.
         folder: where the run is written.
+        start: a network of this configuration whose weights training starts from; random weights
+            if omitted. It is kept in `folder`, so it is not needed to resume.
         resume: continue from the newest checkpoint in `folder`.
         workers: number of processes that prepare batches.
         on_start: called with the total number of steps when training begins.
@@ -158,13 +165,17 @@ def train(
         raise RunError(
             f"{folder} already exists: resume the run, remove it, or choose another folder"
         )
-    network = build_from_config(config)
+    network = build_from_config(config) if start is None else start
+    if resume and (folder / START_FOLDER).is_dir():
+        network = load(folder / START_FOLDER, like=network)
 
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
         if not resume:
             with folder_written_at_once(folder) as fresh:
                 save_config(fresh, config)
+                if start is not None:
+                    save(fresh / START_FOLDER, start)
         on_start(steps)
 
     try:
