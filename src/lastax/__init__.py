@@ -10,7 +10,7 @@ package imports only from those before it:
 - `calibration`: closed-form refits on unlabeled data
 - `pruning`: scores, selection, methods, plans
 - `serialization`: saving and loading
-- `training`, `experiments`, `plots`: loaded when they are first used
+- `training`, `experiments`, `interop`, `plots`: loaded when they are first used
 
 `lastax.data` holds the Grain pipelines, `lastax.cmd` the command line.
 """
@@ -102,7 +102,7 @@ __all__ = [
 ]
 
 # Matplotlib, Orbax and Grain take seconds to import, so these wait until they are needed.
-_LAZY = frozenset({"data", "experiments", "plots", "training"})
+_LAZY = frozenset({"data", "experiments", "interop", "plots", "training"})
 
 
 def __getattr__(name: str) -> ModuleType:
