@@ -8,7 +8,8 @@ and refuses every other name.
 import collections
 import pickle
 from collections.abc import Callable
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -108,7 +109,7 @@ class PickledArray:
 class Unpickler(pickle.Unpickler):
     """Unpickles tensors, arrays, containers and plain values, and refuses everything else."""
 
-    def __init__(self, file: IO[bytes], fetch: FetchStorage | None = None) -> None:
+    def __init__(self, file: BufferedIOBase, fetch: FetchStorage | None = None) -> None:
         super().__init__(file)
         self._fetch = fetch
         # Dtype and largest number of elements of each storage that the pickle uses.
