@@ -11,7 +11,7 @@ import lastax
 from lastax._errors import RunError
 from lastax.interop import FORMATS, configuration_of, open_contents, read, write
 
-from .cases import S4D_LAYER, TRAINED, TRAINED_OTHER_GELU
+from .cases import S4_NETWORK, S4D_LAYER, TRAINED, TRAINED_OTHER_GELU
 
 
 def difference(y, reference):

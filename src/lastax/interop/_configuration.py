@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from lastax.interop._padding import state_size
 from lastax.nn._configuration import DISCRETIZATIONS, ModelConfig, build_network
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Network, Retrieval
@@ -39,7 +40,7 @@ def configuration_of(network: Network) -> ModelConfig:
         "layer": kinds[0],
         "layers": len(blocks),
         "channels": network.encoder.embed.weight.shape[1],
-        "states": layer.counts[0] if isinstance(layer, S4D) else layer.system().states,
+        "states": state_size(layer),
         "bidirectional": layer.C_reverse is not None,
         "activation": first.gate.activation,
         "gelu": first.gate.gelu,

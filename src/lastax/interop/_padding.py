@@ -13,7 +13,7 @@ from lastax.nn._s5 import S5
 
 def state_size(layer: Any) -> int:
     """The number of states for which the foreign code has room: for S4D, per channel."""
-    return max(layer.counts) if isinstance(layer, S4D) else layer.system().states
+    return max(layer.counts) if isinstance(layer, S4D) else layer.B.shape[0]
 
 
 def is_ragged(layer: Any) -> bool:
@@ -45,7 +45,7 @@ def with_size(layer: Any, size: int) -> Any:
             C_reverse=None if layer.C_reverse is None else spread(layer.C_reverse),
             counts=(size,) * len(layer.counts),
         )
-    more = size - layer.system().states
+    more = size - layer.B.shape[0]
 
     def longer(values: Any, axis: int = 0) -> Any:
         widths = [(0, more if a == axis else 0) for a in range(values.ndim)]

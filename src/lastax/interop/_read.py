@@ -112,10 +112,11 @@ class _Reading:
         path: str | None = None
         paths = self.layer_paths()
         if network and self.format.read_network is not None:
-            path = choose_path(self.network_paths())
+            path = choose_path(self.network_names().values())
             try:
                 model = self.format.read_network(Scope(self.arrays, path), self.options)
-                paths = [one for one in paths if _inside(one, path)]
+                inside = [name for name, root in self.network_names().items() if root == path]
+                paths = [one for one in paths if any(n.startswith(f"{one}.") for n in inside)]
             except NotRepresentableError as error:
                 notes.append(f"only the layers were read, because of the network: {error}")
                 path = None
@@ -149,9 +150,10 @@ class _Reading:
             layer_paths=tuple(_natural(paths) if path is not None else paths),
         )
 
-    def network_paths(self) -> list[str]:
-        matches = (re.match(self.format.network or "$^", name) for name in self.arrays)
-        return [match[1].rstrip(".") for match in matches if match]
+    def network_names(self) -> dict[str, str]:
+        """The path of the network by names of arrays, one name in each layer."""
+        matches = ((name, re.match(self.format.network or "$^", name)) for name in self.arrays)
+        return {name: match[1].rstrip(".") for name, match in matches if match}
 
     def layer_paths(self) -> list[str]:
         kinds = self.format.layers
@@ -283,10 +285,6 @@ def _unstable(model: Any) -> list[str]:
                 "are never removed"
             )
     return notes
-
-
-def _inside(path: str, root: str) -> bool:
-    return not root or path == root or path.startswith(root + ".")
 
 
 def _natural(paths: list[str]) -> list[str]:

@@ -102,7 +102,7 @@ def _naming(model: Any) -> str:
 
 
 def _padded(model: Any, pad: Pad) -> tuple[Any, list[str]]:
-    layers = find_layers(model)
+    layers: list[Any] = [*find_layers(model)]
     notes = []
     ragged = [number for number, layer in enumerate(layers) if is_ragged(layer)]
     if ragged and pad == "refuse":
@@ -112,9 +112,7 @@ def _padded(model: Any, pad: Pad) -> tuple[Any, list[str]]:
         )
     sizes = [state_size(layer) for layer in layers]
     if ragged:
-        added = sum(sizes[n] * len(getattr(layers[n], "counts")) for n in ragged) - sum(  # noqa: B009
-            layers[n].system().states for n in ragged
-        )
+        added = sum(sizes[n] * len(layers[n].counts) - sum(layers[n].counts) for n in ragged)
         notes.append(
             f"{added} states of C = 0 were added, because channels have different numbers of states"
         )
