@@ -19,12 +19,14 @@ def difference(y, reference):
 
 
 @jax.jit
-def outputs(model, x, lengths):
+def outputs(model, x, lengths=None, u=None):
+    """Outputs for one input or several, and those of the first layer for channels-first `u`."""
+    if u is not None:
+        layer = jax.vmap(model.encoder.blocks[0].layer)(u.swapaxes(1, 2))
+        return jax.vmap(model)(x), layer.swapaxes(1, 2)
     if x.ndim == 2:
         return model(x)
-    if lengths is not None:
-        return jax.vmap(model)(x, lengths)
-    return jax.vmap(model)(x)
+    return jax.vmap(model)(x) if lengths is None else jax.vmap(model)(x, lengths)
 
 
 def test_outputs_are_those_of_the_foreign_code(case):
@@ -36,14 +38,17 @@ def test_outputs_are_those_of_the_foreign_code(case):
     assert imported.format == case.format
     if not case.outputs:
         return
-    y = outputs(imported.model, case.arrays[case.inputs], case.arrays.get("lengths"))
+    arrays = case.arrays
+    y = outputs(imported.model, arrays[case.inputs], arrays.get("lengths"), arrays.get("layer0_u"))
+    if "layer0_u" in arrays:
+        y, layer = y
+        assert difference(layer, arrays["layer0_before_gelu"]) <= S4D_LAYER
     if case.log_softmax:
         y = jax.nn.log_softmax(y)
     compared = {name: bound for name, bound in case.outputs.items() if name in case.arrays}
     assert compared
     for name, bound in compared.items():
         assert difference(y, case.arrays[name]) <= bound, name
-    assert lastax.find_layers(imported.model)
 
 
 def test_a_foreign_file_is_written_back_as_it_was(case, tmp_path):
@@ -70,7 +75,6 @@ def test_a_model_is_read_bit_for_bit_as_it_was_written(case, tmp_path):
     path = tmp_path / "file"
     write(path, imported.model, format=case.format)
     again = read(path, format=case.format, **(given | _unscaled(given)))
-    assert lastax.state_counts(again.model) == lastax.state_counts(imported.model)
     before, after = jax.tree.leaves(imported.model), jax.tree.leaves(again.model)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
@@ -96,19 +100,13 @@ def test_networks_have_a_configuration(case):
         assert (config.gelu, config.norm_epsilon) == ("exact", 1e-5)
 
 
-def test_layers_of_s4_before_the_gate(golden_import):
+def test_the_tanh_form_of_gelu(golden_import):
+    infos = json.loads((golden_import / "s4_small.json").read_text())
+    name, info = next((name, info) for name, info in infos.items() if "file" in info)
+    network = read(golden_import / info["file"], gelu="tanh", prenorm=info["prenorm"]).model
     with np.load(golden_import / "s4_small.npz") as stored:
-        for name, info in json.loads((golden_import / "s4_small.json").read_text()).items():
-            if "file" not in info:
-                continue
-            network = read(golden_import / info["file"], gelu="tanh", prenorm=info["prenorm"]).model
-            if name == "post":
-                logits = outputs(network, stored[f"{name}/x"], None)
-                assert difference(logits, stored[f"{name}/logits_tanh_gelu"]) <= S4_NETWORK
-            u = np.moveaxis(stored[f"{name}/layer0_u"], 1, 2)
-            y = outputs(network.encoder.blocks[0].layer, u, None)
-            reference = np.moveaxis(stored[f"{name}/layer0_before_gelu"], 1, 2)
-            assert difference(y, reference) <= S4D_LAYER
+        logits = outputs(network, stored[f"{name}/x"])
+        assert difference(logits, stored[f"{name}/logits_tanh_gelu"]) <= S4_NETWORK
 
 
 @pytest.mark.parametrize("name", ["ethorondor", "chord"])
@@ -123,7 +121,7 @@ def test_trained_networks(golden_import, name):
     with np.load(golden_import / f"s4_{name}.npz") as stored:
         images = (stored["image_uint8"] / np.float32(255) - image_mean) / image_deviation
         for part, x in (("noise", stored["x_noise"]), ("image", images.astype(np.float32))):
-            logits = np.asarray(outputs(imported.model, jnp.asarray(x), None))
+            logits = np.asarray(outputs(imported.model, jnp.asarray(x)))
             assert difference(logits, stored[f"logits_{part}"]) <= TRAINED
             other = stored[f"logits_{part}_tanh_gelu"]
             assert difference(logits, other) <= TRAINED_OTHER_GELU

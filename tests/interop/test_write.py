@@ -21,7 +21,10 @@ def stored(tmp_path, tree, name="file"):
 
 
 def kept(model, masks):
-    return lastax.keep_states(model, [np.asarray(mask, bool) for mask in masks])
+    pairs = zip(lastax.find_layers(model), masks, strict=True)
+    return lastax.replace_layers(
+        model, [layer.keep(np.asarray(mask, bool)) for layer, mask in pairs]
+    )
 
 
 RAGGED = [[1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1], [1] * 11 + [0]]

@@ -1,6 +1,7 @@
 """LinOSS layers: oscillators, each as two states of an S5 layer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from lastax.interop._options import ImportOptions
 from lastax.interop._parts import to_jax
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._s5 import S5
-from lastax.ssm._system import System
 
 
 def _read_layer(scope: Scope, options: ImportOptions) -> S5:
@@ -53,18 +53,23 @@ def _oscillators(
 
 
 def _with_system(lam: np.ndarray, B: np.ndarray, C: np.ndarray, D: np.ndarray) -> S5:
-    """The S5 layer that applies a discrete system."""
-    layer = S5(
-        Lambda_re=to_jax(np.zeros(len(lam), D.dtype)),
-        Lambda_im=to_jax(np.ones(len(lam), D.dtype)),
-        B=to_jax(np.zeros((*B.shape, 2), D.dtype)),
-        C=to_jax(np.zeros((*C.shape, 2), D.dtype)),
+    """The S5 layer of step size 1 that applies a discrete system."""
+    Lambda = np.log(lam)
+    continuous_B = B * (Lambda / np.expm1(Lambda))[:, None]
+
+    def to_pair(z: np.ndarray) -> Any:
+        return to_jax(np.stack([z.real, z.imag], axis=-1).astype(D.dtype))
+
+    return S5(
+        Lambda_re=to_jax(Lambda.real.astype(D.dtype)),
+        Lambda_im=to_jax(Lambda.imag.astype(D.dtype)),
+        B=to_pair(continuous_B),
+        C=to_pair(C),
         C_reverse=None,
         D=to_jax(D),
         log_step=to_jax(np.zeros(len(lam), D.dtype)),
         conj_sym=False,
     )
-    return layer.with_system(System(lam, B, C, None, D, conj_sym=False))
 
 
 def _complex(pair: np.ndarray) -> np.ndarray:

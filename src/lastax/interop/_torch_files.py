@@ -46,7 +46,7 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     if len(pickles) != 1:
         raise RunError(f"a torch file has one data.pkl, this file has {len(pickles)}")
     folder = pickles[0].removesuffix("data.pkl")
-    order = ">" if _text(archive, members, folder + "byteorder") == "big" else "<"
+    big_endian = _text(archive, members, folder + "byteorder") == "big"
     content = mapped(path)
 
     def fetch(dtype: np.dtype, key: str, count: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             data = np.frombuffer(archive.read(member), np.uint8)[: count * dtype.itemsize]
         if len(data) < count * dtype.itemsize:
             raise RunError(f"the storage {key} is truncated")
-        return data.view(dtype.newbyteorder(order))
+        return data.view(dtype.newbyteorder(">" if big_endian else "<"))
 
     return resolved(Unpickler(io.BytesIO(archive.read(pickles[0])), fetch).load())
 
@@ -103,7 +103,8 @@ def write_torch(path: Path, tree: Mapping[str, Any]) -> bytes:
     Returns:
         Content of the file.
     """
-    pickled, storages = _Pickler(), []
+    pickled = _Pickler()
+    storages: list[np.ndarray] = []
 
     def tensor(array: np.ndarray) -> None:
         pickled.tensor(array, str(len(storages)))

@@ -74,7 +74,7 @@ def _below(names: list[str], prefix: str) -> dict[str, str]:
         if part.endswith(_PARAMETERS):
             for name in (part.removesuffix(_PARAMETERS) + _STATISTICS, _STATISTICS):
                 prefixes.append(".".join([*parts[:position], name, *parts[position + 1 :]]))
-    chosen = {}
+    chosen: dict[str, str] = {}
     for start in prefixes:
         for name in names:
             if name.startswith(start + "."):
