@@ -108,6 +108,8 @@ def _lindermanlab(folder, kind, name, info, arrays):
 def _lru(folder, kind, name, info, arrays):
     given = info["options"]
     if "msgpack" in info:
+        if given["pooling"] not in ("mean", "last") or given.get("multidim", 1) > 1:
+            return None
         options = {"prenorm": given["prenorm"], "pooling": given["pooling"]}
         outputs = {"log_softmax": NETWORK}
         file = folder / info["msgpack"]
@@ -118,7 +120,11 @@ def _lru(folder, kind, name, info, arrays):
         {"prefix": f"{name}/params"},
         arrays,
         "u",
-        {"y": LAYER, "y_float64": LAYER_FLOAT64} if given.get("activation") is None else {},
+        (
+            {"y": LAYER, "y_float64": LAYER_FLOAT64}
+            if given.get("activation") is None
+            else {"before_activation_float64": LAYER_FLOAT64}
+        ),
         refused=given.get("d_input") != given.get("d_output"),
         format=foreign,
     )
