@@ -20,7 +20,7 @@ import safetensors.numpy
 
 import lastax
 from lastax._errors import RunError
-from lastax.interop import open_contents, read
+from lastax.interop import open_contents, read, write
 
 from . import writers
 
@@ -172,6 +172,21 @@ def test_tensors_stay_inside_their_storages(tmp_path):
         archive.writestr("ckpt/data.pkl", larger)
         archive.writestr("ckpt/data/0", bytes(48))
     with pytest.raises(RunError, match=r"size \(200,\) does not fit its storage of 12"):
+        open_contents(tmp_path / "file")
+
+
+def test_a_pickle_cannot_move_a_tensor_out_of_its_storage(tmp_path):
+    content = writers.torch_zip({"a": np.zeros(12, np.float32)})
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        pickled = archive.read("ckpt/data.pkl")
+    # After the tensor, a BUILD that changes its attributes.
+    build = pickle.dumps({"size": (4,), "stride": (-3,)}, protocol=2)[2:-1]
+    changed = pickled[:-2] + build + b"bs."
+    assert pickled.endswith((b"s.", b"u."))
+    with zipfile.ZipFile(tmp_path / "file", "w") as archive:
+        archive.writestr("ckpt/data.pkl", changed)
+        archive.writestr("ckpt/data/0", bytes(48))
+    with pytest.raises(RunError, match=r"stride \(-3,\) is damaged"):
         open_contents(tmp_path / "file")
 
 
@@ -366,6 +381,62 @@ def test_layers_alone_where_the_network_is_unknown(tmp_path):
     assert "its encoder or decoder is not a linear map" in imported.notes[0]
     layers = lastax.find_layers(imported.model)
     assert [layer.keep(np.arange(12) < 5).counts for layer in layers] == [(4, 1, 0)] * 2
+
+
+def test_variants_of_s4(tmp_path):
+    network = writers.s4_network(batch_norm=True)
+    kernel = "s4_layers.0.kernel."
+    decay = network[kernel + "log_A_real"] = network[kernel + "log_A_real"][:, :1]
+    for name in ("weight", "bias"):
+        del network[f"s4_layers.1.output_linear.0.{name}"]
+    del network["decoder.bias"]
+    model = read_npz(tmp_path, network).model
+    first, second = model.encoder.blocks
+    np.testing.assert_array_equal(first.layer.log_decay, np.repeat(decay, 4))
+    assert (first.gate.activation, second.gate.activation) == ("full_glu", "gelu")
+    variance = network["norms.1.running_var"]
+    np.testing.assert_array_equal(second.norm.running.variance, variance)
+    np.testing.assert_array_equal(model.head.bias, np.zeros(5))
+    # A linear map without a gate is not a lastax block.
+    network["s4_layers.1.output_linear.0.weight"] = np.zeros((3, 3, 1), np.float32)
+    assert "linear map without a gate" in read_npz(tmp_path, network).notes[0]
+
+
+def test_variants_of_s5(tmp_path):
+    draw = np.random.default_rng(0).standard_normal
+    tree = writers.s5_network()
+    params = tree["params"]
+    embedding = draw((9, 3)).astype(np.float32)
+    params["encoder"]["encoder"] = {"embedding": embedding}
+    params["decoder"] = {
+        "layer1": {"kernel": draw((12, 3)), "bias": draw(3)},
+        "layer2": {"kernel": draw((3, 2)), "bias": draw(2)},
+    }
+    mixers = params["encoder"]["layers_0"]
+    mixers["mixer"] = mixers.pop("seq")
+    path = tmp_path / "file"
+    path.write_bytes(writers.flax_msgpack(tree))
+    imported = read(path, activation="half_glu2", clip_eigenvalues=True)
+    model = imported.model
+    assert isinstance(model, lastax.nn.Retrieval)
+    np.testing.assert_array_equal(model.encoder.embed.rows(np.asarray([4, 8])), embedding[[4, 8]])
+    gates = {block.gate.activation for block in model.encoder.blocks}
+    assert gates == {"half_glu2"}
+    write(tmp_path / "again", model, like=imported)
+    again = open_contents(tmp_path / "again").arrays
+    np.testing.assert_array_equal(again["params.encoder.encoder.embedding"], embedding)
+    assert again.keys() == imported.contents.arrays.keys()
+    with pytest.raises(RunError, match="has the maps of half_glu1 or half_glu2, not of full_glu"):
+        read(path, activation="full_glu")
+    # Layer norm, where there are no statistics.
+    del tree["batch_stats"]
+    path.write_bytes(writers.flax_msgpack(tree))
+    norms = [block.norm for block in read(path).model.encoder.blocks]
+    assert all(isinstance(norm, lastax.nn.LayerNorm) for norm in norms)
+    mixers["mixer"]["B_bias"] = draw(4)
+    path.write_bytes(writers.flax_msgpack(tree))
+    with pytest.raises(RunError, match="a batch norm was folded into the layer"):
+        read(path)
 
 
 def read_npz(folder, tree):

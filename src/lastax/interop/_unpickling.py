@@ -6,6 +6,7 @@ and refuses every other name.
 """
 
 import collections
+import math
 import pickle
 from collections.abc import Callable
 from io import BufferedIOBase
@@ -55,17 +56,20 @@ class PickledTensor:
     def __init__(
         self, storage: Callable[[], np.ndarray], offset: Any, size: Any, stride: Any
     ) -> None:
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
-            raise RunError(f"a tensor of size {size!r} and stride {stride!r} is damaged")
         self.storage, self.offset = storage, offset
-        self.size, self.stride = tuple(size), tuple(stride)
+        self.size, self.stride = size, stride
         self.conjugate = False
 
     def array(self) -> np.ndarray:
         """The tensor as a read-only view of its storage."""
         storage = self.storage()
-        count = int(np.prod(self.size, dtype=object))
+        # Checked here and not before: a pickle can change the attributes of its objects.
+        numbers = (self.offset, *self.size, *self.stride)
+        if len(self.size) != len(self.stride) or any(type(n) is not int or n < 0 for n in numbers):
+            raise RunError(f"a tensor of size {self.size!r} and stride {self.stride!r} is damaged")
+        if not isinstance(storage, np.ndarray) or storage.ndim != 1:
+            raise RunError("a tensor without a storage is damaged")
+        count = math.prod(self.size)
         last = self.offset + sum(
             (n - 1) * step for n, step in zip(self.size, self.stride, strict=True)
         )
@@ -138,7 +142,8 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name, if it is known."""
         if module == "torch" and name in _TORCH_STORAGES:
-            return dtype_named(_TORCH_STORAGES[name])
+            # A string, which a pickle cannot change.
+            return _TORCH_STORAGES[name]
         if (module, name) not in self._known:
             raise RunError(
                 f"the pickle asks for {module}.{name}, which is neither an array nor a plain "
@@ -149,7 +154,8 @@ class Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Callable[[], np.ndarray]:
         """The storage of a tensor."""
         match pid:
-            case ("storage", np.dtype() as dtype, str(key), _, int(count), *view):
+            case ("storage", str(name), str(key), _, int(count), *view):
+                dtype = dtype_named(name)
                 if self._fetch is None or any(part is not None for part in view):
                     raise RunError("a view of a storage is not supported; save the file again")
                 fetch = self._fetch
