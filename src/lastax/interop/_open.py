@@ -1,7 +1,10 @@
 """Opening a file of any known kind."""
 
 import pickle
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from lastax.interop._torch_files import LEGACY_MAGIC, read_torch_legacy, read_to
 _DAMAGED = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError),
     *(MemoryError, RecursionError, ArithmeticError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, pickle.UnpicklingError, msgpack.UnpackException),
+    *(zipfile.BadZipFile, pickle.UnpicklingError, msgpack.UnpackException, struct.error),
+    *(zlib.error, SyntaxError, tokenize.TokenError),
 )
 
 

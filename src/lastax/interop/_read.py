@@ -19,6 +19,7 @@ from lastax.interop._options import LAYER_OPTIONS, ImportOptions
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.interop._trees import choose_path, model_names, without_averages
 from lastax.nn._layer import Layer
+from lastax.nn._normalization import BatchNorm
 from lastax.nn._s5 import S5
 from lastax.surgery._layers import find_layers
 
@@ -176,6 +177,10 @@ class _Reading:
         for name in self.format.options:
             value = getattr(self.options, name)
             relevant = has_s5 if name in LAYER_OPTIONS else not alone
+            if name == "norm_momentum":
+                relevant = relevant and any(
+                    isinstance(block.norm, BatchNorm) for block in model.encoder.blocks
+                )
             if name not in given and relevant and value is not None:
                 values[name] = value
         if not values:
