@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", metavar="FOLDER", help="golden files to test against instead of the bundled"
     )
+    parser.addoption(
+        "--golden-import",
+        metavar="FOLDER",
+        help="parameters and outputs of foreign code to test against instead of the bundled",
+    )
 
 
 @pytest.fixture(scope="session")

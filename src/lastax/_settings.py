@@ -84,5 +84,6 @@ def check_settings(config: Any) -> None:
         if allowed.kind is float and not 0 <= value < float("inf"):
             raise ValueError(f"{field.name} must be finite and not negative; got {value}")
     for name in ("dropout", "label_smoothing", "norm_momentum"):
-        if not 0 <= getattr(config, name, 0.0) < 1:
-            raise ValueError(f"{name} must be in [0, 1); got {getattr(config, name)}")
+        value = getattr(config, name, None)
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1); got {value}")

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import lastax
 
 from ..systems import compiled
 
 LENGTHS = np.array([17, 30, 9])
+FORMS = ("tanh", "exact")
 
 
 def network(key, **settings):
@@ -159,6 +161,43 @@ def test_retrieval_encodes_both_documents_with_one_encoder(getkey):
     evaluate = compiled(model)
     pair, swapped = evaluate(x[0], lengths[0]), evaluate(x[0, ::-1], lengths[0, ::-1])
     assert jnp.abs(pair - swapped).max() > 1e-4
+
+
+def test_forms_of_gelu():
+    x = np.linspace(-5, 5, 101)
+    exact = 0.5 * x * (1 + scipy.special.erf(x / np.sqrt(2)))
+    difference = {
+        form: np.abs(lastax.nn.gelu(jnp.asarray(x), form) - exact).max() for form in FORMS
+    }
+    assert difference["exact"] < 1e-6
+    assert 1e-4 < difference["tanh"] < 5e-4
+
+
+def test_form_of_gelu_and_epsilon_are_used_everywhere(getkey):
+    settings = {"layers": 1, "head": "retrieval", "norm": "layer"}
+    settings |= {"gelu": "exact", "norm_epsilon": 0.5}
+    model = network(getkey(), **settings)
+    x = 3 * jax.random.normal(getkey(), (2, 2, 7, 3))
+    # The block-wise forward pass has formulas of its own.
+    forward = lastax.nn.NetworkForward()
+
+    @compiled
+    def both_ways(model, x):
+        states = forward.enter(model, x, None)
+        (block,) = forward.blocks(model)
+        y = jax.vmap(block.layer)(forward.before(block, states))
+        states = forward.after(block, states, y)
+        by_blocks = model.head(forward.features(model, states))
+        return jax.vmap(model)(x), by_blocks, forward.linears_input(block, y), y
+
+    logits, by_blocks, inputs, y = both_ways(model, x)
+    np.testing.assert_allclose(by_blocks, logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(inputs, jax.nn.gelu(y, approximate=False), atol=1e-6)
+    centered = x[0, 0] @ model.encoder.embed.weight
+    centered = centered - centered.mean(axis=1, keepdims=True)
+    expected = centered / np.sqrt(np.mean(np.square(centered), axis=1, keepdims=True) + 0.5)
+    norm = model.encoder.blocks[0].norm
+    np.testing.assert_allclose(norm(x[0, 0] @ model.encoder.embed.weight)[0], expected, atol=1e-5)
 
 
 def test_step_rescale_compensates_half_the_sampling_rate(getkey):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import equinox as eqx
 import jax
@@ -33,7 +34,8 @@ def assert_same(one, other):
         {},
         {"layer": "s4d", "discretization": "bilinear", "train_b": False},
         {"layer": "lru", "bidirectional": False, "norm": "layer", "prenorm": False},
-        {"head": "retrieval", "activation": "full_glu", "pooling": "last"},
+        {"head": "retrieval", "activation": "full_glu", "pooling": "last"}
+        | {"gelu": "exact", "norm_epsilon": 1e-3},
     ],
     ids=["s5", "s4d", "lru", "retrieval"],
 )
@@ -137,6 +139,21 @@ def test_a_structure_with_other_fields_is_rejected(tmp_path):
     structure["fields"]["head"]["fields"]["extra"] = 1
     path.write_text(json.dumps(structure))
     with pytest.raises(RunError, match="Linear has fields"):
+        lastax.load(tmp_path)
+
+
+def test_fields_that_an_older_version_did_not_have_have_their_defaults(tmp_path):
+    model = network()
+    lastax.save(tmp_path, model)
+    path = tmp_path / "structure.json"
+    text = path.read_text()
+    older = re.sub(r',\s*"gelu": "tanh"', "", text)
+    assert older != text
+    path.write_text(older)
+    assert_same(lastax.load(tmp_path), model)
+    # Fields without a default are still needed.
+    path.write_text(re.sub(r',\s*"activation": "half_glu1"', "", text))
+    with pytest.raises(RunError, match="Gate has fields"):
         lastax.load(tmp_path)
 
 

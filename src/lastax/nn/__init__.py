@@ -4,6 +4,7 @@ from lastax.nn._blocks import Block as Block
 from lastax.nn._blocks import Gate as Gate
 from lastax.nn._blocks import Linear as Linear
 from lastax.nn._blocks import drop_channels as drop_channels
+from lastax.nn._blocks import gelu as gelu
 from lastax.nn._blockwise import BlockwiseForward as BlockwiseForward
 from lastax.nn._blockwise import HiddenStates as HiddenStates
 from lastax.nn._blockwise import NetworkForward as NetworkForward
@@ -74,6 +75,7 @@ __all__ = [
     "build_network",
     "complex_normal_C",
     "drop_channels",
+    "gelu",
     "hippo_block_basis",
     "hippo_legs",
     "hippo_low_rank",

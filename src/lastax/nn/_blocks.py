@@ -18,6 +18,7 @@ from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.ssm._products import add_row, product
 
 Activation = Literal["full_glu", "half_glu1", "half_glu2", "gelu"]
+Gelu = Literal["tanh", "exact"]
 
 
 class Linear(eqx.Module):
@@ -76,20 +77,23 @@ class Gate(eqx.Module):
     - `half_glu2`: `y sigmoid(W(g))`
     - `gelu`: `g`
 
-    GELU is its tanh approximation.
-
     Attributes:
         value: map `(H, H)` of `full_glu`, else None.
         gate: map `(H, H)`, None for `gelu`.
         activation: form of the nonlinearity.
+        gelu: GELU by its tanh approximation, the default in JAX, or its exact form, the default in
+            PyTorch.
     """
 
     value: Linear | None
     gate: Linear | None
     activation: Activation = eqx.field(static=True)
+    gelu: Gelu = eqx.field(static=True, default="tanh")
 
     @classmethod
-    def initialize(cls, channels: int, activation: Activation, *, key: PRNGKeyArray) -> Gate:
+    def initialize(
+        cls, channels: int, activation: Activation, *, gelu: Gelu = "tanh", key: PRNGKeyArray
+    ) -> Gate:
         """Draw the linear maps that `activation` uses."""
         value_key, gate_key = jax.random.split(key)
 
@@ -100,6 +104,7 @@ class Gate(eqx.Module):
             value=linear(value_key) if activation == "full_glu" else None,
             gate=linear(gate_key) if activation != "gelu" else None,
             activation=activation,
+            gelu=gelu,
         )
 
     def __call__(
@@ -115,7 +120,7 @@ class Gate(eqx.Module):
         Returns:
             Gated sequence, shape `(L, H)`.
         """
-        g = drop_channels(jax.nn.gelu(y, approximate=True), dropout, key)
+        g = drop_channels(gelu(y, self.gelu), dropout, key)
         if self.gate is None:
             return g
         passed = y if self.activation == "half_glu2" else g
@@ -176,6 +181,19 @@ class Block(eqx.Module):
         if not self.prenorm:
             y, norm = self.norm(y, mask, axis=axis)
         return y, dataclasses.replace(self, norm=norm)
+
+
+def gelu(x: Float[Array, "*shape"], form: Gelu) -> Float[Array, "*shape"]:
+    """GELU in one of its two forms. Their values differ by at most 5e-4.
+
+    Args:
+        x: array of any shape.
+        form: `tanh` for the approximation, `exact` for the form with the error function.
+
+    Returns:
+        Array of the same shape.
+    """
+    return jax.nn.gelu(x, approximate=form == "tanh")
 
 
 def drop_channels(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from lastax._typing import Array
-from lastax.nn._blocks import Block, Linear
+from lastax.nn._blocks import Block, Linear, gelu
 from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._normalization import BatchNorm, LayerNorm
 
@@ -173,7 +173,7 @@ class NetworkForward(BlockwiseForward[Network, Block]):
             return pooled
         a, b = pooled[::2], pooled[1::2]
         hidden = model.hidden(jnp.concatenate([a, b, a - b, a * b], axis=1))
-        return jax.nn.gelu(hidden, approximate=True)
+        return gelu(hidden, model.gelu)
 
     def head(self, model: Network) -> Linear:
         """The head of the network."""
@@ -185,7 +185,7 @@ class NetworkForward(BlockwiseForward[Network, Block]):
 
     def linears_input(self, block: Block, y: Float[Array, "n L H"]) -> Float[Array, "n L F"]:
         """Apply GELU to the layer's output."""
-        return jax.nn.gelu(y, approximate=True)
+        return gelu(y, block.gate.gelu)
 
     def model_outputs(self, model: Network, x: Array) -> None:
         """Nothing: the tests of lastax compare this class with its networks."""

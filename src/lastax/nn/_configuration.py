@@ -11,7 +11,7 @@ import jax
 
 from lastax._settings import check_settings, setting
 from lastax._typing import PRNGKeyArray
-from lastax.nn._blocks import Activation, Block, Gate, Linear
+from lastax.nn._blocks import Activation, Block, Gate, Gelu, Linear
 from lastax.nn._initialization import (
     InitializeC,
     complex_normal_C,
@@ -72,7 +72,11 @@ class ModelConfig:
     step_minimum: float = setting(0.001, "Smallest initial step size.", layers=("s5", "s4d"))
     step_maximum: float = setting(0.1, "Largest initial step size.", layers=("s5", "s4d"))
     activation: Activation = setting("half_glu1", "Nonlinearity after each layer.")
+    gelu: Gelu = setting("tanh", "Form of GELU.")
     norm: Literal["batch", "layer"] = setting("batch", "Normalization.")
+    norm_epsilon: float | None = setting(
+        None, "Number added to variances; None: 1e-5 (batch) or 1e-6 (layer)."
+    )
     norm_momentum: float = setting(0.95, "Weight of old running statistics per training step.")
     prenorm: bool = setting(True, "Normalization before the layer instead of after the sum.")
     dropout: float = setting(0.0, "Dropout rate, with one mask for all steps.")
@@ -131,6 +135,7 @@ def build_network(
         encoder,
         Linear.initialize(4 * config.channels, config.channels, key=hidden_key),
         Linear.initialize(config.channels, classes, key=head_key),
+        gelu=config.gelu,
     )
 
 
@@ -193,6 +198,8 @@ def _build_block(config: ModelConfig, *, key: PRNGKeyArray) -> Block:
         norm = BatchNorm.initialize(config.channels, momentum=config.norm_momentum)
     else:
         norm = LayerNorm.initialize(config.channels)
+    if config.norm_epsilon is not None:
+        norm = dataclasses.replace(norm, epsilon=config.norm_epsilon)
     layer = LAYERS[config.layer](config, layer_key)
-    gate = Gate.initialize(config.channels, config.activation, key=gate_key)
+    gate = Gate.initialize(config.channels, config.activation, gelu=config.gelu, key=gate_key)
     return Block(norm, layer, gate, prenorm=config.prenorm, dropout=config.dropout)

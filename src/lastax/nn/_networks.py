@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
-from lastax.nn._blocks import Block, Linear
+from lastax.nn._blocks import Block, Gelu, Linear, gelu
 from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.nn._precision import at_least_float32, in_dtype_of
@@ -235,11 +235,13 @@ class Retrieval(eqx.Module):
         encoder: maps a document to `H` features.
         hidden: map from `4 H` to `H` features.
         head: map from `H` features to logits.
+        gelu: form of GELU, as in `Gate`.
     """
 
     encoder: Encoder
     hidden: Linear
     head: Linear
+    gelu: Gelu = eqx.field(static=True, default="tanh")
 
     def __call__(
         self,
@@ -298,7 +300,7 @@ class Retrieval(eqx.Module):
             axis_name="pair",
         )(x, length, keys)
         features = jnp.concatenate([a, b, a - b, a * b])
-        hidden = jax.nn.gelu(self.hidden(features), approximate=True)
+        hidden = gelu(self.hidden(features), self.gelu)
         return self.head(hidden), dataclasses.replace(self, encoder=encoder)
 
 

@@ -79,18 +79,14 @@ def build(value: Any) -> Any:
 
 
 def _module(kind: type[eqx.Module], fields: Mapping[str, Any]) -> eqx.Module:
-    names = {field.name for field in dataclasses.fields(kind)}
-    # Static fields that did not exist when the file was written have their defaults.
-    added = {
-        field.name: field.default
-        for field in dataclasses.fields(kind)
-        if field.default is not dataclasses.MISSING
-    }
-    fields = {**added, **fields}
-    if names != fields.keys():
+    names = {field.name: field.default for field in dataclasses.fields(kind)}
+    # A field that an earlier version did not have yet has its default.
+    defaults = {name: value for name, value in names.items() if value is not dataclasses.MISSING}
+    if names.keys() != (defaults | dict(fields)).keys():
         raise ValueError(f"{kind.__name__} has fields {sorted(names)}, not {sorted(fields)}")
     # Not through `__init__`, whose converters and checks are for arrays.
     module: eqx.Module = object.__new__(kind)
-    for name, value in fields.items():
-        object.__setattr__(module, name, build(value))
+    for name in names:
+        value = build(fields[name]) if name in fields else defaults[name]
+        object.__setattr__(module, name, value)
     return module

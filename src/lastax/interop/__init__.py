@@ -1,0 +1,30 @@
+"""Models of other people's code: reading their checkpoints, and writing pruned ones back.
+
+`read` recognizes the file and the format, and returns a network or single layers of lastax. No
+torch, Flax or discretax is needed, and nothing in a file is executed. `write` stores a model under
+the names of the foreign code.
+"""
+
+from lastax.interop._configuration import configuration_of as configuration_of
+from lastax.interop._contents import Contents as Contents
+from lastax.interop._format import Format as Format
+from lastax.interop._format import LayerFormat as LayerFormat
+from lastax.interop._formats import FORMATS as FORMATS
+from lastax.interop._open import open_contents as open_contents
+from lastax.interop._options import ImportOptions as ImportOptions
+from lastax.interop._read import Imported as Imported
+from lastax.interop._read import read as read
+from lastax.interop._write import write as write
+
+__all__ = [
+    "FORMATS",
+    "Contents",
+    "Format",
+    "ImportOptions",
+    "Imported",
+    "LayerFormat",
+    "configuration_of",
+    "open_contents",
+    "read",
+    "write",
+]
