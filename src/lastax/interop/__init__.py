@@ -5,6 +5,13 @@ torch, Flax or discretax is needed, and nothing in a file is executed. `write` s
 the names of the foreign code.
 """
 
+from lastax._errors import MissingPackageError as _MissingPackageError
+
+try:
+    import msgpack as _msgpack  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise _MissingPackageError("lastax.interop", _error) from _error
+
 from lastax.interop._configuration import configuration_of as configuration_of
 from lastax.interop._contents import Contents as Contents
 from lastax.interop._format import Format as Format

@@ -1,11 +1,16 @@
 """What the figures share: margins, and one color, marker and line style per method."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lastax.pruning._methods import METHODS
+
+# A name, or an offset with lengths of dashes and gaps in points.
+LineStyle = str | tuple[int, tuple[int, ...]]
 
 # In the order of `METHODS`; further methods get the rest.
 _COLORS = (
@@ -15,7 +20,7 @@ _COLORS = (
 )
 _MARKERS = "osD^vP*Xh<>pd8H"
 # By the last word of a label: what followed pruning.
-_LINE_STYLES = {
+_LINE_STYLES: Mapping[str, LineStyle] = {
     "recalibrated": "--",
     "reconstructed": ":",
     "epochs": "-.",
@@ -28,7 +33,7 @@ class MethodStyle(NamedTuple):
 
     color: str
     marker: str
-    linestyle: str | tuple[int, tuple[int, ...]]
+    linestyle: LineStyle
 
 
 def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
@@ -51,11 +56,8 @@ def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, whose labels keep a distance from its edges."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.1, h_pad=0.08, wspace=0.03, hspace=0.03)
-    return figure
+    engine = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08, wspace=0.03, hspace=0.03)
+    return Figure(figsize=(width, height), layout=engine)
 
 
 def simplify(axis: Axes) -> None:
