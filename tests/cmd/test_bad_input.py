@@ -225,6 +225,13 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
     assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 1
 
 
+def test_a_level_that_is_there_is_named(cli, tmp_path):
+    (tmp_path / "pathfinder32" / "curv_baseline").mkdir(parents=True)
+    ended = cli("train", "--task", "pathfinder", "--data-dir", tmp_path)
+    assert ended.status == 1
+    assert "pass --level easy, or run `lastax data make pathfinder`" in ended.stderr
+
+
 def test_debug_shows_the_traceback(cli, monkeypatch):
     monkeypatch.setattr("sys.argv", ["lastax", "evaluate", "nowhere", "--debug"])
     with pytest.raises(lastax.serialization.RunError, match="no run at nowhere"):

@@ -119,6 +119,7 @@ def test_check_compares_with_the_published_numbers(cli, root):
     shown = cli("data", "check", "listops", "--data-dir", root)
     assert shown.status == 1
     assert "train: 60 records instead of the published 96,000" in shown.stdout
+    assert "--any-size" in shown.stderr
     assert shown.stdout.splitlines()[-1] == "problems found"
 
 

@@ -89,6 +89,10 @@ def test_a_small_data_set_trains_predicts_and_trains_further(cli, tmp_path):
     assert refused.status == 1
     assert "(n, L, 3)" in refused.stderr or "npz file with x" in refused.stderr
 
+    refused = cli("train", "--task", "arrays", "--data", file, *SMALL, "--augment")
+    assert refused.status == 2
+    assert "--augment: arrays has no augmentation" in refused.stderr
+
     # Seed and settings are those of the run, so only the start can make a difference.
     more = tmp_path / "more"
     assert cli("train", "--from", run, "--out", more, "--json").status == 0
