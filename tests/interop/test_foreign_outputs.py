@@ -11,7 +11,7 @@ import lastax
 from lastax._errors import RunError
 from lastax.interop import FORMATS, configuration_of, open_contents, read, write
 
-from .cases import S4_NETWORK, S4D_LAYER, TRAINED, TRAINED_OTHER_GELU
+from .cases import S4_NETWORK, S4D_LAYER, TRAINED, TRAINED_OTHER_GELU, cases
 
 
 def difference(y, reference):
@@ -85,19 +85,22 @@ def _unscaled(options):
     return {"step_rescale": 1.0} if "step_rescale" in options else {}
 
 
-def test_networks_have_a_configuration(case):
-    if case.refused or "x" not in case.arrays:
-        return
-    imported = read(case.file, **case.options)
-    config = configuration_of(imported.model)
-    network = jax.eval_shape(
-        lambda key: lastax.build_network(config, input_size=1, classes=1, key=key),
-        jax.random.key(0),
-    )
-    # The epsilon and the form of GELU are static, so they are part of the structure.
-    assert jax.tree.structure(network) == jax.tree.structure(imported.model)
-    if case.format == "s4":
-        assert (config.gelu, config.norm_epsilon) == ("exact", 1e-5)
+def test_networks_have_a_configuration(golden_import):
+    # The last network of each format.
+    networks = {case.format: case for case in cases(golden_import).values() if "x" in case.arrays}
+    for case in networks.values():
+        imported = read(case.file, **case.options)
+        config = configuration_of(imported.model)
+        network = jax.eval_shape(
+            lambda key, config=config: lastax.build_network(
+                config, input_size=1, classes=1, key=key
+            ),
+            jax.random.key(0),
+        )
+        # The epsilon and the form of GELU are static, so they are part of the structure.
+        assert jax.tree.structure(network) == jax.tree.structure(imported.model)
+        if case.format == "s4":
+            assert (config.gelu, config.norm_epsilon) == ("exact", 1e-5)
 
 
 def test_the_tanh_form_of_gelu(golden_import):

@@ -144,6 +144,8 @@ class Unpickler(pickle.Unpickler):
         if module == "torch" and name in _TORCH_STORAGES:
             # A string, which a pickle cannot change.
             return _TORCH_STORAGES[name]
+        if module == "torch" and name in _TORCH_STORAGES.values():
+            return name
         if (module, name) not in self._known:
             raise RunError(
                 f"the pickle asks for {module}.{name}, which is neither an array nor a plain "
