@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,8 @@ from html.parser import HTMLParser
 import pytest
 
 import lastax
+from lastax.training import _trainer
+from lastax.training._loop import FitResult
 
 VOID = {"meta", "link", "br", "img"}
 CHROMIUM = shutil.which("chromium")
@@ -66,9 +69,18 @@ def check(page):
         root = ElementTree.fromstring(drawing)
         assert root.get("viewBox")
         assert root.get("width") is None
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label")) > 30
         for used in re.findall(r'(?:href="|url\()#([\w-]+)', drawing):
             assert used in parsed.ids
     return " ".join(parsed.text), len(drawings)
+
+
+METHODS = {
+    "last": ("--ratio", 0.5),
+    "calibrated": ("--states", 5, "--calibration", 7, "--budget", "uniform", "--seed", 3),
+    "balanced": ("--ratio", 0.5),
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,54 +91,89 @@ def pruned(trained, tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def small(cli, pruned):
+    """Prune the run by a method of `METHODS`, once for all tests of the module."""
+
+    def prune(method):
+        out = pruned / f"small-{method}"
+        if not out.exists():
+            options = ("--method", method, *METHODS[method], "--out", out)
+            assert cli("prune", pruned / "tiny", *options).status == 0
+        return out
+
+    return prune
+
+
 def test_page_of_a_trained_run(cli, pruned):
     (line,) = cli("report", pruned / "tiny").stdout.splitlines()
     assert line == str(pruned / "tiny" / "report.html")
     text, drawings = check((pruned / "tiny" / "report.html").read_text())
     assert drawings == 3
-    for words in ("validation", "Learning", "lastax train --task", "--layers 2", "jax"):
+    for words in ("validation", "Learning", "lastax train --task", "--layers 2", "jax", "last"):
         assert words in text
-    assert "Before and after" not in text
+    for words in ("Before and after", "removed", "crosses"):
+        assert words not in text
 
 
-@pytest.mark.parametrize("method", ["last", "calibrated", "balanced"])
-def test_page_of_a_pruned_run(cli, pruned, method):
-    out = pruned / f"small-{method}"
-    answer = cli(
-        "prune", pruned / "tiny", "--method", method, "--ratio", 0.5, "--out", out, "--json"
-    ).result
+@pytest.mark.parametrize("method", METHODS)
+def test_page_of_a_pruned_run(cli, small, method):
+    out = small(method)
+    results = lastax.training.load_results(out)
     page = out / "own.html"
-    assert cli("report", out, "--out", page, "--json").result == {"report": str(page)}
+    # Timing the forward pass compiles two networks.
+    speed = "--speed" if method == "last" else "--no-speed"
+    assert cli("report", out, "--out", page, "--json", speed).result == {"report": str(page)}
     text, drawings = check(page.read_text())
     assert drawings == 3
     for split in ("validation", "test"):
-        assert f"{100 * answer[split]['before']:.2f} %" in text
-        assert f"{100 * answer[split]['after']:.2f} %" in text
-    for words in (
-        "Before and after",
-        "forward pass",
-        "Certificates",
-        f"--method {method}",
-        "bound",
-    ):
+        assert f"{100 * results[split]['before']:.2f} %" in text
+        assert f"{100 * results[split]['after']:.2f} %" in text
+    for words in ("Before and after", "Certificates", f"--method {method}", "bound"):
         assert words in text
+    assert ("forward pass" in text) == (method == "last")
     assert "same prediction as before" in text
     assert "KL divergence" in text
     # A refit is judged on its data; its worst case is only shown on request.
     assert ("<details>" in page.read_text()) == (method == "calibrated")
     assert ("Errors of the layers" in text) == (method == "calibrated")
+    # States of new systems have no scores of the method, and none of them is removed.
+    new = method == "balanced"
+    assert f"scores: {'last' if new else method}" in text
+    assert ("new states" in text) == new
+    assert ("crosses: removed states" in text) != new
 
 
-def test_commands_of_the_page_reproduce_the_run(cli, pruned, tmp_path):
-    out = tmp_path / "cut"
-    options = ("--method", "calibrated", "--calibration", 7, "--budget", "uniform", "--seed", 3)
-    shown = cli("prune", pruned / "tiny", *options, "--states", 5, "--out", out).stdout
-    assert "on the calibration data" in shown
-    assert "H-infinity" not in shown
+def test_scores_that_a_run_does_not_hold_are_not_invented(small, tmp_path):
+    """Earlier versions did not store the scores, and those of `calibrated` depend on data."""
+    run = tmp_path / "run"
+    shutil.copytree(small("calibrated"), run)
+    config = lastax.training.load_config(run)
+    parent = str(small("calibrated").parent / "tiny")
+    lastax.training.save_config(run, dataclasses.replace(config, parent=parent))
+    results = lastax.training.load_results(run)
+    assert [len(layer) for layer in results["scores"]] == [4, 4]
+    (run / "results.json").write_text(
+        json.dumps({name: value for name, value in results.items() if name != "scores"})
+    )
+    text, _ = check(lastax.plots.report_page([run], time_forward=False))
+    assert "scores: calibrated" not in text
+    assert "scores: last" in text
+    assert "does not hold the scores of calibrated" in text
+
+
+def test_commands_of_the_page_reproduce_the_run(cli, pruned, small, tmp_path, monkeypatch):
+    def fit(state, *_, folder, **__):
+        """Take no step: only the configuration is compared."""
+        lastax.save(folder, state.model)
+        return FitResult(state.model, 1, 0.0, 0.0)
+
+    out = small("calibrated")
     cli("report", out, "--no-speed")
     page = html.unescape((out / "report.html").read_text())
     commands = re.search(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)[1].splitlines()
     configs = []
+    monkeypatch.setattr(_trainer, "fit", fit)
     for command, folder in zip(commands, ("trained", "again"), strict=True):
         words = shlex.split(command)[1:]
         words[words.index("--out") + 1] = str(tmp_path / folder)
@@ -154,6 +201,13 @@ def test_page_of_a_sweep(cli, pruned):
     text, drawings = check(both.read_text())
     for words in ("lamp", "aire", "75 %", "--methods last,lamp", "--methods aire"):
         assert words in text
+    results = json.loads((folder / "sweep.json").read_text())
+    for cell in results["cells"]:
+        cell["validation_accuracy"] *= cell["method"] == "unpruned"
+    (other / "sweep.json").write_text(json.dumps(results))
+    text, _ = check(lastax.plots.report_page([other]))
+    assert "none by any method" in text
+    assert "most states removed" not in text
     assert cli("report", folder, pruned / "tiny").status == 1
     (folder / "sweep.json").write_text('{"cells": 3}')
     ended = cli("report", folder)
@@ -183,14 +237,17 @@ def test_a_folder_without_a_run_is_rejected(cli, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no browser `chromium` on the path")
-def test_page_fits_a_phone(cli, pruned, tmp_path):
+@pytest.mark.parametrize("width", [400, 1600])
+def test_page_fits_phones_and_fills_wide_screens(cli, pruned, tmp_path, width):
     page = tmp_path / "report.html"
     cli("report", pruned / "tiny", "--out", page)
     (tmp_path / "frame.html").write_text(
-        '<iframe id="phone" src="report.html" style="width:400px;height:800px;border:0"></iframe>'
-        "<script>onload = () => { const root = document.getElementById('phone')"
-        ".contentDocument.documentElement; document.body.dataset.width = root.scrollWidth; "
-        "document.body.dataset.height = root.scrollHeight; };</script>"
+        f'<iframe id="screen" src="report.html" style="width:{width}px;height:800px;border:0">'
+        "</iframe><script>onload = () => { const page = document.getElementById('screen')"
+        ".contentDocument; const data = document.body.dataset; const root = page.documentElement;"
+        "data.width = root.scrollWidth; data.height = root.scrollHeight;"
+        "data.right = Math.max(...[...page.querySelectorAll('figure, pre')].map("
+        "one => Math.round(one.getBoundingClientRect().right))); };</script>"
     )
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     done = subprocess.run(
@@ -200,6 +257,11 @@ def test_page_fits_a_phone(cli, pruned, tmp_path):
         timeout=120,
         check=True,
     )
-    assert int(re.search(r'data-width="(\d+)"', done.stdout)[1]) <= 400
-    assert int(re.search(r'data-height="(\d+)"', done.stdout)[1]) > 1000
+    sizes = {
+        name: int(re.search(rf'data-{name}="(\d+)"', done.stdout)[1])
+        for name in ("width", "height", "right")
+    }
+    assert sizes["width"] <= width
+    assert sizes["height"] > 1000
+    assert 0.85 * width < sizes["right"] < width
     assert "CONSOLE" not in done.stderr

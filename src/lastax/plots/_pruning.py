@@ -233,6 +233,7 @@ def _log_limits(poles: Sequence[Complex[np.ndarray, " _"]]) -> list[tuple[float,
 def _draw_log_axes(axis: Axes, limits: Sequence[tuple[float, float]]) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.minorticks_off()
     axis.set_xlim(*limits[0])
     axis.set_ylim(*limits[1])
     axis.set_xlabel("frequency, cycles per step")
