@@ -51,7 +51,8 @@ score: $(INSTALLED) ## score the states of each layer: RUN= METHOD=last
 
 prune: $(INSTALLED) ## train if there is no run yet, then remove states: RUN= METHOD=last RATIO=0.3
 	@test -n "$(RUN)" || $(LASTAX) train --task $(TASK) --if-missing
-	$(LASTAX) prune $(RUN) --method $(METHOD) --compare-with calibrated --ratio $(RATIO) $(ARGS)
+	$(LASTAX) prune $(RUN) --method $(METHOD) --compare-with calibrated --ratio $(RATIO) \
+		--overwrite $(ARGS)
 
 sweep: $(INSTALLED) ## every method at every ratio: RUN= (one or several) ARGS="--ratios 0.3,0.5"
 	$(LASTAX) sweep $(RUN) $(ARGS)
