@@ -14,6 +14,7 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._convolution import channel_kernels, convolve
+from lastax.ssm._precision import to_output, to_states
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step
 from lastax.ssm._scan_methods import ScanMethod
 from lastax.ssm._system import System, kept_indices
@@ -27,7 +28,8 @@ class MultiSISO(eqx.Module):
     `C_reverse` as in `System`. Channels may have different numbers of states, including none, so
     that a removed state leaves no padding behind.
 
-    Arrays are JAX or NumPy arrays, as in `System`. The states are ordered by channel.
+    Arrays are JAX or NumPy arrays, and inputs can have half precision, as in `System`. The states
+    are ordered by channel.
 
     Attributes:
         lam: eigenvalues, shape `(S,)`.
@@ -97,13 +99,14 @@ class MultiSISO(eqx.Module):
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The output `(L, H)` for the input `u` from the zero state, computed by convolution."""
         active = np.flatnonzero(self.counts)
+        own, u = u, to_states(u, self.lam)
         y = self.D[None, :] * u
-        if len(active) == 0:
-            return y
-        kernels = self.kernels(u.shape[0])
         if len(active) == len(self.counts):
-            return y + convolve(u, *kernels)
-        return y.at[:, active].add(convolve(u[:, active], *(kernel[active] for kernel in kernels)))
+            y = y + convolve(u, *self.kernels(u.shape[0]))
+        elif len(active) > 0:
+            kernels = (kernel[active] for kernel in self.kernels(u.shape[0]))
+            y = y.at[:, active].add(convolve(u[:, active], *kernels))
+        return to_output(y, own)
 
     def kernels(self, length: int) -> tuple[Float[Array, "H L"], ...]:
         """Impulse responses of all channels without `D`, shape `(H, length)`, for each direction.
@@ -133,11 +136,11 @@ class MultiSISO(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(S,)`.
         """
-        driven = self._drive(u)
+        own, u = u, to_states(u, self.lam)
         states, last = diagonal_scan(
-            jnp.asarray(self.lam), driven, initial=initial, method=self.scan_method
+            jnp.asarray(self.lam), self._drive(u), initial=initial, method=self.scan_method
         )
-        return self._observe(states) + self.D[None, :] * u, last
+        return to_output(self._observe(states) + self.D[None, :] * u, own), last
 
     def step(
         self, state: Complex[Array, " S"], u: Float[Array, " H"]
@@ -158,8 +161,9 @@ class MultiSISO(eqx.Module):
             raise ValueError(
                 "MultiSISO.step: a bidirectional system needs the full sequence; call the system"
             )
-        state = diagonal_step(jnp.asarray(self.lam), state, self._drive(u[None, :])[0])
-        return state, self._observe(state[None, :])[0] + self.D * u
+        row = to_states(u, self.lam)[None, :]
+        state = diagonal_step(jnp.asarray(self.lam), state, self._drive(row)[0])
+        return state, to_output(self._observe(state[None, :])[0] + self.D * row[0], u)
 
     def _drive(self, u: Array) -> Array:
         return jnp.asarray(self.B)[None, :] * u[:, self.channel]

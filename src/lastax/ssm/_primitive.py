@@ -74,7 +74,7 @@ def sequence_primitive(
 def apply(primitive: Primitive, *operands: Array, **params: object) -> Array | list[Array]:
     """Apply a primitive, also to operands that vary over different axes of a `jax.shard_map`."""
     arrays = [jnp.asarray(x) for x in operands]
-    varying = [getattr(jax.typeof(x), "vma", frozenset()) for x in arrays]
+    varying = [_varying_axes(x) for x in arrays]
     union = frozenset[str]().union(*varying)
     return primitive.bind(
         *(
@@ -89,3 +89,10 @@ def sum_to(x: Array, like: jax.core.ShapedArray) -> Array:
     """Sum over the axes where `like` has size 1, as the transpose of broadcasting."""
     axes = tuple(i for i, (n, m) in enumerate(zip(x.shape, like.shape, strict=True)) if n != m)
     return x.sum(axes, keepdims=True) if axes else x
+
+
+def _varying_axes(x: Array) -> frozenset[str]:
+    """Names of the axes of a `jax.shard_map` over which `x` varies."""
+    # Newer versions of JAX call the attribute `mat.varying` instead of `vma`.
+    found = jax.typeof(x)
+    return found.mat.varying if hasattr(found, "mat") else getattr(found, "vma", frozenset())

@@ -27,21 +27,21 @@ def total(x: Float[Array, "*batch L n"]) -> Float[Array, "*batch n"]:
 
 def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Add `row` to every step of `x`."""
-    return x + _apply(_repeated, row, steps=x.shape[0])
+    return _apply(_row_sum, x, row)
 
 
 def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Multiply every step of `x` by `row`, elementwise."""
-    return _apply(_scaled, x, row)
+    return _apply(_row_product, x, row)
 
 
-def _apply(primitive: Primitive, *operands: Array, **params: int) -> Array:
+def _apply(primitive: Primitive, *operands: Array) -> Array:
     # A primitive is compiled after the function that uses it has been traced. The precision of
     # matrix products is that at the time of the call.
     precision = jax.config.jax_default_matmul_precision
     dtype = jnp.result_type(*operands)
     arrays = [jnp.asarray(x, dtype) for x in operands]
-    return apply(primitive, *arrays, precision=precision, **params)
+    return apply(primitive, *arrays, precision=precision)
 
 
 def _compute_product(x: Array, W: Array, *, precision: str | None) -> Array:
@@ -71,40 +71,50 @@ def _compute_total(x: Array, *, precision: str | None) -> Array:
 
 
 def _total_to_x(bar: Array, x: LinearOperand, *, precision: str | None) -> list[Array]:
-    return [_repeated.bind(bar, steps=x.aval.shape[-2], precision=precision)]
-
-
-def _compute_repeated(row: Array, *, steps: int, precision: str | None) -> Array:
     del precision
-    return jnp.broadcast_to(row[..., None, :], (*row.shape[:-1], steps, row.shape[-1]))
+    return [jnp.broadcast_to(bar[..., None, :], x.aval.shape)]
 
 
-def _repeated_to_row(
-    bar: Array, row: LinearOperand, *, steps: int, precision: str | None
-) -> list[Array]:
-    del row, steps
-    return [_total.bind(bar, precision=precision)]
+def _compute_row_sum(x: Array, row: Array, *, precision: str | None) -> Array:
+    del precision
+    return x + row[..., None, :]
 
 
-def _compute_scaled(x: Array, row: Array, *, precision: str | None) -> Array:
+def _row_sum_to_both(
+    y_bar: Array, x: LinearOperand | Array, row: LinearOperand | Array, *, precision: str | None
+) -> list[Array | None]:
+    # The sum over time comes before the sum over the batch.
+    return [
+        sum_to(y_bar, x.aval) if ad.is_undefined_primal(x) else None,
+        sum_to(_total.bind(y_bar, precision=precision), row.aval)
+        if ad.is_undefined_primal(row)
+        else None,
+    ]
+
+
+def _compute_row_product(x: Array, row: Array, *, precision: str | None) -> Array:
     del precision
     return x * row[..., None, :]
 
 
-def _scaled_to_x(y_bar: Array, x: LinearOperand, row: Array, *, precision: str | None) -> Array:
-    return sum_to(_scaled.bind(y_bar, row, precision=precision), x.aval)
+def _row_product_to_x(
+    y_bar: Array, x: LinearOperand, row: Array, *, precision: str | None
+) -> Array:
+    return sum_to(_row_product.bind(y_bar, row, precision=precision), x.aval)
 
 
-def _scaled_to_row(y_bar: Array, x: Array, row: LinearOperand, *, precision: str | None) -> Array:
+def _row_product_to_row(
+    y_bar: Array, x: Array, row: LinearOperand, *, precision: str | None
+) -> Array:
     return sum_to(_total.bind(x * y_bar, precision=precision), row.aval)
 
 
 _product = sequence_primitive("product", _compute_product)
 _total = sequence_primitive("total", _compute_total)
-_repeated = sequence_primitive("repeated", _compute_repeated)
-_scaled = sequence_primitive("scaled", _compute_scaled)
+_row_sum = sequence_primitive("row_sum", _compute_row_sum)
+_row_product = sequence_primitive("row_product", _compute_row_product)
 
 ad.defbilinear(_product, _product_to_x, _product_to_W)
 ad.deflinear2(_total, _total_to_x)
-ad.deflinear2(_repeated, _repeated_to_row)
-ad.defbilinear(_scaled, _scaled_to_x, _scaled_to_row)
+ad.deflinear2(_row_sum, _row_sum_to_both)
+ad.defbilinear(_row_product, _row_product_to_x, _row_product_to_row)

@@ -14,6 +14,7 @@ from jaxtyping import Complex, Float
 
 from lastax._typing import Array
 from lastax.ssm._powers import multiply
+from lastax.ssm._precision import to_states
 from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
 from lastax.ssm._products import total
 from lastax.ssm._scan_methods import (
@@ -58,12 +59,15 @@ def diagonal_scan(
 
     Returns:
         The states in the order of `b`, shape `(L, P)`, and the last state computed, shape `(P,)`.
-        Pass the last state as `initial` to continue the recurrence in another call.
+        Pass the last state as `initial` to continue the recurrence in another call. After no steps,
+        the last state is `initial`.
 
     Raises:
         ValueError: if `method` is unknown.
     """
     lam, b = jnp.asarray(lam), jnp.asarray(b)
+    if b.shape[0] == 0:
+        return b, jnp.zeros_like(lam) if initial is None else jnp.asarray(initial)
     if initial is not None:
         first = -1 if reverse else 0
         b = b.at[first].add(lam * initial)
@@ -108,8 +112,7 @@ def scan_split(
         raise ValueError(
             f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
         )
-    dtype = jnp.result_type(b, lam.real)
-    b = jnp.asarray(b, dtype)
+    b = to_states(b, lam)
     if b.shape[0] == 0:
         return (b,) * len(directions)
     return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))

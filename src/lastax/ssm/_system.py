@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
+from lastax.ssm._precision import to_output, to_states
 from lastax.ssm._products import product
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_split
 from lastax.ssm._scan_methods import ScanMethod
@@ -25,7 +26,8 @@ class System(eqx.Module):
     `x'_k = diag(lam) x'_{k+1} + B u_k`, and adds `s Re(C_reverse x'_k)` to `y_k`.
 
     Arrays are JAX or NumPy arrays. Norms, scores and frequency responses keep their library and
-    dtype. Responses in time are computed by JAX.
+    dtype. Responses in time are computed by JAX. For inputs in bfloat16 or float16, states are in
+    float32, and the output has the dtype of the input.
 
     Attributes:
         lam: eigenvalues, shape `(P,)`.
@@ -95,6 +97,7 @@ class System(eqx.Module):
         """The output `(L, H)` for the input `u`, starting from the zero state."""
         maps = [self.C] if self.C_reverse is None else [self.C, self.C_reverse]
         directions = (False, True)[: len(maps)]
+        own, u = u, to_states(u, self.lam)
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         states = scan_split(self.lam, driven, directions, method=self.scan_method)
         y = self._feedthrough(u)
@@ -102,7 +105,7 @@ class System(eqx.Module):
         for C, x in zip(maps, states, strict=True):
             # Re(C x) as a real product, which costs half as much as a complex product.
             y = y + product(x, s * jnp.concatenate([C.real, -C.imag], axis=1).T)
-        return y
+        return to_output(y, own)
 
     def run(
         self, u: Float[Array, "L H"], initial: Complex[Array, " P"] | None = None
@@ -119,9 +122,10 @@ class System(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(P,)`.
         """
+        own, u = u, to_states(u, self.lam)
         driven = _drive(self.B, u)
         states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
-        return self._observe(self.C, states) + self._feedthrough(u), last
+        return to_output(self._observe(self.C, states) + self._feedthrough(u), own), last
 
     def step(
         self, state: Complex[Array, " P"], u: Float[Array, " H"]
@@ -142,8 +146,10 @@ class System(eqx.Module):
             raise ValueError(
                 "System.step: a bidirectional system needs the full sequence; call the system"
             )
-        state = diagonal_step(self.lam, state, _drive(self.B, u[None, :])[0])
-        return state, self._observe(self.C, state[None, :])[0] + self._feedthrough(u[None, :])[0]
+        row = to_states(u, self.lam)[None, :]
+        state = diagonal_step(self.lam, state, _drive(self.B, row)[0])
+        y = self._observe(self.C, state[None, :])[0] + self._feedthrough(row)[0]
+        return state, to_output(y, u)
 
     def _feedthrough(self, u: Array) -> Array:
         return product(u, self.D.T) if self.D.ndim == 2 else self.D[None, :] * u
