@@ -22,7 +22,7 @@ from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_o
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import kept_indices
+from lastax.ssm._system import kept_indices, take_states
 
 
 class S4D(eqx.Module):
@@ -163,11 +163,11 @@ class S4D(eqx.Module):
         index = kept_indices(mask, self.log_decay.shape[0])
         return dataclasses.replace(
             self,
-            log_decay=self.log_decay[index],
-            Lambda_im=self.Lambda_im[index],
-            B=None if self.B is None else self.B[index],
-            C=self.C[index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[index],
+            log_decay=take_states(self.log_decay, index),
+            Lambda_im=take_states(self.Lambda_im, index),
+            B=None if self.B is None else take_states(self.B, index),
+            C=take_states(self.C, index),
+            C_reverse=None if self.C_reverse is None else take_states(self.C_reverse, index),
             counts=kept_counts(self.counts, mask),
         )
 
@@ -223,7 +223,7 @@ class S4D(eqx.Module):
 
     def _steps(self, step_rescale: Scalar) -> Array:
         channel = np.repeat(np.arange(len(self.counts)), self.counts)
-        return step_rescale * jnp.exp(self.log_step)[channel]
+        return take_states(step_rescale * jnp.exp(self.log_step), channel)
 
     def _continuous_B(self) -> Array:
         if self.B is not None:

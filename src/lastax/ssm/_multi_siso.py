@@ -14,10 +14,10 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._convolution import channel_kernels, convolve
-from lastax.ssm._precision import to_output, to_states
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_indices
+from lastax.ssm._system import System, kept_indices, take_states
 
 
 class MultiSISO(eqx.Module):
@@ -89,24 +89,24 @@ class MultiSISO(eqx.Module):
         index = kept_indices(mask, self.states)
         return dataclasses.replace(
             self,
-            lam=self.lam[index],
-            B=self.B[index],
-            C=self.C[index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[index],
+            lam=take_states(self.lam, index),
+            B=take_states(self.B, index),
+            C=take_states(self.C, index),
+            C_reverse=None if self.C_reverse is None else take_states(self.C_reverse, index),
             counts=kept_counts(self.counts, mask),
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The output `(L, H)` for the input `u` from the zero state, computed by convolution."""
         active = np.flatnonzero(self.counts)
-        own, u = u, to_states(u, self.lam)
+        own, u = u, at_least_float32(u)
         y = self.D[None, :] * u
         if len(active) == len(self.counts):
             y = y + convolve(u, *self.kernels(u.shape[0]))
         elif len(active) > 0:
             kernels = (kernel[active] for kernel in self.kernels(u.shape[0]))
             y = y.at[:, active].add(convolve(u[:, active], *kernels))
-        return to_output(y, own)
+        return in_dtype_of(y, own)
 
     def kernels(self, length: int) -> tuple[Float[Array, "H L"], ...]:
         """Impulse responses of all channels without `D`, shape `(H, length)`, for each direction.
@@ -136,11 +136,11 @@ class MultiSISO(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(S,)`.
         """
-        own, u = u, to_states(u, self.lam)
+        own, u = u, at_least_float32(u)
         states, last = diagonal_scan(
             jnp.asarray(self.lam), self._drive(u), initial=initial, method=self.scan_method
         )
-        return to_output(self._observe(states) + self.D[None, :] * u, own), last
+        return in_dtype_of(self._observe(states) + self.D[None, :] * u, own), last
 
     def step(
         self, state: Complex[Array, " S"], u: Float[Array, " H"]
@@ -161,9 +161,9 @@ class MultiSISO(eqx.Module):
             raise ValueError(
                 "MultiSISO.step: a bidirectional system needs the full sequence; call the system"
             )
-        row = to_states(u, self.lam)[None, :]
+        row = at_least_float32(u)[None, :]
         state = diagonal_step(jnp.asarray(self.lam), state, self._drive(row)[0])
-        return state, to_output(self._observe(state[None, :])[0] + self.D * row[0], u)
+        return state, in_dtype_of(self._observe(state[None, :])[0] + self.D * row[0], u)
 
     def _drive(self, u: Array) -> Array:
         return jnp.asarray(self.B)[None, :] * u[:, self.channel]

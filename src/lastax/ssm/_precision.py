@@ -1,16 +1,22 @@
-"""Half-precision inputs: states in float32, outputs in the dtype of the input."""
+"""16-bit inputs and parameters: compute in float32, and return the dtype of the input."""
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from lastax._typing import Array
 
 
-def to_states(u: Float[Array, "*shape"], lam: Array) -> Float[Array, "*shape"]:
-    """An input in the precision of the states, which is that of the eigenvalues or higher."""
-    return jnp.asarray(u, jnp.result_type(u, lam.real))
+def at_least_float32(x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Convert real numbers to float32. Wider floats stay as they are."""
+    if jnp.issubdtype(x.dtype, jnp.floating) and not _is_narrow(x):
+        return x
+    return jnp.asarray(x, jnp.float32)
 
 
-def to_output(y: Float[Array, "*shape"], u: Array) -> Float[Array, "*shape"]:
-    """An output in the dtype of the input `u`, if `u` has half precision."""
-    return y.astype(u.dtype) if jnp.finfo(u.dtype).bits < 32 else y
+def in_dtype_of(y: Float[Array, "*shape"], x: Shaped[Array, "..."]) -> Float[Array, "*shape"]:
+    """Convert a result `y` to the dtype of its input `x`, if `x` has less than 32 bits."""
+    return y.astype(x.dtype) if _is_narrow(x) else y
+
+
+def _is_narrow(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32

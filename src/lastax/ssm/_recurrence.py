@@ -14,7 +14,6 @@ from jaxtyping import Complex, Float
 
 from lastax._typing import Array
 from lastax.ssm._powers import multiply
-from lastax.ssm._precision import to_states
 from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
 from lastax.ssm._products import total
 from lastax.ssm._scan_methods import (
@@ -112,7 +111,7 @@ def scan_split(
         raise ValueError(
             f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
         )
-    b = to_states(b, lam)
+    b = jnp.asarray(b, jnp.result_type(b, lam.real))
     if b.shape[0] == 0:
         return (b,) * len(directions)
     return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))
