@@ -13,9 +13,9 @@ from jaxtyping import Complex, Float, Shaped
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
-from lastax.nn._precision import at_least_float32, in_dtype_of
 from lastax.ssm._discretization import Discretization, inverse_of
 from lastax.ssm._multi_siso import AnySystem
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 
 LayerT = TypeVar("LayerT", bound="DiagonalLayer")
 

@@ -15,7 +15,7 @@ from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
 from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_indices
+from lastax.ssm._system import System, kept_indices, take_states
 
 
 class LRU(DiagonalLayer):
@@ -145,12 +145,14 @@ class LRU(DiagonalLayer):
         index = kept_indices(mask, self._checked().nu_log.shape[0])
         return dataclasses.replace(
             self,
-            nu_log=self.nu_log[index],
-            theta_log=self.theta_log[index],
-            gamma_log=self.gamma_log[index],
-            B=self.B[index],
-            C=self.C[:, index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[:, index],
+            nu_log=take_states(self.nu_log, index),
+            theta_log=take_states(self.theta_log, index),
+            gamma_log=take_states(self.gamma_log, index),
+            B=take_states(self.B, index),
+            C=take_states(self.C, index, axis=1),
+            C_reverse=None
+            if self.C_reverse is None
+            else take_states(self.C_reverse, index, axis=1),
         )
 
     def with_system(self, system: System) -> LRU:

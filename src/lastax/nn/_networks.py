@@ -17,7 +17,7 @@ from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._blocks import Block, Gelu, Linear, gelu
 from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
-from lastax.nn._precision import at_least_float32, in_dtype_of
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import total
 
 Pooling = Literal["mean", "last"]

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from lastax._typing import Array, Model
 from lastax.nn._checks import check_complete
-from lastax.nn._precision import at_least_float32, in_dtype_of
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import add_row, multiply_row, total
 
 # Name of one `vmap` axis, a tuple of names, or None.

@@ -23,7 +23,7 @@ from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import kept_indices
+from lastax.ssm._system import kept_indices, take_states
 
 
 class S4D(DiagonalLayer):
@@ -134,7 +134,7 @@ class S4D(DiagonalLayer):
         """
         layer = self._checked()
         channel = np.repeat(np.arange(len(self.counts)), self.counts)
-        step = step_rescale * jnp.exp(layer.log_step)[channel]
+        step = take_states(step_rescale * jnp.exp(layer.log_step), channel)
         Lambda = jax.lax.complex(-jnp.exp(layer.log_decay), layer.Lambda_im)
         C = as_complex(layer.C)
         continuous_B = jnp.ones_like(C) if layer.B is None else as_complex(layer.B)
@@ -156,11 +156,11 @@ class S4D(DiagonalLayer):
         index = kept_indices(mask, self._checked().log_decay.shape[0])
         return dataclasses.replace(
             self,
-            log_decay=self.log_decay[index],
-            Lambda_im=self.Lambda_im[index],
-            B=None if self.B is None else self.B[index],
-            C=self.C[index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[index],
+            log_decay=take_states(self.log_decay, index),
+            Lambda_im=take_states(self.Lambda_im, index),
+            B=None if self.B is None else take_states(self.B, index),
+            C=take_states(self.C, index),
+            C_reverse=None if self.C_reverse is None else take_states(self.C_reverse, index),
             counts=kept_counts(self.counts, mask),
         )
 

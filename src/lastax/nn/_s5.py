@@ -23,7 +23,7 @@ from lastax.nn._initialization import (
 from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_indices
+from lastax.ssm._system import System, kept_indices, take_states
 
 # Upper bound of the real parts of clipped eigenvalues, as in the published code.
 LARGEST_REAL_PART = -1e-4
@@ -156,12 +156,14 @@ class S5(DiagonalLayer):
         index = kept_indices(mask, self._checked().log_step.shape[0])
         return dataclasses.replace(
             self,
-            Lambda_re=self.Lambda_re[index],
-            Lambda_im=self.Lambda_im[index],
-            B=self.B[index],
-            C=self.C[:, index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[:, index],
-            log_step=self.log_step[index],
+            Lambda_re=take_states(self.Lambda_re, index),
+            Lambda_im=take_states(self.Lambda_im, index),
+            B=take_states(self.B, index),
+            C=take_states(self.C, index, axis=1),
+            C_reverse=None
+            if self.C_reverse is None
+            else take_states(self.C_reverse, index, axis=1),
+            log_step=take_states(self.log_step, index),
         )
 
     def with_system(self, system: System) -> S5:

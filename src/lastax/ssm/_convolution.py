@@ -33,6 +33,8 @@ def channel_kernels(
     Returns:
         One kernel per channel, shape `(H, L)`.
     """
+    if length == 0:
+        return jnp.zeros((len(counts), 0), lam.real.dtype)
     steps = _steps_per_chunk(length)
     chunks = -(-length // steps)
     inner, outer = power_tables(lam, steps, chunks)
@@ -69,6 +71,8 @@ def convolve(
         The output, shape `(L, H)`.
     """
     length = u.shape[0]
+    if length == 0:
+        return u
     # Imported here because it takes a third of a second, and only convolutions need it.
     from scipy.fft import next_fast_len
 

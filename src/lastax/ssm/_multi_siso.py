@@ -14,9 +14,10 @@ from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._convolution import channel_kernels, convolve
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, state_after
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_indices
+from lastax.ssm._system import System, kept_indices, take_states
 
 
 class MultiSISO(eqx.Module):
@@ -27,7 +28,8 @@ class MultiSISO(eqx.Module):
     `C_reverse` as in `System`. Channels may have different numbers of states, including none, so
     that a removed state leaves no padding behind.
 
-    Arrays are JAX or NumPy arrays, as in `System`. The states are ordered by channel.
+    Arrays are JAX or NumPy arrays, and inputs can have half precision, as in `System`. The states
+    are ordered by channel.
 
     Attributes:
         lam: eigenvalues, shape `(S,)`.
@@ -87,23 +89,24 @@ class MultiSISO(eqx.Module):
         index = kept_indices(mask, self.states)
         return dataclasses.replace(
             self,
-            lam=self.lam[index],
-            B=self.B[index],
-            C=self.C[index],
-            C_reverse=None if self.C_reverse is None else self.C_reverse[index],
+            lam=take_states(self.lam, index),
+            B=take_states(self.B, index),
+            C=take_states(self.C, index),
+            C_reverse=None if self.C_reverse is None else take_states(self.C_reverse, index),
             counts=kept_counts(self.counts, mask),
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The output `(L, H)` for the input `u` from the zero state, computed by convolution."""
         active = np.flatnonzero(self.counts)
+        own, u = u, at_least_float32(u)
         y = self.D[None, :] * u
-        if len(active) == 0:
-            return y
-        kernels = self.kernels(u.shape[0])
         if len(active) == len(self.counts):
-            return y + convolve(u, *kernels)
-        return y.at[:, active].add(convolve(u[:, active], *(kernel[active] for kernel in kernels)))
+            y = y + convolve(u, *self.kernels(u.shape[0]))
+        elif len(active) > 0:
+            kernels = (kernel[active] for kernel in self.kernels(u.shape[0]))
+            y = y.at[:, active].add(convolve(u[:, active], *kernels))
+        return in_dtype_of(y, own)
 
     def kernels(self, length: int) -> tuple[Float[Array, "H L"], ...]:
         """Impulse responses of all channels without `D`, shape `(H, length)`, for each direction.
@@ -138,13 +141,13 @@ class MultiSISO(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(S,)`.
         """
-        driven = self._drive(u)
+        own, u = u, at_least_float32(u)
         states, last = diagonal_scan(
-            jnp.asarray(self.lam), driven, initial=initial, method=self.scan_method
+            jnp.asarray(self.lam), self._drive(u), initial=initial, method=self.scan_method
         )
         if steps is not None:
             last = state_after(steps, states, initial)
-        return self._observe(states) + self.D[None, :] * u, last
+        return in_dtype_of(self._observe(states) + self.D[None, :] * u, own), last
 
     def step(
         self, state: Complex[Array, " S"], u: Float[Array, " H"]
@@ -165,8 +168,9 @@ class MultiSISO(eqx.Module):
             raise ValueError(
                 "MultiSISO.step: a bidirectional system needs the full sequence; call the system"
             )
-        state = diagonal_step(jnp.asarray(self.lam), state, self._drive(u[None, :])[0])
-        return state, self._observe(state[None, :])[0] + self.D * u
+        row = at_least_float32(u)[None, :]
+        state = diagonal_step(jnp.asarray(self.lam), state, self._drive(row)[0])
+        return state, in_dtype_of(self._observe(state[None, :])[0] + self.D * row[0], u)
 
     def _drive(self, u: Array) -> Array:
         return jnp.asarray(self.B)[None, :] * u[:, self.channel]

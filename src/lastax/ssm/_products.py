@@ -7,107 +7,114 @@ takes most of the time of a training step.
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 from jaxtyping import Float
 
 from lastax._typing import Array
+from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
 
 
-@jax.custom_vjp
 def product(x: Float[Array, "L n"], W: Float[Array, "n m"]) -> Float[Array, "L m"]:
     """`x W` for one sequence. The gradient of `W` is one product per sequence, then a sum."""
-    return x @ W
+    return _apply(_product, x, W)
 
 
-def _product_forward(x: Array, W: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ W, (x, W)
-
-
-def _product_backward(residuals: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
-    x, W = residuals
-    return y_bar @ W.T, _contract(x, y_bar)
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@jax.custom_vjp
-def total(x: Float[Array, "L n"]) -> Float[Array, " n"]:
+def total(x: Float[Array, "*batch L n"]) -> Float[Array, "*batch n"]:
     """The sum of `x` over time."""
-    return _sum(x)
+    return _apply(_total, x)
 
 
-def _total_forward(x: Array) -> tuple[Array, Array]:
-    return _sum(x), x[:, :0]
-
-
-def _total_backward(like: Array, y_bar: Array) -> tuple[Array]:
-    return (jnp.broadcast_to(y_bar[None], (like.shape[0], *y_bar.shape)),)
-
-
-total.defvjp(_total_forward, _total_backward)
-
-
-@jax.custom_vjp
 def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Add `row` to every step of `x`."""
-    return x + row[None]
+    return _apply(_row_sum, x, row)
 
 
-def _add_row_forward(x: Array, row: Array) -> tuple[Array, None]:
-    return x + row[None], None
-
-
-def _add_row_backward(_: None, y_bar: Array) -> tuple[Array, Array]:
-    return y_bar, _sum(y_bar)
-
-
-add_row.defvjp(_add_row_forward, _add_row_backward)
-
-
-@jax.custom_vjp
 def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Multiply every step of `x` by `row`, elementwise."""
-    return x * row[None]
+    return _apply(_row_product, x, row)
 
 
-def _multiply_row_forward(x: Array, row: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x * row[None], (x, row)
+def _apply(primitive: Primitive, *operands: Array) -> Array:
+    # A primitive is compiled after the function that uses it has been traced. The precision of
+    # matrix products is that at the time of the call.
+    precision = jax.config.jax_default_matmul_precision
+    dtype = jnp.result_type(*operands)
+    arrays = [jnp.asarray(x, dtype) for x in operands]
+    return apply(primitive, *arrays, precision=precision)
 
 
-def _multiply_row_backward(residuals: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
-    x, row = residuals
-    return y_bar * row[None], _sum(x * y_bar)
+def _compute_product(x: Array, W: Array, *, precision: str | None) -> Array:
+    if x.ndim > 2 and x.shape[0] == W.shape[0] == 1:
+        return _compute_product(x[0], W[0], precision=precision)[None]
+    return jnp.matmul(x, W, precision=precision)
 
 
-multiply_row.defvjp(_multiply_row_forward, _multiply_row_backward)
+def _product_to_x(y_bar: Array, x: LinearOperand, W: Array, *, precision: str | None) -> Array:
+    return sum_to(_product.bind(y_bar, W.mT, precision=precision), x.aval)
 
 
-@jax.custom_batching.custom_vmap
-def _sum(x: Array) -> Array:
+def _product_to_W(y_bar: Array, x: Array, W: LinearOperand, *, precision: str | None) -> Array:
+    # `x^T y_bar`. Products with few columns are slow, so the wider factor is on the right.
+    if y_bar.shape[-1] >= x.shape[-1]:
+        bar = _product.bind(x.mT, y_bar, precision=precision)
+    else:
+        bar = _product.bind(y_bar.mT, x, precision=precision).mT
+    return sum_to(bar, W.aval)
+
+
+def _compute_total(x: Array, *, precision: str | None) -> Array:
     """The sum over time as a matrix product."""
-    ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
-    return (ones @ x)[..., 0, :]
+    # Made from `x`, the ones are on the same devices.
+    ones = jnp.ones_like(x[..., :1]).mT
+    return jnp.matmul(ones, x, precision=precision)[..., 0, :]
 
 
-@_sum.def_vmap
-def _sum_batch(size: int, batched: list, x: Array) -> tuple[Array, bool]:
-    return _sum(x), True
+def _total_to_x(bar: Array, x: LinearOperand, *, precision: str | None) -> list[Array]:
+    del precision
+    return [jnp.broadcast_to(bar[..., None, :], x.aval.shape)]
 
 
-@jax.custom_batching.custom_vmap
-def _contract(x: Array, y: Array) -> Array:
-    """`x^T y`."""
-    x_transposed, y_transposed = x.mT, y.mT
-    # Products with few columns are slow, so the wider factor is on the right.
-    return x_transposed @ y if y.shape[-1] >= x.shape[-1] else (y_transposed @ x).mT
+def _compute_row_sum(x: Array, row: Array, *, precision: str | None) -> Array:
+    del precision
+    return x + row[..., None, :]
 
 
-@_contract.def_vmap
-def _contract_batch(size: int, batched: list, x: Array, y: Array) -> tuple[Array, bool]:
-    x, y = (
-        a if has else jnp.broadcast_to(a[None], (size, *a.shape))
-        for a, has in zip((x, y), batched, strict=True)
-    )
-    if size == 1:
-        return _contract(x[0], y[0])[None], True
-    return _contract(x, y), True
+def _row_sum_to_both(
+    y_bar: Array, x: LinearOperand | Array, row: LinearOperand | Array, *, precision: str | None
+) -> list[Array | None]:
+    # The sum over time comes before the sum over the batch.
+    return [
+        sum_to(y_bar, x.aval) if ad.is_undefined_primal(x) else None,
+        sum_to(_total.bind(y_bar, precision=precision), row.aval)
+        if ad.is_undefined_primal(row)
+        else None,
+    ]
+
+
+def _compute_row_product(x: Array, row: Array, *, precision: str | None) -> Array:
+    del precision
+    return x * row[..., None, :]
+
+
+def _row_product_to_x(
+    y_bar: Array, x: LinearOperand, row: Array, *, precision: str | None
+) -> Array:
+    return sum_to(_row_product.bind(y_bar, row, precision=precision), x.aval)
+
+
+def _row_product_to_row(
+    y_bar: Array, x: Array, row: LinearOperand, *, precision: str | None
+) -> Array:
+    return sum_to(_total.bind(x * y_bar, precision=precision), row.aval)
+
+
+_product = sequence_primitive("product", _compute_product)
+_total = sequence_primitive("total", _compute_total)
+_row_sum = sequence_primitive("row_sum", _compute_row_sum)
+_row_product = sequence_primitive("row_product", _compute_row_product)
+
+ad.defbilinear(_product, _product_to_x, _product_to_W)
+ad.deflinear2(_total, _total_to_x)
+ad.deflinear2(_row_sum, _row_sum_to_both)
+ad.defbilinear(_row_product, _row_product_to_x, _row_product_to_row)

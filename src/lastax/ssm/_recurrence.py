@@ -5,15 +5,25 @@ imaginary parts. The products of a layer with `B` and `C` are then real matrix p
 directions of time read the same array.
 """
 
-from functools import partial
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import ad
 from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
+from lastax.ssm._powers import multiply
+from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
 from lastax.ssm._products import total
-from lastax.ssm._scan_methods import LONGEST_CHUNK, SCAN_METHODS, ScanMethod, split_halves
+from lastax.ssm._scan_methods import (
+    LONGEST_CHUNK,
+    SCAN_METHODS,
+    ScanMethod,
+    join_halves,
+    split_factor,
+    split_halves,
+)
 
 
 def diagonal_scan(
@@ -48,12 +58,15 @@ def diagonal_scan(
 
     Returns:
         The states in the order of `b`, shape `(L, P)`, and the last state computed, shape `(P,)`.
-        Pass the last state as `initial` to continue the recurrence in another call.
+        Pass the last state as `initial` to continue the recurrence in another call. After no steps,
+        the last state is `initial`.
 
     Raises:
         ValueError: if `method` is unknown.
     """
     lam, b = jnp.asarray(lam), jnp.asarray(b)
+    if b.shape[0] == 0:
+        return b, jnp.zeros_like(lam) if initial is None else jnp.asarray(initial)
     if initial is not None:
         first = -1 if reverse else 0
         b = b.at[first].add(lam * initial)
@@ -106,7 +119,10 @@ def scan_split(
         raise ValueError(
             f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
         )
-    return _scan(method, directions, lam, b)
+    b = jnp.asarray(b, jnp.result_type(b, lam.real))
+    if b.shape[0] == 0:
+        return (b,) * len(directions)
+    return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))
 
 
 def _default_method(length: int) -> ScanMethod:
@@ -116,68 +132,89 @@ def _default_method(length: int) -> ScanMethod:
     return "sequential" if length <= LONGEST_CHUNK else "chunked"
 
 
-def _run(
-    method: ScanMethod, directions: tuple[bool, ...], lam: Array, inputs: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """Run a method. Under `vmap`, run the same method on the full batch at once.
-
-    The default rule of `vmap` would turn in-place slice updates into gathers and scatters.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def run(lam: Array, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        return SCAN_METHODS[method](directions, lam, inputs)
-
-    @run.def_vmap
-    def batch(size: int, batched: list, lam: Array, inputs: tuple[Array, ...]) -> tuple:
-        if batched[0]:
-            axes = jax.tree.map(lambda has: 0 if has else None, tuple(batched))
-            states = jax.vmap(partial(SCAN_METHODS[method], directions), in_axes=axes)(lam, inputs)
-        else:
-            full = [
-                x if has else jnp.broadcast_to(x[None], (size, *x.shape))
-                for x, has in zip(inputs, batched[1], strict=True)
-            ]
-            states = run(lam, tuple(full))
-        return states, (True,) * len(directions)
-
-    return run(lam, inputs)
+def _compute_scan(
+    lam: Array, *inputs: Array, method: ScanMethod, directions: tuple[bool, ...]
+) -> list[Array]:
+    if lam.size > lam.shape[-1]:
+        # The states depend on the batch axes of `lam` too.
+        zeros = jnp.zeros_like(lam.real[..., None, :1])
+        inputs = tuple(x + zeros for x in inputs)
+    return list(SCAN_METHODS[method](directions, lam, inputs))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(
-    method: ScanMethod, directions: tuple[bool, ...], lam: Array, b: Array
-) -> tuple[Array, ...]:
-    return _run(method, directions, lam, (b,) * len(directions))
-
-
-def _scan_forward(
-    method: ScanMethod, directions: tuple[bool, ...], lam: Array, b: Array
-) -> tuple[tuple[Array, ...], tuple[Array, tuple[Array, ...]]]:
-    states = _scan(method, directions, lam, b)
-    return states, (lam, states)
-
-
-def _scan_backward(
+def _scan_jvp(
+    primals: Sequence[Array],
+    tangents: Sequence[Array | ad.Zero],
+    *,
     method: ScanMethod,
     directions: tuple[bool, ...],
-    residuals: tuple[Array, tuple[Array, ...]],
-    states_bar: tuple[Array, ...],
-) -> tuple[Array, Array]:
-    # Automatic differentiation would store all intermediate values. The adjoint is the same
-    # recurrence in the opposite direction, with conjugate factors.
-    lam, states = residuals
-    opposite = tuple(not reverse for reverse in directions)
-    adjoints = _run(method, opposite, lam.conj(), states_bar)
-    re = im = jnp.zeros_like(lam.real)
-    for reverse, x, g in zip(directions, states, adjoints, strict=True):
-        # d x_{k+1} / d lam = x_k.
-        earlier, later = (x[1:], g[:-1]) if reverse else (x[:-1], g[1:])
-        (x_re, x_im), (g_re, g_im) = split_halves(earlier), split_halves(later)
-        re = re + total(x_re * g_re + x_im * g_im)
-        im = im + total(x_re * g_im - x_im * g_re)
+) -> tuple[list[Array], list[Array]]:
+    """The same recurrence, driven by `b_dot_k + lam_dot x_{k-1}`."""
+    (lam, *inputs), (lam_dot, *dots) = primals, tangents
+    states = _scan.bind(lam, *inputs, method=method, directions=directions)
+    driven = [ad.instantiate_zeros(dot) for dot in dots]
+    if not isinstance(lam_dot, ad.Zero):
+        lagged = [
+            _lagged_product.bind(lam_dot, x, reverse=reverse)
+            for x, reverse in zip(states, directions, strict=True)
+        ]
+        driven = [
+            change if isinstance(dot, ad.Zero) else dot + change
+            for dot, change in zip(dots, lagged, strict=True)
+        ]
+    return states, _scan.bind(lam, *driven, method=method, directions=directions)
+
+
+def _scan_to_inputs(
+    states_bar: Sequence[Array | ad.Zero],
+    lam: Array,
+    *inputs: LinearOperand | Array,
+    method: ScanMethod,
+    directions: tuple[bool, ...],
+) -> list[Array | ad.Zero | None]:
+    """The transpose is the same recurrence in the opposite direction, with conjugate factors."""
+    bars: list[Array | ad.Zero | None] = [
+        ad.Zero(x.aval.to_ct_aval()) if ad.is_undefined_primal(x) else None for x in inputs
+    ]
+    used = [i for i, bar in enumerate(states_bar) if not isinstance(bar, ad.Zero)]
+    adjoints = _scan.bind(
+        lam.conj(),
+        *(states_bar[i] for i in used),
+        method=method,
+        directions=tuple(not directions[i] for i in used),
+    )
+    for i, adjoint in zip(used, adjoints, strict=True):
+        if ad.is_undefined_primal(inputs[i]):
+            bars[i] = sum_to(adjoint, inputs[i].aval)
+    return [None, *bars]
+
+
+def _compute_lagged_product(z: Array, x: Array, *, reverse: bool) -> Array:
+    """`z x_{k-1}`, or `z x_{k+1}` in reverse. It is zero in the first step of the recurrence."""
+    earlier = x[..., 1:, :] if reverse else x[..., :-1, :]
+    product = join_halves(multiply(split_factor(z), split_halves(earlier)))
+    return jnp.pad(product, ((0, 0),) * (x.ndim - 2) + ((0, 1) if reverse else (1, 0), (0, 0)))
+
+
+def _lagged_product_to_z(bar: Array, z: LinearOperand, x: Array, *, reverse: bool) -> Array:
+    # d x_{k+1} / d lam = x_k.
+    earlier, later = (
+        (x[..., 1:, :], bar[..., :-1, :]) if reverse else (x[..., :-1, :], bar[..., 1:, :])
+    )
+    (x_re, x_im), (g_re, g_im) = split_halves(earlier), split_halves(later)
+    re = total(x_re * g_re + x_im * g_im)
+    im = total(x_re * g_im - x_im * g_re)
     # In JAX, the cotangent of a complex number is the conjugate of its gradient.
-    return jax.lax.complex(re, -im), sum(adjoints[1:], start=adjoints[0])
+    return sum_to(jax.lax.complex(re, -im), z.aval)
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+def _lagged_product_to_x(bar: Array, z: Array, x: LinearOperand, *, reverse: bool) -> Array:
+    return sum_to(_lagged_product.bind(z.conj(), bar, reverse=not reverse), x.aval)
+
+
+_scan = sequence_primitive("diagonal_scan", _compute_scan, multiple_results=True)
+_lagged_product = sequence_primitive("lagged_product", _compute_lagged_product)
+
+ad.primitive_jvps[_scan] = _scan_jvp
+ad.primitive_transposes[_scan] = _scan_to_inputs
+ad.defbilinear(_lagged_product, _lagged_product_to_z, _lagged_product_to_x)

@@ -2,7 +2,8 @@
 
 Each method runs one or several recurrences with the same eigenvalues `(P,)`. `directions` tells for
 each of them whether it runs in reverse. Inputs and states have split real and imaginary parts,
-`(..., L, 2 P)` for each recurrence.
+`(..., L, 2 P)` for each recurrence. `lam` has as many leading axes, of size 1 where it does not
+depend on the batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,7 +70,7 @@ def _associative(
             ends = states[..., 0 if reverse else -1, :]
             starts = _shifted(_associative_scan(factor_per_chunk, ends, reverse)[1], reverse)
             states = states + powers * starts[..., None, :]
-        outputs.append(_rejoin(_join_halves((states.real, states.imag)), length))
+        outputs.append(_rejoin(join_halves((states.real, states.imag)), length))
     return tuple(outputs)
 
 
@@ -84,7 +85,12 @@ def split_halves(x: Array) -> SplitComplex:
     return x[..., :half], x[..., half:]
 
 
-def _join_halves(parts: SplitComplex) -> Array:
+def split_factor(lam: Array) -> SplitComplex:
+    """Real and imaginary parts of a factor `(..., P)` for sequences, `(..., 1, P)`."""
+    return lam.real[..., None, :], lam.imag[..., None, :]
+
+
+def join_halves(parts: SplitComplex) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -113,7 +119,7 @@ def _last_states(
 ) -> tuple[Array, ...]:
     """The last state of each chunk `(..., n, T, 2 P)`, starting from zero: `(..., n, 2 P)`."""
     steps = chunks[0].shape[-2]
-    factor = _broadcastable(lam, chunks[0][..., 0, :])
+    factor = split_factor(lam)
 
     def advance(step: Array, states: tuple[SplitComplex, ...]) -> tuple[SplitComplex, ...]:
         positions = _positions(directions, step, steps)
@@ -123,7 +129,7 @@ def _last_states(
         )
 
     zeros = tuple(split_halves(jnp.zeros_like(x[..., 0, :])) for x in chunks)
-    return tuple(map(_join_halves, jax.lax.fori_loop(0, steps, advance, zeros)))
+    return tuple(map(join_halves, jax.lax.fori_loop(0, steps, advance, zeros)))
 
 
 def _all_states(
@@ -137,25 +143,19 @@ def _all_states(
     The states overwrite the inputs, which is the fastest layout and needs the least memory.
     """
     steps = chunks[0].shape[-2]
-    factor = _broadcastable(lam, chunks[0][..., 0, :])
+    factor = split_factor(lam)
 
     def advance(step: Array, carry: tuple) -> tuple:
         new_states, new_chunks = [], []
         positions = _positions(directions, step, steps)
         for state, x, position in zip(*carry, positions, strict=True):
             state = add(multiply(factor, state), _read(x, position))
-            row = _join_halves(state)
+            row = join_halves(state)
             new_states.append(state)
             new_chunks.append(jax.lax.dynamic_update_index_in_dim(x, row, position, axis=-2))
         return tuple(new_states), tuple(new_chunks)
 
     return jax.lax.fori_loop(0, steps, advance, (starts, chunks))[1]
-
-
-def _broadcastable(lam: Array, like: Array) -> SplitComplex:
-    """The parts of `lam (P,)` with as many axes as `like`."""
-    shape = (1,) * (like.ndim - 1) + lam.shape
-    return lam.real.reshape(shape), lam.imag.reshape(shape)
 
 
 def _positions(directions: tuple[bool, ...], step: Array, steps: int) -> tuple[Array, ...]:
@@ -181,6 +181,7 @@ def _associative_scan(lam: Array, b: Array, reverse: bool) -> tuple[Array, Array
         next_factor, next_state = later
         return next_factor * factor, next_factor * state + next_state
 
-    # The factors do not depend on the batch, so they get axes of size 1 there.
-    factors = jnp.broadcast_to(lam, (1,) * (b.ndim - 2) + b.shape[-2:])
+    # The factors do not depend on the chunk, so they get an axis of size 1 there.
+    leads = lam.shape[:-1] + (1,) * (b.ndim - 1 - lam.ndim)
+    factors = jnp.broadcast_to(lam.reshape(*leads, 1, -1), (*leads, *b.shape[-2:]))
     return jax.lax.associative_scan(combine, (factors, b), reverse=reverse, axis=b.ndim - 2)

@@ -9,9 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Complex, Float, Int
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Bool, Complex, Float, Int, Shaped
 
 from lastax._typing import Array
+from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import product
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_split, state_after
 from lastax.ssm._scan_methods import ScanMethod
@@ -25,7 +27,8 @@ class System(eqx.Module):
     `x'_k = diag(lam) x'_{k+1} + B u_k`, and adds `s Re(C_reverse x'_k)` to `y_k`.
 
     Arrays are JAX or NumPy arrays. Norms, scores and frequency responses keep their library and
-    dtype. Responses in time are computed by JAX.
+    dtype. Responses in time are computed by JAX. For inputs in bfloat16 or float16, states are in
+    float32, and the output has the dtype of the input.
 
     Attributes:
         lam: eigenvalues, shape `(P,)`.
@@ -86,15 +89,20 @@ class System(eqx.Module):
             ValueError: unless `mask` is a boolean array of shape `(P,)`.
         """
         index = kept_indices(mask, self.states)
-        reverse = None if self.C_reverse is None else self.C_reverse[:, index]
+        reverse = self.C_reverse
         return dataclasses.replace(
-            self, lam=self.lam[index], B=self.B[index], C=self.C[:, index], C_reverse=reverse
+            self,
+            lam=take_states(self.lam, index),
+            B=take_states(self.B, index),
+            C=take_states(self.C, index, axis=1),
+            C_reverse=None if reverse is None else take_states(reverse, index, axis=1),
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
         """The output `(L, H)` for the input `u`, starting from the zero state."""
         maps = [self.C] if self.C_reverse is None else [self.C, self.C_reverse]
         directions = (False, True)[: len(maps)]
+        own, u = u, at_least_float32(u)
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         states = scan_split(self.lam, driven, directions, method=self.scan_method)
         y = self._feedthrough(u)
@@ -102,7 +110,7 @@ class System(eqx.Module):
         for C, x in zip(maps, states, strict=True):
             # Re(C x) as a real product, which costs half as much as a complex product.
             y = y + product(x, s * jnp.concatenate([C.real, -C.imag], axis=1).T)
-        return y
+        return in_dtype_of(y, own)
 
     def run(
         self,
@@ -124,11 +132,12 @@ class System(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(P,)`.
         """
+        own, u = u, at_least_float32(u)
         driven = _drive(self.B, u)
         states, last = diagonal_scan(self.lam, driven, initial=initial, method=self.scan_method)
         if steps is not None:
             last = state_after(steps, states, initial)
-        return self._observe(self.C, states) + self._feedthrough(u), last
+        return in_dtype_of(self._observe(self.C, states) + self._feedthrough(u), own), last
 
     def step(
         self, state: Complex[Array, " P"], u: Float[Array, " H"]
@@ -149,8 +158,10 @@ class System(eqx.Module):
             raise ValueError(
                 "System.step: a bidirectional system needs the full sequence; call the system"
             )
-        state = diagonal_step(self.lam, state, _drive(self.B, u[None, :])[0])
-        return state, self._observe(self.C, state[None, :])[0] + self._feedthrough(u[None, :])[0]
+        row = at_least_float32(u)[None, :]
+        state = diagonal_step(self.lam, state, _drive(self.B, row)[0])
+        y = self._observe(self.C, state[None, :])[0] + self._feedthrough(row)[0]
+        return state, in_dtype_of(y, u)
 
     def _feedthrough(self, u: Array) -> Array:
         return product(u, self.D.T) if self.D.ndim == 2 else self.D[None, :] * u
@@ -260,6 +271,22 @@ def kept_indices(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, "
             f"{mask.dtype} of shape {mask.shape}"
         )
     return np.flatnonzero(mask)
+
+
+def take_states(
+    array: Shaped[Array, ...], index: Int[np.ndarray, " K"], *, axis: int = 0
+) -> Shaped[Array, ...]:
+    """Entries of an array at the positions `index` of an axis, also if the axis is sharded."""
+    place = (slice(None),) * axis + (index,)
+    if isinstance(array, np.ndarray):
+        return array[place]
+    # Any number of states can remain, so they are not sharded. JAX demands that this be said for
+    # meshes of explicit axes.
+    mesh, spec = jax.typeof(array).sharding.mesh, jax.typeof(array).sharding.spec
+    if not any(spec):
+        return array[place]
+    rest = NamedSharding(mesh, PartitionSpec(*spec[:axis], None, *spec[axis + 1 :]))
+    return jax.sharding.reshard(array, rest).at[place].get(out_sharding=rest)
 
 
 def _drive(B: Complex[Array, "P H"], u: Float[Array, "L H"]) -> Complex[Array, "L P"]:
