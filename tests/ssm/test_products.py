@@ -114,3 +114,6 @@ def test_derivatives_are_one_matrix_product_per_sequence(operation):
     assert contracted
     assert not [axes for axes in contracted if "," in axes]
     assert set(re.findall(r"across dimensions = \[(.*?)\]", program)) <= {"0"}
+    # The sum over the batch comes after the sum over time.
+    summed = re.findall(r"stablehlo.reduce\(.*\((tensor<.*?>)", program)
+    assert not [shape for shape in summed if f"x{LENGTH}x" in shape]
