@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lastax.cmd.main import cli as program
 from lastax.cmd.main import main
 
 # The smallest network that still has several layers to choose states from.
@@ -88,7 +89,7 @@ def start(cache: Path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def trained(start: Callable[..., subprocess.Popen], shared: Path) -> Path:
+def trained(cache: Path, shared: Path) -> Path:
     """A finished run of two short epochs. Tests read it; none may write to it."""
     folder = shared / "runs" / "speech" / "tiny"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,8 @@ def trained(start: Callable[..., subprocess.Popen], shared: Path) -> Path:
             assert time.monotonic() < deadline, "another worker failed to train the run"
             time.sleep(0.1)
         return folder
-    process = start("train", "--task", "speech", *SHORT, *TINY, "--out", folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LASTAX_CACHE", str(cache))
+        words = ["train", "--task", "speech", *SHORT, *TINY, "--out", str(folder)]
+        program(words, standalone_mode=False)
     return folder

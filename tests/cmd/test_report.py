@@ -1,6 +1,7 @@
 """`lastax report`: self-contained pages."""
 
 import dataclasses
+import functools
 import html
 import json
 import re
@@ -13,6 +14,7 @@ from html.parser import HTMLParser
 import pytest
 
 import lastax
+from lastax.experiments import CalibrationOptions, PruneOptions, prune_run
 from lastax.training import _trainer
 from lastax.training._loop import FitResult
 
@@ -77,9 +79,11 @@ def check(page):
 
 
 METHODS = {
-    "last": ("--ratio", 0.5),
-    "calibrated": ("--states", 5, "--calibration", 7, "--budget", "uniform", "--seed", 3),
-    "balanced": ("--ratio", 0.5),
+    "last": PruneOptions(ratio=0.5),
+    "calibrated": PruneOptions(
+        method="calibrated", states=5, calibration=CalibrationOptions(7, "uniform"), seed=3
+    ),
+    "balanced": PruneOptions(method="balanced", ratio=0.5),
 }
 
 
@@ -91,16 +95,17 @@ def pruned(trained, tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def small(cli, pruned):
+@pytest.fixture(scope="module")
+def small(pruned, cache):
     """Prune the run by a method of `METHODS`, once for all tests of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LASTAX_CACHE", str(cache))
+        data = lastax.data.reopen_data(lastax.training.load_config(pruned / "tiny"))
 
+    @functools.cache
     def prune(method):
         out = pruned / f"small-{method}"
-        if not out.exists():
-            options = ("--method", method, *METHODS[method], "--out", out)
-            assert cli("prune", pruned / "tiny", *options).status == 0
-        return out
+        return prune_run(pruned / "tiny", data, METHODS[method], folder=out).folder
 
     return prune
 
