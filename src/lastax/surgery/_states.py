@@ -14,7 +14,13 @@ from lastax._typing import Model
 from lastax.nn._layer import WritableLayer
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.surgery._layers import find_layers, replace_layers
-from lastax.surgery._reading import float32_system, layer_counts, with_shapes, write_system
+from lastax.surgery._reading import (
+    float32_system,
+    layer_counts,
+    system_shape,
+    with_shapes,
+    write_system,
+)
 
 
 def keep_states(model: Model, keep: Sequence[Bool[np.ndarray, " _"]]) -> Model:
@@ -72,7 +78,7 @@ def with_dense_feedthrough(model: Model) -> Model:
     """
     layers: list[Any] = find_layers(model)
     for layer in layers:
-        if isinstance(float32_system(layer), MultiSISO) or not hasattr(layer, "D"):
+        if isinstance(system_shape(layer), MultiSISO) or not hasattr(layer, "D"):
             raise ValueError(
                 f"with_dense_feedthrough: the D of a {type(layer).__name__} layer cannot be a "
                 "dense matrix"
