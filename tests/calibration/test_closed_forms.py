@@ -90,6 +90,23 @@ def test_an_unregistered_system_class_raises():
         lastax.calibration.state_slots(types.SimpleNamespace(D=np.zeros(3)))
 
 
+@pytest.mark.parametrize("rows", [5, 120, 131])
+def test_moments_in_pieces_are_those_of_all_rows(rows):
+    # Regressions with 66 columns are multiplied in pieces of 60 rows. 131 rows leave a rest. The
+    # second regression has its states in another order, and empty slots.
+    rng = np.random.default_rng(0)
+    slots = np.stack([np.arange(32), np.r_[63:32:-2, np.full(16, -1)]])
+    features = rng.normal(size=(rows, 64, 2)).astype(np.float32)
+    u, y = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    moments = lastax.calibration.moments_of_rows(slots, features, u, y)
+    for channel, gram in enumerate(moments.gram):
+        states = slots[channel][slots[channel] >= 0]
+        z = np.zeros((rows, 66), np.longdouble)
+        z[:, : 2 * len(states)] = features[:, states].reshape(rows, -1)
+        z[:, 64], z[:, 65] = u[:, channel], y[:, channel]
+        np.testing.assert_allclose(gram, np.einsum("ri,rj->ij", z, z) / rows, rtol=0, atol=1e-13)
+
+
 @few
 @given(seed=seeds, rows=st.lists(st.integers(1, 20), min_size=1, max_size=4))
 def test_moments_add_up(seed, rows):

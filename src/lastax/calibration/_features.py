@@ -223,18 +223,18 @@ def moments_of_rows(
     regressions, states = slots.shape
     targets = u.shape[1] // regressions
 
+    columns = states * width
+
     def rows_of(regression: int) -> Float[np.ndarray, "R Z"]:
-        mine = slots[regression]
-        # States of one regression are adjacent in most systems, and a slice is not copied.
-        adjacent = (np.diff(mine) == 1).all() and mine[0] >= 0
-        found = features[:, mine[0] : mine[0] + states] if adjacent else features[:, mine]
-        z = np.empty((rows, states * width + 2 * targets))
-        z[:, : states * width].reshape(rows, states, width)[:] = found
-        if not adjacent:
-            z[:, : states * width].reshape(rows, states, width)[:, mine < 0] = 0
-        own = slice(regression * targets, (regression + 1) * targets)
-        z[:, states * width : states * width + targets] = u[:, own]
-        z[:, states * width + targets :] = y[:, own]
+        mine, own = slots[regression], slice(regression * targets, (regression + 1) * targets)
+        z = np.empty((rows, columns + 2 * targets))
+        if (np.diff(mine) == 1).all() and mine[0] >= 0:
+            # A slice is not copied.
+            z[:, :columns] = features[:, mine[0] : mine[0] + states].reshape(rows, columns)
+        else:
+            found = np.where(mine[:, None] >= 0, features[:, np.maximum(mine, 0)], 0)
+            z[:, :columns] = found.reshape(rows, columns)
+        z[:, columns : columns + targets], z[:, columns + targets :] = u[:, own], y[:, own]
         return z
 
     return Moments.of_rows(map(rows_of, range(regressions)), width, targets, rows)
