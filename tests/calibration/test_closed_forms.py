@@ -61,22 +61,26 @@ def test_output_weights_round_trip(x64, bidirectional, conj_sym):
     assert (moved.lam == system.lam).all()
 
 
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
-def test_each_scalar_channel_is_one_regression(x64, bidirectional):
-    system = random_channels(0, bidirectional=bidirectional)
-    u = inputs(0, 40, len(RAGGED))
+@pytest.mark.parametrize(
+    ("counts", "bidirectional"),
+    [(RAGGED, False), (RAGGED, True), ((2, 2, 2), True)],
+    ids=["uni", "bi", "equal"],
+)
+def test_each_scalar_channel_is_one_regression(x64, counts, bidirectional):
+    system = random_channels(0, counts, bidirectional=bidirectional)
+    u = inputs(0, 40, len(counts))
     features = np.asarray(lastax.calibration.state_features(system, u))
     slots, weights = (
         lastax.calibration.state_slots(system),
         lastax.calibration.output_weights(system),
     )
-    assert [int((row >= 0).sum()) for row in slots] == list(RAGGED)
+    assert [int((row >= 0).sum()) for row in slots] == list(counts)
     y = u * system.D
     for channel, states in enumerate(slots):
         mine = features[:, states[states >= 0]].reshape(40, -1)
         y[:, channel] += mine @ weights[channel, : mine.shape[1], 0]
     np.testing.assert_allclose(y, system(jnp.asarray(u)), rtol=0, atol=1e-10)
-    other = random_channels(1, bidirectional=bidirectional)
+    other = random_channels(1, counts, bidirectional=bidirectional)
     moved = lastax.calibration.with_output_weights(
         system, lastax.calibration.output_weights(other), other.D
     )
