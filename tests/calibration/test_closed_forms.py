@@ -61,22 +61,26 @@ def test_output_weights_round_trip(x64, bidirectional, conj_sym):
     assert (moved.lam == system.lam).all()
 
 
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["uni", "bi"])
-def test_each_scalar_channel_is_one_regression(x64, bidirectional):
-    system = random_channels(0, bidirectional=bidirectional)
-    u = inputs(0, 40, len(RAGGED))
+@pytest.mark.parametrize(
+    ("counts", "bidirectional"),
+    [(RAGGED, False), (RAGGED, True), ((2, 2, 2), True)],
+    ids=["uni", "bi", "equal"],
+)
+def test_each_scalar_channel_is_one_regression(x64, counts, bidirectional):
+    system = random_channels(0, counts, bidirectional=bidirectional)
+    u = inputs(0, 40, len(counts))
     features = np.asarray(lastax.calibration.state_features(system, u))
     slots, weights = (
         lastax.calibration.state_slots(system),
         lastax.calibration.output_weights(system),
     )
-    assert [int((row >= 0).sum()) for row in slots] == list(RAGGED)
+    assert [int((row >= 0).sum()) for row in slots] == list(counts)
     y = u * system.D
     for channel, states in enumerate(slots):
         mine = features[:, states[states >= 0]].reshape(40, -1)
         y[:, channel] += mine @ weights[channel, : mine.shape[1], 0]
     np.testing.assert_allclose(y, system(jnp.asarray(u)), rtol=0, atol=1e-10)
-    other = random_channels(1, bidirectional=bidirectional)
+    other = random_channels(1, counts, bidirectional=bidirectional)
     moved = lastax.calibration.with_output_weights(
         system, lastax.calibration.output_weights(other), other.D
     )
@@ -88,6 +92,23 @@ def test_each_scalar_channel_is_one_regression(x64, bidirectional):
 def test_an_unregistered_system_class_raises():
     with pytest.raises(NotImplementedError, match="not defined for SimpleNamespace; register"):
         lastax.calibration.state_slots(types.SimpleNamespace(D=np.zeros(3)))
+
+
+@pytest.mark.parametrize("rows", [5, 120, 131])
+def test_moments_in_pieces_are_those_of_all_rows(rows):
+    # Regressions with 66 columns are multiplied in pieces of 60 rows. 131 rows leave a rest. The
+    # second regression has its states in another order, and empty slots.
+    rng = np.random.default_rng(0)
+    slots = np.stack([np.arange(32), np.r_[63:32:-2, np.full(16, -1)]])
+    features = rng.normal(size=(rows, 64, 2)).astype(np.float32)
+    u, y = rng.normal(size=(2, rows, 2)).astype(np.float32)
+    moments = lastax.calibration.moments_of_rows(slots, features, u, y)
+    for channel, gram in enumerate(moments.gram):
+        states = slots[channel][slots[channel] >= 0]
+        z = np.zeros((rows, 66), np.longdouble)
+        z[:, : 2 * len(states)] = features[:, states].reshape(rows, -1)
+        z[:, 64], z[:, 65] = u[:, channel], y[:, channel]
+        np.testing.assert_allclose(gram, np.einsum("ri,rj->ij", z, z) / rows, rtol=0, atol=1e-13)
 
 
 @few

@@ -22,7 +22,7 @@ from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.surgery._reading import float32_system
 
 # Double-precision values that the host multiplies at once.
-MAX_HOST_VALUES = 2**22
+MAX_HOST_VALUES = 2**23
 
 
 def layer_moments(

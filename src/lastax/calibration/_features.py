@@ -122,12 +122,20 @@ def _system_with_weights(
 @state_features.register(MultiSISO)
 def _features_of_channels(system: MultiSISO, u: Float[Array, "L H"]) -> Float[Array, "L S g"]:
     directions = (False,) if system.C_reverse is None else (False, True)
-    inputs = jnp.asarray(u)[:, system.channel]
+    inputs = _input_of_each_state(system, jnp.asarray(u))
     B = jnp.asarray(system.B)
     driven = jnp.concatenate([inputs * B.real[None], inputs * B.imag[None]], axis=1)
     states = scan_split(jnp.asarray(system.lam), driven, directions, method=system.scan_method)
     s = 2 if system.conj_sym else 1
     return jnp.stack([s * half for x in states for half in _signed_halves(x)], axis=-1)
+
+
+def _input_of_each_state(system: MultiSISO, u: Float[Array, "L H"]) -> Float[Array, "L S"]:
+    most = max(system.counts)
+    if min(system.counts) < most:
+        return u[:, system.channel]
+    # On a CPU, a gather takes as long as the whole recurrence.
+    return jnp.broadcast_to(u[:, :, None], (*u.shape, most)).reshape(len(u), -1)
 
 
 @state_slots.register(MultiSISO)
@@ -214,13 +222,22 @@ def moments_of_rows(
     rows, _, width = features.shape
     regressions, states = slots.shape
     targets = u.shape[1] // regressions
-    sorted_features = features[:, np.maximum(slots, 0)] * (slots >= 0)[None, :, :, None]
-    return Moments.of_rows(
-        np.moveaxis(sorted_features.reshape(rows, regressions, states * width), 1, 0),
-        np.moveaxis(u.reshape(rows, regressions, targets), 1, 0),
-        np.moveaxis(y.reshape(rows, regressions, targets), 1, 0),
-        width,
-    )
+
+    columns = states * width
+
+    def rows_of(regression: int) -> Float[np.ndarray, "R Z"]:
+        mine, own = slots[regression], slice(regression * targets, (regression + 1) * targets)
+        z = np.empty((rows, columns + 2 * targets))
+        if (np.diff(mine) == 1).all() and mine[0] >= 0:
+            # A slice is not copied.
+            z[:, :columns] = features[:, mine[0] : mine[0] + states].reshape(rows, columns)
+        else:
+            found = np.where(mine[:, None] >= 0, features[:, np.maximum(mine, 0)], 0)
+            z[:, :columns] = found.reshape(rows, columns)
+        z[:, columns : columns + targets], z[:, columns + targets :] = u[:, own], y[:, own]
+        return z
+
+    return Moments.of_rows(map(rows_of, range(regressions)), width, targets, rows)
 
 
 def _no_rule(name: str, system: object) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
 
 # Lower bound of the power of an input that the features do not explain, as a share of its power.
 LEAST_UNEXPLAINED = 1e-9
+
+# Multiplications up to which BLAS libraries compute a product in one thread. The synchronization of
+# threads takes 10 times as long as a product of this size, and far more if cores are busy.
+_ONE_THREAD = 2**18
+# Fewest rows for which a product in pieces is worth it.
+_FEWEST_ROWS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +40,11 @@ class Moments:
 
     @classmethod
     def of_rows(
-        cls,
-        features: Float[np.ndarray, "n R M"],
-        u: Float[np.ndarray, "n R T"],
-        y: Float[np.ndarray, "n R T"],
-        width: int,
+        cls, each_rows: Iterable[Float[np.ndarray, "R Z"]], width: int, targets: int, rows: int
     ) -> Moments:
-        """Moments of `R` rows, computed in float64."""
-        z = np.concatenate([features, u, y], axis=2, dtype=np.float64)
-        # One product per regression: NumPy computes A^T A as a symmetric product, twice as fast.
-        gram = np.stack([part.T @ part for part in z]) / max(z.shape[1], 1)
-        return cls(gram, width, u.shape[2], z.shape[1])
+        """Moments of `R` rows `z`, which are given in float64 for one regression at a time."""
+        gram = np.stack([gram_of_rows(z) for z in each_rows]) / max(rows, 1)
+        return cls(gram, width, targets, rows)
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
@@ -115,6 +116,18 @@ class Moments:
     def target_columns(self) -> slice:
         """Columns of `gram` that hold the targets."""
         return slice(self.columns + self.targets, None)
+
+
+def gram_of_rows(z: Float[np.ndarray, "R Z"]) -> Float[np.ndarray, "Z Z"]:
+    """Sum of `z z^T` over rows. Narrow rows are multiplied in pieces, each in one thread."""
+    length, columns = z.shape
+    size = _ONE_THREAD // max(columns, 1) ** 2
+    whole = length - length % max(size, 1)
+    if size < _FEWEST_ROWS or whole == 0:
+        return z.T @ z
+    # NumPy computes A^T A as a symmetric product, twice as fast.
+    pieces = z[:whole].reshape(-1, size, columns)
+    return (pieces.mT @ pieces).sum(axis=0) + z[whole:].T @ z[whole:]
 
 
 def state_energies(moments: Moments, W: Float[np.ndarray, "n M T"]) -> Float[np.ndarray, "n N"]:
