@@ -338,6 +338,17 @@ def test_batched_scan_has_no_gather_or_scatter(method):
     assert "scatter" not in text
 
 
+@methods
+@pytest.mark.parametrize("reverse", DIRECTIONS)
+def test_no_steps_return_initial_state(method, reverse):
+    lam, b, initial = draw(0, 0)
+    scan = functools.partial(lastax.diagonal_scan, lam, b, reverse=reverse, method=method)
+    for given, expected in ((None, 0 * initial), (initial, initial)):
+        states, last = scan(initial=given)
+        assert states.shape == b.shape
+        np.testing.assert_array_equal(last, expected.astype(np.complex64))
+
+
 def program(length, method):
     lam, b, _ = draw(0, length)
     return str(jax.make_jaxpr(lambda *a: lastax.diagonal_scan(*a, method=method))(lam, b))

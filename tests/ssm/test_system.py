@@ -11,7 +11,7 @@ from hypothesis import given
 
 import lastax
 
-from ..systems import few, loop, random_system, seeds
+from ..systems import compiled, few, loop, random_channels, random_system, seeds
 
 variants = pytest.mark.parametrize(
     ("bidirectional", "conj_sym"),
@@ -148,3 +148,35 @@ def test_wrong_shape_raises(name):
     message = rf"B has shape \(5, 3\), so {name} must have shape \(3, 5\), got \(3, 4\)"
     with pytest.raises(ValueError, match=message):
         wrong.__check_init__()
+
+
+@pytest.mark.parametrize(
+    ("draw_system", "dtype"), [(random_system, jnp.bfloat16), (random_channels, jnp.float16)]
+)
+def test_half_precision_inputs_have_float32_states_and_outputs_of_their_dtype(draw_system, dtype):
+    system = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a, jnp.float32)), draw_system(0))
+    u = jnp.asarray(inputs(0, channels=len(system.D)), dtype)
+
+    @compiled
+    def outputs(u):
+        y, last = system.run(u)
+        return last, y, system(u), system.step(last, u[0])[1]
+
+    last, *got = outputs(u)
+    expected_last, *expected = outputs(u.astype(jnp.float32))
+    np.testing.assert_array_equal(last, expected_last)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_array_equal(one, other.astype(dtype))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("draw_system", [random_system, random_channels])
+def test_empty_sequences_have_empty_outputs(draw_system, bidirectional):
+    system = on_device(draw_system(0, bidirectional=bidirectional))
+    u = jnp.zeros((0, len(system.D)))
+    state = jnp.ones(system.states, complex)
+    y, last = system.run(u, state)
+    assert system(u).shape == y.shape == u.shape
+    np.testing.assert_array_equal(last, state)
+    np.testing.assert_array_equal(system.run(u)[1], 0 * state)

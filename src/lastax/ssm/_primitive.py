@@ -71,18 +71,17 @@ def sequence_primitive(
     return primitive
 
 
-def apply(primitive: Primitive, *operands: Array, **params: object) -> Array | list[Array]:
+def apply(primitive: Primitive, *operands: Array, **params: object) -> list[Array]:
     """Apply a primitive, also to operands that vary over different axes of a `jax.shard_map`."""
     arrays = [jnp.asarray(x) for x in operands]
     varying = [_varying_axes(x) for x in arrays]
     union = frozenset[str]().union(*varying)
-    return primitive.bind(
-        *(
-            x if own == union else jax.lax.pcast(x, tuple(union - own), to="varying")
-            for x, own in zip(arrays, varying, strict=True)
-        ),
-        **params,
-    )
+    aligned = [
+        x if own == union else jax.lax.pcast(x, tuple(union - own), to="varying")
+        for x, own in zip(arrays, varying, strict=True)
+    ]
+    results = primitive.bind(*aligned, **params)
+    return list(results) if primitive.multiple_results else [results]
 
 
 def sum_to(x: Array, like: jax.core.ShapedArray) -> Array:

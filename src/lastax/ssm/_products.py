@@ -38,10 +38,10 @@ def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array
 def _apply(primitive: Primitive, *operands: Array) -> Array:
     # A primitive is compiled after the function that uses it has been traced. The precision of
     # matrix products is that at the time of the call.
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.default_matmul_precision.value
     dtype = jnp.result_type(*operands)
     arrays = [jnp.asarray(x, dtype) for x in operands]
-    return apply(primitive, *arrays, precision=precision)
+    return apply(primitive, *arrays, precision=precision)[0]
 
 
 def _compute_product(x: Array, W: Array, *, precision: str | None) -> Array:

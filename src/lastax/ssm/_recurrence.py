@@ -36,8 +36,8 @@ def diagonal_scan(
 ) -> tuple[Complex[Array, "L P"], Complex[Array, " P"]]:
     """All states of the recurrence `x_k = lam * x_{k-1} + b_k`.
 
-    The reverse-mode derivative stores only the states. It is one recurrence in the opposite
-    direction.
+    Derivatives of every order work, in forward and reverse mode. The reverse-mode derivative stores
+    only the states. It is one recurrence in the opposite direction.
 
     Args:
         lam: eigenvalues, shape `(P,)`.
@@ -171,11 +171,9 @@ def _scan_to_inputs(
     *inputs: LinearOperand | Array,
     method: ScanMethod,
     directions: tuple[bool, ...],
-) -> list[Array | ad.Zero | None]:
+) -> list[Array | None]:
     """The transpose is the same recurrence in the opposite direction, with conjugate factors."""
-    bars: list[Array | ad.Zero | None] = [
-        ad.Zero(x.aval.to_ct_aval()) if ad.is_undefined_primal(x) else None for x in inputs
-    ]
+    bars: list[Array | None] = [None] * len(inputs)
     used = [i for i, bar in enumerate(states_bar) if not isinstance(bar, ad.Zero)]
     adjoints = _scan.bind(
         lam.conj(),

@@ -278,7 +278,7 @@ def take_states(
 ) -> Shaped[Array, ...]:
     """Entries of an array at the positions `index` of an axis, also if the axis is sharded."""
     place = (slice(None),) * axis + (index,)
-    if isinstance(array, np.ndarray):
+    if not hasattr(array, "sharding"):
         return array[place]
     # Any number of states can remain, so they are not sharded. JAX demands that this be said for
     # meshes of explicit axes.
