@@ -192,19 +192,30 @@ def test_commands_of_the_page_reproduce_the_run(cli, pruned, small, tmp_path, mo
 
 def test_page_of_a_sweep(cli, pruned):
     folder = pruned / "sweep"
-    options = ("--methods", "last,lamp", "--ratios", "0.25,0.5", "--out", folder)
+    options = ("--limit", 50, "--methods", "aire,lamp", "--ratios", "0.25,0.5", "--out", folder)
     cli("sweep", pruned / "tiny", *options)
     cli("report", folder)
     text, drawings = check((folder / "report.html").read_text())
     assert drawings == 2
-    for words in ("last", "lamp", "25 %", "50 %", "speech, s5", "lastax sweep"):
+    for words in ("aire", "lamp", "25 %", "50 %", "speech, s5", "lastax sweep"):
         assert words in text
     other = pruned / "other"
-    cli("sweep", pruned / "tiny", "--methods", "aire", "--ratios", "0.75", "--out", other)
+    cli(
+        "sweep",
+        pruned / "tiny",
+        "--limit",
+        50,
+        "--methods",
+        "random",
+        "--ratios",
+        "0.75",
+        "--out",
+        other,
+    )
     both = pruned / "both.html"
     cli("report", folder, other, "--out", both)
     text, drawings = check(both.read_text())
-    for words in ("lamp", "aire", "75 %", "--methods last,lamp", "--methods aire"):
+    for words in ("lamp", "random", "75 %", "--methods aire,lamp", "--methods random"):
         assert words in text
     results = json.loads((folder / "sweep.json").read_text())
     for cell in results["cells"]:
