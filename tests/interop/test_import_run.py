@@ -1,6 +1,7 @@
 """Foreign checkpoints as runs: every command takes them like trained ones."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import lastax
 from lastax._errors import RunError
+from lastax.cmd.main import main
 from lastax.interop import export_run, foreign_data_config, import_run, open_contents, read
 from lastax.plots import report_page
 
@@ -34,9 +36,8 @@ def stored(tmp_path, tree, name="net.msgpack"):
     return path
 
 
-@pytest.mark.parametrize("network", [writers.s4_network, writers.s5_network])
-def test_a_run_holds_the_foreign_network_and_goes_back(tmp_path, data, network):
-    tree = network() | {"note": "mine"}
+def test_a_run_holds_the_foreign_network_and_goes_back(tmp_path, data):
+    tree = writers.s5_network(layers=1) | {"note": "mine"}
     file = stored(tmp_path, tree)
     imported = read(file, gelu="tanh")
     config, source = opened(imported, data)
@@ -66,38 +67,30 @@ def test_a_run_holds_the_foreign_network_and_goes_back(tmp_path, data, network):
 
 
 def test_the_program_imports_prunes_reports_and_exports(tmp_path, data, program):
-    file = stored(tmp_path, writers.s4_network())
+    file = stored(tmp_path, writers.s4_network(layers=1))
     pruned = program(
         "prune", file, "--task", "arrays", "--data", data, "--ratio", "0.5", "--limit", 3, "--json"
     )
-    assert (pruned["states_before"], pruned["states_after"]) == (24, 12)
+    assert (pruned["states_before"], pruned["states_after"]) == (12, 6)
     run = tmp_path / "runs/arrays/net"
     assert lastax.training.load_results(run)["test"]["examples"] == 3
-    # The second pruning reads the run again.
-    program("prune", file, "--task", "arrays", "--data", data, "--limit", 3, "--json")
-    evaluated = program("evaluate", run, "--json")
-    assert evaluated["examples"] == 4
-    assert len(program("score", run, "--json")["layers"]) == 2
+    assert program("evaluate", run, "--json")["examples"] == 4
+    assert len(program("score", run, "--json")["layers"]) == 1
     page = report_page([tmp_path / pruned["run"]], time_forward=False, on_warning=pytest.fail)
     assert f"lastax import {file} --task arrays --format s4" in page
-    exported = program(
+    program(
         "export", pruned["run"], "--format", "s4-pth", "--out", tmp_path / "small.pth", "--json"
     )
-    assert any("states of C = 0" in note or "sizes" in note for note in exported["notes"])
     small = lastax.load(tmp_path / pruned["run"])
-    again = read(tmp_path / "small.pth").model
-    x = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
-    np.testing.assert_allclose(again(x), small(x), rtol=1e-4, atol=1e-4)
+    again = open_contents(tmp_path / "small.pth").arrays["model.s4_layers.0.kernel.C"]
+    nonzero = again[np.abs(again).sum(axis=-1) > 0]
+    np.testing.assert_array_equal(nonzero, lastax.find_layers(small)[0].C)
 
 
 @pytest.fixture
-def program(tmp_path, monkeypatch, capfd):
+def program(shared, tmp_path, monkeypatch, capfd):
     """Run the program with arguments in an empty folder; what `--json` printed."""
-    import sys
-
-    from lastax.cmd.main import main
-
-    monkeypatch.setenv("LASTAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LASTAX_CACHE", str(shared / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, status=0):
