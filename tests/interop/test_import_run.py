@@ -66,6 +66,7 @@ def test_a_run_holds_the_foreign_network_and_goes_back(tmp_path, data):
     assert "left out: it moved or changed" in note
 
 
+@pytest.mark.slow
 def test_the_program_imports_prunes_reports_and_exports(tmp_path, data, program):
     file = stored(tmp_path, writers.s4_network(layers=1))
     pruned = program(
@@ -82,7 +83,7 @@ def test_the_program_imports_prunes_reports_and_exports(tmp_path, data, program)
         "export", pruned["run"], "--format", "s4-pth", "--out", tmp_path / "small.pth", "--json"
     )
     small = lastax.load(tmp_path / pruned["run"])
-    again = open_contents(tmp_path / "small.pth").arrays["model.s4_layers.0.kernel.C"]
+    again = open_contents(tmp_path / "small.pth").arrays["s4_layers.0.kernel.C"]
     nonzero = again[np.abs(again).sum(axis=-1) > 0]
     np.testing.assert_array_equal(nonzero, lastax.find_layers(small)[0].C)
 

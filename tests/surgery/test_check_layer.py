@@ -30,7 +30,7 @@ class Adapter(eqx.Module):
         states = jax.lax.scan(lambda x, v: (system.lam * x + v,) * 2, 0 * self.lam, u @ self.B.T)[1]
         y = (1 if self.fault == "no pairs" else 2) * (states @ self.C.T).real + self.D[None, :] * u
         if self.fault == "gradient":
-            y = y + 0 * jnp.sqrt(0 * self.D)
+            y = y + 0 * jnp.sqrt(0 * self.D)[None, :]
         return y[1:] if self.fault == "shape" else y
 
     def keep(self, mask):
