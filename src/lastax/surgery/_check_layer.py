@@ -102,13 +102,13 @@ def _call_error(layer: Layer, u: np.ndarray, step_rescale: float) -> float:
         ) from error
     if output.shape != u.shape:
         raise ValueError(f"check_layer: {what} has shape {output.shape}; u has shape {u.shape}")
-    error = _difference(output, expected)
-    if not error <= _TOLERANCE:
+    difference = _difference(output, expected)
+    if not difference <= _TOLERANCE:
         raise ValueError(
-            f"check_layer: {what} differs from system({step_rescale:g})(u) by {error:.2g} of the "
+            f"check_layer: {what} differs from system({step_rescale:g})(u) by {difference:.2g} of the "
             "largest value; return the discrete system that the call applies, with its conj_sym"
         )
-    return error
+    return difference
 
 
 def _keep_error(layer: Layer, system: AnySystem, rng: np.random.Generator) -> float:
