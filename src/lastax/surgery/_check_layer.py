@@ -105,8 +105,9 @@ def _call_error(layer: Layer, u: np.ndarray, step_rescale: float) -> float:
     difference = _difference(output, expected)
     if not difference <= _TOLERANCE:
         raise ValueError(
-            f"check_layer: {what} differs from system({step_rescale:g})(u) by "
-            f"{difference:.2g} of the largest value; return the discrete system that the call applies, with its conj_sym"
+            f"check_layer: {what} differs from system({step_rescale:g})(u) by {difference:.2g} of "
+            "the largest value; return the discrete system that the call applies, with its "
+            "conj_sym"
         )
     return difference
 
