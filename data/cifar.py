@@ -48,6 +48,9 @@ COLOR = {
     "mean": np.array([0.4914, 0.4822, 0.4465], np.float32),
     "std": np.array([0.247, 0.243, 0.261], np.float32),
 }
+# Means over images of the deviations within each image.
+PER_IMAGE = {**COLOR, "std": np.array([0.2023, 0.1994, 0.2010], np.float32)}
+NORMALIZATIONS = MappingProxyType({"standard": COLOR, "per-image": PER_IMAGE})
 VERSION = 1  # of the prepared files; increment it when the code that makes them changes
 MISSING = (
     "run `lastax data fetch image`, or unpack cifar-10-binary.tar.gz or "
@@ -72,9 +75,26 @@ def open_image(root: Path, *, skip_bad: bool = False) -> Data:
     return _open(root, _gray, functools.partial(standardize, **GRAY), skip_bad)
 
 
-def open_scifar(root: Path, *, skip_bad: bool = False) -> Data:
-    """Color CIFAR-10: like `open_image`, with `x` (1024, 3), standardized red, green and blue."""
-    return _open(root, _colors, functools.partial(standardize, **COLOR), skip_bad)
+def open_scifar(root: Path, *, normalization: str = "standard", skip_bad: bool = False) -> Data:
+    """Color CIFAR-10: like `open_image`, with `x` (1024, 3), standardized red, green and blue.
+
+    Args:
+        root: folder that holds all data sets.
+        normalization: "standard" divides by the standard deviation over all pixels, "per-image" by
+            the mean of those within each image, as `example.py` of state-spaces/s4 does.
+        skip_bad: skip damaged images.
+
+    Raises:
+        DataError: if a file is missing or damaged; with `skip_bad`, only if a split is empty.
+        ValueError: if `normalization` is unknown.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"open_scifar: normalization must be one of {', '.join(NORMALIZATIONS)}; "
+            f"got {normalization!r}"
+        )
+    decode = functools.partial(standardize, **NORMALIZATIONS[normalization])
+    return _open(root, _colors, decode, skip_bad)
 
 
 Planes = UInt8[np.ndarray, "n 3 1024"]
@@ -199,4 +219,4 @@ IMAGE = DataSet(
     license="none stated",
     citation="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
 )
-SCIFAR = dataclasses.replace(IMAGE, name="scifar", open=open_scifar)
+SCIFAR = dataclasses.replace(IMAGE, name="scifar", open=open_scifar, options=("normalization",))

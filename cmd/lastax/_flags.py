@@ -124,6 +124,8 @@ def _default(config: type, name: str) -> str:
         for part in (task.data_for(preset), preset.model, preset.training)
     ]
     values = {getattr(part, name) for part in parts if isinstance(part, config)}
+    if not values:
+        return "default: by format"
     known = [data_set.name for data_set in DATASETS.values() if name in data_set.options]
     if config is DataConfig and known:
         values -= {None}

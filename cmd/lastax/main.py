@@ -19,10 +19,12 @@ IMPORT_VARIABLE = "LASTAX_IMPORT"
 COMMANDS = {
     "data": ("lastax.cmd.data:data", "List, fetch, generate, check and draw data sets."),
     "train": ("lastax.cmd.train:train", "Train a network on a task."),
+    "import": ("lastax.cmd.import_:import_", "Write other people's checkpoint as a run."),
     "evaluate": ("lastax.cmd.evaluate:evaluate", "Accuracy and loss of a run on a split."),
     "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
     "score": ("lastax.cmd.score:score", "Score every state of a run."),
     "prune": ("lastax.cmd.prune:prune", "Remove the least important states of a run."),
+    "export": ("lastax.cmd.export:export", "Write a run for other people's code."),
     "sweep": ("lastax.cmd.sweep:sweep", "Accuracy of runs by method and ratio."),
     "report": ("lastax.cmd.report:report", "Write an HTML page on a run or on sweeps."),
     "bench": ("lastax.cmd.bench:bench", "Measure speed and memory on this machine."),

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import lastax
 from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
+from lastax.cmd._foreign import foreign_options, import_checkpoint
 from lastax.cmd._options import (
     DataLocation,
     MethodName,
@@ -81,6 +82,8 @@ SIZES = ("states", "parameters", "bytes")
     type=click.Path(path_type=Path),
     help="Folder of the pruned run.  [default: beside RUN, named after the options]",
 )
+@click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
+@foreign_options
 @click.option("--bounds", is_flag=True, help="Show worst-case error bounds after refits too.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier pruning in that folder.")
 @location_options
@@ -97,19 +100,42 @@ def prune(
     budget: str,
     reconstruct: int,
     dense_feedthrough: bool,
+    limit: int | None,
+    task: str | None,
+    file_format: str | None,
+    prefix: str | None,
     **options: Any,
 ) -> None:
     """Remove the least important states of RUN, and write the smaller network as a new run.
 
     RUN defaults to the newest trained run. The command prints the sizes, the error of each
     layer, and the accuracy before and after, and draws poles.png and states.png into the new run.
+
+    RUN may also be a checkpoint of other people's code. Name its task by --task. The command first
+    writes runs/TASK/NAME, as `lastax import` does, which has more options.
     """
+    if run is not None and run.is_file():
+        run = import_checkpoint(
+            run,
+            None,
+            task=task,
+            file_format=file_format,
+            prefix=prefix,
+            root=location.root,
+            limit=limit,
+            data={"data": location.data, "skip_bad": location.skip_bad or None},
+            options={},
+            reuse=True,
+        ).folder
+    else:
+        flags = {"task": "--task", "file_format": "--format", "prefix": "--prefix"}
+        require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
     config = lastax.training.load_config(run)
     calibration = lastax.experiments.CalibrationOptions(
         sequences, budget, reconstruct, dense_feedthrough
     )
-    chosen = lastax.experiments.PruneOptions(calibration=calibration, **options)
+    chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
     try:
         chosen.check(config)
     except lastax.experiments.OptionError as error:

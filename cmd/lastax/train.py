@@ -369,6 +369,7 @@ def _continued(
         devices=_device_count(devices, training.batch_size),
         parent=None,
         pruning=None,
+        imported=None,
         git_revision=git_revision(),
         versions=installed_versions(),
     )

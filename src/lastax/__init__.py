@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from lastax.ssm import diagonal_scan as diagonal_scan
     from lastax.ssm import discretize_bilinear as discretize_bilinear
     from lastax.ssm import discretize_zoh as discretize_zoh
+    from lastax.surgery import check_layer as check_layer
     from lastax.surgery import find_layers as find_layers
     from lastax.surgery import keep_count as keep_count
     from lastax.surgery import keep_states as keep_states
@@ -116,6 +117,7 @@ _NAMES = {
     "serialization": ("load", "save"),
     "ssm": ("MultiSISO", "System", "diagonal_scan", "discretize_bilinear", "discretize_zoh"),
     "surgery": (
+        "check_layer",
         "find_layers",
         "keep_count",
         "keep_states",

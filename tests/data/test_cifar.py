@@ -121,6 +121,15 @@ def test_scifar_is_red_green_and_blue(root, split):
         assert record["label"] == fixtures.label(number)
 
 
+def test_colors_are_scaled_by_the_deviations_of_the_s4_example(root):
+    (data, number) = (SCIFAR.open(root, normalization="per-image"), numbers("test")[0])
+    plane = fixtures.pixels(number, 3, 1024)[1].astype(float) / 255
+    expected = (plane - 0.4822) / 0.1994
+    np.testing.assert_allclose(data.sources["test"][0]["x"][:, 1], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="normalization must be one of standard, per-image"):
+        SCIFAR.open(root, normalization="published")
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_gray_is_that_of_pillow(seed):

@@ -92,6 +92,7 @@ class PruneOptions:
         finetune_rate: learning rates of these epochs, as a share of those of the run.
         distill: whether these epochs use the outputs of the unpruned network instead of labels.
         seed: seed of random pruning and of the choice of calibration data.
+        limit: number of records per split to evaluate on; all if None.
     """
 
     method: str = "last"
@@ -105,6 +106,7 @@ class PruneOptions:
     finetune_rate: float = 0.1
     distill: bool = False
     seed: int = 0
+    limit: int | None = None
 
     def check(self, config: RunConfig) -> None:
         """Reject options that do not suit a run.
@@ -133,6 +135,8 @@ class PruneOptions:
         ):
             refits = ", ".join(name for name, method in METHODS.items() if method.refit)
             raise OptionError("dense_feedthrough", f"needs a method that refits: {refits}")
+        if self.limit is not None and self.limit < 1:
+            raise OptionError("limit", f"must be at least 1, got {self.limit}")
         if self.distill and not self.finetune:
             raise OptionError("distill", "needs a number of epochs (finetune)")
 
@@ -290,11 +294,11 @@ def prune_run(
             {name: _finite(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates
         ],
-        **{split: _effect(model, small, data, split) for split in SPLITS},
+        **{split: _effect(model, small, data, split, options.limit) for split in SPLITS},
         "compared": {
             other: {
                 split: evaluate_split(
-                    reducer.reduce(other, states=count).model, data, split
+                    reducer.reduce(other, states=count).model, data, split, limit=options.limit
                 ).accuracy
                 for split in SPLITS
             }
@@ -335,7 +339,7 @@ def _amount(
         return options.method, states
     found = search_method(
         reducer,
-        lambda model: evaluate_split(model, data, "validation").accuracy,
+        lambda model: evaluate_split(model, data, "validation", limit=options.limit).accuracy,
         methods=AUTO_METHODS if options.method == AUTO else (options.method,),
         max_loss=max_loss,
         states=states,
@@ -374,10 +378,14 @@ def _post_processed(
     ).model
 
 
-def _effect(model: Network, small: Network, data: TrainingData, split: str) -> dict[str, float]:
+def _effect(
+    model: Network, small: Network, data: TrainingData, split: str, limit: int | None
+) -> dict[str, float]:
     """Accuracy before and after, and how close the outputs are."""
-    before, after = (evaluate_split(one, data, split).accuracy for one in (model, small))
-    fidelity = compare_split(model, small, data, split)
+    before, after = (
+        evaluate_split(one, data, split, limit=limit).accuracy for one in (model, small)
+    )
+    fidelity = compare_split(model, small, data, split, limit=limit)
     return {
         "before": before,
         "after": after,
@@ -411,6 +419,8 @@ def _record(options: PruneOptions, method: str) -> Mapping[str, Any]:
     """What the configuration of a pruned run says of its pruning."""
     amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
     record: Record = {"method": method, "seed": options.seed, **amounts}
+    if options.limit is not None:
+        record["limit"] = options.limit
     if options.needs_calibration:
         record |= dataclasses.asdict(options.calibration)
     if options.recalibrate_batch_norm:

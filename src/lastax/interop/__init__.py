@@ -17,10 +17,15 @@ from lastax.interop._contents import Contents as Contents
 from lastax.interop._format import Format as Format
 from lastax.interop._format import LayerFormat as LayerFormat
 from lastax.interop._formats import FORMATS as FORMATS
+from lastax.interop._import_run import ImportedRun as ImportedRun
+from lastax.interop._import_run import export_run as export_run
+from lastax.interop._import_run import foreign_data_config as foreign_data_config
+from lastax.interop._import_run import import_run as import_run
 from lastax.interop._open import open_contents as open_contents
 from lastax.interop._options import ImportOptions as ImportOptions
 from lastax.interop._read import Imported as Imported
 from lastax.interop._read import read as read
+from lastax.interop._write import Pad as Pad
 from lastax.interop._write import write as write
 
 __all__ = [
@@ -29,8 +34,13 @@ __all__ = [
     "Format",
     "ImportOptions",
     "Imported",
+    "ImportedRun",
     "LayerFormat",
+    "Pad",
     "configuration_of",
+    "export_run",
+    "foreign_data_config",
+    "import_run",
     "open_contents",
     "read",
     "write",

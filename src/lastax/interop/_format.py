@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class Format:
         flax: whether arrays are in nested trees `params` and `batch_stats`, else in one dictionary
             by name.
         root: keys around this dictionary.
+        data: settings of data sets (`DataConfig`) with which inputs are scaled as by the foreign
+            code, by name of the data set, where the project has another default.
     """
 
     name: str
@@ -62,3 +65,6 @@ class Format:
     container: str = "safetensors"
     flax: bool = False
     root: tuple[str, ...] = ()
+    data: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=lambda: MappingProxyType({})
+    )

@@ -29,6 +29,8 @@ class Imported:
     """A foreign model.
 
     Attributes:
+        file: the file or folder.
+        prefix: path of the model in the file, as it was passed.
         model: a `Classifier` or `Retrieval` where lastax has the whole network; otherwise the
             layers by their paths in the file, or the layer if there is only one.
         format: name of the format.
@@ -41,6 +43,8 @@ class Imported:
         layer_paths: path of each layer, in the order of `find_layers(model)`.
     """
 
+    file: Path
+    prefix: str | None
     model: Any
     format: str
     options: ImportOptions
@@ -90,7 +94,8 @@ def read(
         if "conj_sym" in found.options and chosen.conj_sym is None:
             chosen = dataclasses.replace(chosen, conj_sym=_one_sign(arrays))
         reading = _Reading(found, chosen, arrays)
-        return reading.imported(contents, names, network, options)
+        imported = reading.imported(contents, names, network, options)
+        return dataclasses.replace(imported, file=Path(path), prefix=prefix)
     except RunError as error:
         raise RunError(f"read: {path}: {error}") from error
 
@@ -140,6 +145,8 @@ class _Reading:
         if any(array.dtype.itemsize == 2 and array.dtype.kind != "i" for array in self._floats()):
             notes.append("numbers of 16 bits were converted to float32")
         return Imported(
+            file=Path(),
+            prefix=None,
             model=model,
             format=self.format.name,
             options=self.options,

@@ -197,6 +197,7 @@ S4 = Format(
         "pooling": "mean",
         "mask_padding": False,
     },
+    data={"scifar": {"normalization": "per-image"}},
     network=r"(|.*\.)s4_layers\.\d+\.kernel\.log_A_real$",
     read_network=_read_network,
     write_network=_write_network,

@@ -107,7 +107,8 @@ def run_report(folder: Path, *, time_forward: bool, on_warning: OnProgress) -> s
     if parent is not None:
         parts += _certificates_section(results)
     trained = run.trained.folder
-    parts += learning_section({trained.name: trained}, on_warning)
+    if run.trained.config.imported is None:
+        parts += learning_section({trained.name: trained}, on_warning)
     parts += reproduction_section(_commands(run), config.versions)
     return html_page(folder.name, lead, parts)
 
@@ -309,14 +310,7 @@ def _commands(run: LoadedRun) -> str:
     """
     trained = run.trained
     first = trained.config
-    task = TASKS[first.task]
-    preset = task.presets.get((first.model.layer, first.size or ""))
-    words = [f"lastax train --task {first.task} --layer {first.model.layer} --seed {first.seed}"]
-    words += [] if first.size is None else [f"--size {first.size}"]
-    if preset is not None:
-        words += _changed_flags(first.data, task.data_for(preset))
-        words += _changed_flags(first.model, preset.model)
-        words += _changed_flags(first.training, preset.training)
+    words = _train_words(first) if first.imported is None else _import_words(first, first.imported)
     lines = []
     step = run
     while step.parent is not None:
@@ -331,6 +325,27 @@ def _commands(run: LoadedRun) -> str:
         step = step.parent
     lines.append(" ".join([*words, f"--out {trained.folder}"]))
     return "\n".join(reversed(lines))
+
+
+def _train_words(config: RunConfig) -> list[str]:
+    task = TASKS[config.task]
+    preset = task.presets.get((config.model.layer, config.size or ""))
+    words = [f"lastax train --task {config.task} --layer {config.model.layer} --seed {config.seed}"]
+    words += [] if config.size is None else [f"--size {config.size}"]
+    if preset is not None:
+        words += _changed_flags(config.data, task.data_for(preset))
+        words += _changed_flags(config.model, preset.model)
+        words += _changed_flags(config.training, preset.training)
+    return words
+
+
+def _import_words(config: RunConfig, imported: Mapping[str, Any]) -> list[str]:
+    given = {name: imported.get(name) for name in ("format", "prefix")} | imported["options"]
+    return [
+        f"lastax import {shlex.quote(imported['file'])} --task {config.task}",
+        *(_flag(name, value) for name, value in given.items() if value is not None),
+        *_changed_flags(config.data, TASKS[config.task].data),
+    ]
 
 
 def _changed_flags(config: Any, preset: Any) -> list[str]:

@@ -1,5 +1,7 @@
 """Find the state-space layers of any PyTree and replace them with smaller ones."""
 
+from lastax.surgery._check_layer import LayerCheck as LayerCheck
+from lastax.surgery._check_layer import check_layer as check_layer
 from lastax.surgery._counts import keep_count as keep_count
 from lastax.surgery._layers import UnstableStatesWarning as UnstableStatesWarning
 from lastax.surgery._layers import find_layers as find_layers
@@ -13,7 +15,9 @@ from lastax.surgery._states import with_dense_feedthrough as with_dense_feedthro
 from lastax.surgery._states import write_systems as write_systems
 
 __all__ = [
+    "LayerCheck",
     "UnstableStatesWarning",
+    "check_layer",
     "expand_to_original",
     "find_layers",
     "keep_count",

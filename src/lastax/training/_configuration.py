@@ -22,8 +22,8 @@ class DataConfig:
     level: Literal["easy", "intermediate", "hard"] | None = setting(
         None, "Number of paddles per contour: 6, 9 or 14."
     )
-    normalization: Literal["standard", "published"] | None = setting(
-        None, "One mean and deviation in total, or per step as published."
+    normalization: Literal["standard", "published", "per-image"] | None = setting(
+        None, "Scale of the inputs (docs/data.md)."
     )
     validation: Literal["held-out", "published"] | None = setting(
         None, "Validation split: a tenth of train, or test as published."

@@ -69,9 +69,19 @@ def evaluate_split(
     return evaluate(model, batches, step_rescale=step_rescale)
 
 
-def compare_split(original: Network, other: Network, data: TrainingData, split: str) -> Fidelity:
-    """How close the outputs of `other` are to those of `original` on all records of a split."""
-    return compare(original, other, data.evaluation_batches(split))
+def compare_split(
+    original: Network, other: Network, data: TrainingData, split: str, *, limit: int | None = None
+) -> Fidelity:
+    """How close the outputs of `other` are to those of `original` on the records of a split.
+
+    Args:
+        original: the unpruned network.
+        other: the network to compare with it.
+        data: the data set.
+        split: "train", "validation" or "test".
+        limit: number of records to compare on; all if None.
+    """
+    return compare(original, other, data.evaluation_batches(split, limit=limit))
 
 
 def calibration_batch(data: TrainingData, sequences: int, *, seed: int = 0) -> Batch:

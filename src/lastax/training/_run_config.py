@@ -63,6 +63,7 @@ class RunConfig:
         pruning: for a pruned run, the options of its pruning.
         start: path of the run whose weights training started from, relative to the folder of this
             run; None if weights were drawn.
+        imported: for a run of a foreign checkpoint, its file and the options of reading it.
         git_revision: revision of the code.
         versions: versions of installed packages.
     """
@@ -85,6 +86,7 @@ class RunConfig:
     parent: str | None = None
     pruning: Mapping[str, Any] | None = None
     start: str | None = None
+    imported: Mapping[str, Any] | None = None
     git_revision: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
 
@@ -202,6 +204,8 @@ def _check_config(config: RunConfig) -> None:
         check_settings(part)
     if not isinstance(config.task, str) or not isinstance(config.versions, dict):
         raise ValueError("task must be a name and versions a table")
+    if not isinstance(config.imported, dict | None):
+        raise ValueError(f"imported is {config.imported!r}")
     for name in ("seed", "input_size", "classes", "length", "devices"):
         value = getattr(config, name)
         if not has_type(value, int) or value < (0 if name == "seed" else 1):
