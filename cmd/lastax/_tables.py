@@ -18,6 +18,8 @@ def print_table(table: Table) -> None:
     Args:
         table: a table whose first column names the rows.
     """
+    if table.title is not None:
+        out.print(table.title, style="italic", soft_wrap=False)
     for part in fitting_tables(table, out.width):
         out.print(part, soft_wrap=False, crop=False)
 
@@ -25,7 +27,7 @@ def print_table(table: Table) -> None:
 def fitting_tables(table: Table, width: int) -> Iterator[Table]:
     """Parts of a table, each with its first column, that are at most `width` characters wide.
 
-    A part with two columns is wider if their words are.
+    They have no title. A part with two columns is wider if their words are.
     """
     columns = [_Sizes.of(column) for column in table.columns]
     groups = [columns]
@@ -41,10 +43,8 @@ def fitting_tables(table: Table, width: int) -> Iterator[Table]:
                 groups[-1] = group
             else:
                 groups.append([first, sizes])
-    for index, group in enumerate(groups):
-        part = _part(table, group, _widths(group, width - _frame(table, len(group))))
-        part.title = None if index else table.title
-        yield part
+    for group in groups:
+        yield _part(table, group, _widths(group, width - _frame(table, len(group))))
 
 
 @dataclasses.dataclass(frozen=True)
