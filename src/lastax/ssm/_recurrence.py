@@ -86,7 +86,9 @@ def state_after(
     steps: Int[Array, ""], states: Complex[Array, "L P"], initial: Complex[Array, " P"] | None
 ) -> Complex[Array, " P"]:
     """The state after `steps` steps of a forward recurrence, given all its states."""
-    before = jnp.zeros_like(states[0]) if initial is None else initial
+    before = jnp.zeros(states.shape[1:], states.dtype) if initial is None else initial
+    if states.shape[0] == 0:
+        return before
     return jnp.where(steps > 0, states[jnp.maximum(steps, 1) - 1], before)
 
 
