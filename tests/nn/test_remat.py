@@ -67,7 +67,8 @@ def test_remat_gives_the_same_model_in_less_memory(x64, settings, counts, length
     (gradient, plain), (other_gradient, other) = (
         program(*both) for program, both in zip(programs, arguments, strict=True)
     )
-    assert eqx.tree_equal(other_gradient, gradient, rtol=1e-9, atol=1e-12)
+    for one, same in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(same, one, rtol=1e-9, atol=1e-12 * float(jnp.abs(one).max()))
     assert eqx.tree_equal(other, plain, rtol=1e-9, atol=1e-12)
     assert lastax.state_counts(other) == list(counts)
     for before, after in zip(model.encoder.blocks, other.encoder.blocks, strict=True):

@@ -274,18 +274,12 @@ def _certificates_section(results: Mapping[str, Any]) -> list[str]:
         "Error of each layer by itself, relative to the norm of its states before pruning. "
         "It does not bound the error of the network's output."
     )
-    bounds = [
-        html_heading("Certificates"),
-        html_table(["layer", "H-infinity error", "bound", "H2 error"], rows, caption),
-    ]
+    bounds = html_table(["layer", "H-infinity error", "bound", "H2 error"], rows, caption)
     # Fitted parameters give up what the data do not have, so a worst case says little of them.
     if not results.get("truncated", True):
-        bounds = [
-            "<details><summary>Worst-case bounds of the layers</summary>",
-            *bounds,
-            "</details>",
-        ]
-    return _output_errors(results) + bounds
+        summary = "<summary>Worst-case bounds of the layers</summary>"
+        bounds = f"<details>{summary}{bounds}</details>"
+    return [*_output_errors(results), html_heading("Certificates"), bounds]
 
 
 def _output_errors(results: Mapping[str, Any]) -> list[str]:

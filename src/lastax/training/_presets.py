@@ -319,7 +319,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         # S5 and LAST have no scripts for `psmnist` and `scifar`; the nearest use the same pictures.
         "smnist": _task(DataConfig("smnist")),
         "psmnist": _task(DataConfig("psmnist"), like="smnist"),
-        "scifar": _task(DataConfig("scifar"), like="image"),
+        "scifar": _task(DataConfig("scifar", normalization="standard"), like="image"),
         "audio-folder": _task(
             DataConfig("audio-folder", features="log-mel", rate=16000), like="speech"
         ),
