@@ -19,7 +19,7 @@ def print_table(table: Table) -> None:
         table: a table whose first column names the rows.
     """
     if table.title is not None:
-        out.print(table.title, style="italic", soft_wrap=True)
+        out.print(table.title, style="italic", soft_wrap=False)
     for part in fitting_tables(table, out.width):
         out.print(part, soft_wrap=False, crop=False)
 
