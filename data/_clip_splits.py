@@ -190,14 +190,14 @@ def _class(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """What all spellings of `name` that are understood have in common."""
+    """A key that all accepted spellings of `name` share."""
     parts = unicodedata.normalize("NFC", name.strip().replace("\\", "/")).split("/")
     path = PurePosixPath("/".join(part for part in parts if part not in ("", ".")))
     return str(path.with_suffix(path.suffix.lower())) if path.name else ""
 
 
 def _looks(name: str) -> tuple[str, str]:
-    """`name` without case and suffix, with folders and without."""
+    """`name` in lower case without its suffix, with and without its folders."""
     look = PurePosixPath(_key(name).casefold())
     return str(look.with_suffix("")) if look.name else "", look.stem
 

@@ -81,7 +81,7 @@ def read_numbers(path: Path, *, size: int) -> Float32[np.ndarray, "n L d"]:
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, EOFError, KeyError) as error:
-        raise DataError(f"{path} is no .npy file and no .npz file with x ({error})") from None
+        raise DataError(f"{path} is neither a .npy file nor a .npz file with x ({error})") from None
     values = _as_sequences(values, size)
     if (
         0 in values.shape
@@ -94,7 +94,7 @@ def read_numbers(path: Path, *, size: int) -> Float32[np.ndarray, "n L d"]:
         )
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise DataError(f"{path} has values that are not finite; mend or remove these sequences")
+        raise DataError(f"{path} has values that are not finite; correct or remove these sequences")
     return numbers
 
 

@@ -27,7 +27,7 @@ class Scale:
 
     @property
     def factor(self) -> float:
-        """What samples are multiplied with."""
+        """Factor on the samples."""
         return 1 / self.divisor
 
     def check(self, peak: float) -> None:

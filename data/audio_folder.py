@@ -189,7 +189,7 @@ def _lists(folder: Path) -> dict[str, Path]:
             raise DataError(
                 f"{path} is not read: lists are called {' and '.join(LISTS.values())}; rename it"
             )
-    # A link that leads nowhere must not be taken for a missing list.
+    # A broken link must not count as a missing list.
     return {split: folder / name for split, name in LISTS.items() if os.path.lexists(folder / name)}
 
 

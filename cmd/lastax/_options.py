@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable)
 
 
 class Name(click.ParamType):
-    """A name out of a list that is loaded when the command runs."""
+    """A name from a list that is loaded when the command runs."""
 
     def __init__(self, what: str, names: Callable[[], Iterable[str]]) -> None:
         """A name of `what`, one of `names()`."""

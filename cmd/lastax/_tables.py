@@ -74,7 +74,7 @@ def _frame(table: Table, columns: int) -> int:
 
 
 def _widths(columns: Sequence[_Sizes], space: int) -> list[int]:
-    """Width of each column: what the least widths leave over goes to the first columns first."""
+    """Width of each column. Columns on the left get spare space first."""
     widths = [sizes.least for sizes in columns]
     for index, sizes in enumerate(columns):
         widths[index] += max(0, min(sizes.whole - sizes.least, space - sum(widths)))

@@ -61,7 +61,7 @@ class _Cursor:
         )
 
     def next(self, dimensions: int, kinds: str = "f") -> np.ndarray | None:
-        """The next record, if it has so many axes and such numbers."""
+        """The next record, if its number of axes and its dtype are as expected."""
         if self.done():
             return None
         record = self.records[self.position]

@@ -1,4 +1,4 @@
-"""What the files do not say and has to be asked."""
+"""Settings of a foreign network that its file does not contain."""
 
 import dataclasses
 from typing import Literal

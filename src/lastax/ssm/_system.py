@@ -280,8 +280,8 @@ def take_states(
     place = (slice(None),) * axis + (index,)
     if not hasattr(array, "sharding"):
         return array[place]
-    # Any number of states can remain, so they are not sharded. JAX demands that this be said for
-    # meshes of explicit axes.
+    # Any number of states can remain, so the result is not sharded along this axis. On meshes with
+    # explicit axes, JAX requires the sharding of the result.
     mesh, spec = jax.typeof(array).sharding.mesh, jax.typeof(array).sharding.spec
     if not any(spec):
         return array[place]
