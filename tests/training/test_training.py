@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -214,6 +215,10 @@ def test_fidelity_by_hand(getkey):
     assert found.agreement == pytest.approx(np.mean(p.argmax(1) == q.argmax(1)))
     same = lastax.training.compare(one, one, [batch, weighted])
     assert (same.kl_divergence, same.agreement, same.examples) == (0, 1, 14)
+    right = weighted["label"][weighted["weight"] > 0]
+    for accuracy, logits in ((found.original_accuracy, p), (found.other_accuracy, q)):
+        assert accuracy == pytest.approx(np.mean(logits.argmax(1) == right))
+    assert math.isnan(lastax.training.compare(one, other, [{"x": batch["x"]}]).other_accuracy)
     with pytest.raises(ValueError, match="no examples"):
         lastax.training.compare(one, one, [])
 

@@ -34,7 +34,7 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = Fals
     check_concrete("hinf_norm", system)
     if isinstance(system, MultiSISO):
         largest = 0.0
-        parts = [(norm_bound(part, pairs, feedthrough), part) for part in channel_systems(system)]
+        parts = [(_quick_bound(part, pairs, feedthrough), part) for part in channel_systems(system)]
         # The norm of a channel cannot exceed its bound, so most channels need no sweep.
         for bound, part in sorted(parts, key=lambda pair: -pair[0]):
             if bound <= largest:
@@ -50,7 +50,9 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = Fals
     if not D.any():
         literal = _compressed(literal)
         D = np.asarray(literal.feedthrough_matrix)
-    return float(peak_gains(_gains(literal, D), np.asarray(literal.lam)[None, :])[0])
+    gains = _scalar_gains(literal, D) if len(D) == 1 else _matrix_gains(literal, D)
+    # The grid also covers the negative angles of the poles, so conjugates are not repeated.
+    return float(peak_gains(gains, np.asarray(system.lam, complex)[None, :])[0])
 
 
 def h2_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False) -> float:
@@ -93,10 +95,9 @@ def norm_bound(system: AnySystem, pairs: bool, feedthrough: bool = False) -> flo
     """The smaller of two upper bounds of `hinf_norm`: `sum_of_norms`, and twice the Hankel sum."""
     if isinstance(system, MultiSISO):
         return max(norm_bound(part, pairs, feedthrough) for part in channel_systems(system))
-    through = _spectral_norm(np.asarray(system.D, float)) if feedthrough else 0.0
-    total = sum_of_norms(system, pairs)
-    if not pairs or not np.isfinite(total) or system.states == 0:
-        return through + total
+    quick = _quick_bound(system, pairs, feedthrough)
+    if not pairs or not np.isfinite(quick) or system.states == 0:
+        return quick
     directions = [C for C in (system.C, system.C_reverse) if C is not None]
     hankel = sum(
         float(
@@ -104,7 +105,7 @@ def norm_bound(system: AnySystem, pairs: bool, feedthrough: bool = False) -> flo
         )
         for C in directions
     )
-    return through + min(total, 2 * hankel)
+    return min(quick, 2 * hankel + _norm_of_feedthrough(system, feedthrough))
 
 
 def sum_of_norms(system: System, pairs: bool) -> float:
@@ -123,7 +124,26 @@ def literal_system(system: System, pairs: bool) -> System:
     return real_system(host) if pairs else host
 
 
-def _gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _quick_bound(system: System, pairs: bool, feedthrough: bool) -> float:
+    return sum_of_norms(system, pairs) + _norm_of_feedthrough(system, feedthrough)
+
+
+def _norm_of_feedthrough(system: System, feedthrough: bool) -> float:
+    return _spectral_norm(np.asarray(system.D, float)) if feedthrough else 0.0
+
+
+def _scalar_gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from frequencies to gains, for a system with one input and one output."""
+
+    def gains(omega: np.ndarray) -> np.ndarray:
+        blocks = np.array_split(omega.ravel(), -(-omega.size // _FREQUENCIES_PER_BLOCK))
+        responses = [np.asarray(transfer_function(literal, block)) for block in blocks]
+        return np.abs(np.concatenate(responses)[:, 0, 0] + D[0, 0]).reshape(omega.shape)
+
+    return gains
+
+
+def _matrix_gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function from frequencies to gains, for the search of the largest gain.
 
     The gain is exact where it may be the largest one. Elsewhere it is an upper bound that is not

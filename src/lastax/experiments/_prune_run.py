@@ -382,13 +382,10 @@ def _effect(
     model: Network, small: Network, data: TrainingData, split: str, limit: int | None
 ) -> dict[str, float]:
     """Accuracy before and after, and how close the outputs are."""
-    before, after = (
-        evaluate_split(one, data, split, limit=limit).accuracy for one in (model, small)
-    )
     fidelity = compare_split(model, small, data, split, limit=limit)
     return {
-        "before": before,
-        "after": after,
+        "before": fidelity.original_accuracy,
+        "after": fidelity.other_accuracy,
         "kl_divergence": fidelity.kl_divergence,
         "agreement": fidelity.agreement,
     }

@@ -18,17 +18,21 @@ from lastax.training._losses import cross_entropy, kl_divergence
 
 
 class Fidelity(NamedTuple):
-    """How close the outputs of a network are to those of the original. No labels are used.
+    """How close the outputs of a network are to those of the original.
 
     Attributes:
         kl_divergence: mean of `KL(original || other)`, in nats.
         agreement: share of examples with the same predicted class, from 0 to 1.
         examples: number of examples.
+        original_accuracy: accuracy of the original, from 0 to 1; NaN without labels.
+        other_accuracy: accuracy of the other network; NaN without labels.
     """
 
     kl_divergence: float
     agreement: float
     examples: int
+    original_accuracy: float
+    other_accuracy: float
 
 
 class Evaluation(NamedTuple):
@@ -118,16 +122,27 @@ def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fide
     Args:
         original: the unpruned network.
         other: the network to compare with it.
-        batches: one pass over a split.
+        batches: one pass over a split. Labels are only used for the accuracies.
 
     Raises:
         ValueError: if there is no example.
     """
-    total = np.zeros(3)
+    total, correct = np.zeros(3), np.zeros(2)
     for batch in batches:
-        logits = (_logits(model, _inputs(batch), 1.0) for model in (original, other))
-        total += [float(value) for value in _fidelity_sums(*logits, _weight(batch))]
+        logits = [_logits(model, _inputs(batch), 1.0) for model in (original, other)]
+        weight = _weight(batch)
+        total += [float(value) for value in _fidelity_sums(*logits, weight)]
+        if "label" in batch:
+            label = jnp.asarray(batch["label"])
+            correct += [float(_evaluation_sums(one, label, weight).correct) for one in logits]
+        else:
+            correct += np.nan
     same, divergence, examples = total
     if examples == 0:
         raise ValueError("compare: no examples to compare on")
-    return Fidelity(max(float(divergence / examples), 0.0), float(same / examples), int(examples))
+    return Fidelity(
+        max(float(divergence / examples), 0.0),
+        float(same / examples),
+        int(examples),
+        *(float(number / examples) for number in correct),
+    )
