@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lastax
 from lastax.calibration import HEAD_RIDGES
+from lastax.calibration._channel_moments import channel_moments, has_closed_form
 
 from ..systems import RAGGED, few, loop, random_channels, random_system, seeds
 
@@ -400,3 +401,44 @@ def test_data_free_refits_need_stable_states():
         lastax.calibration.singular_perturbation(system, KEEP)
     with pytest.raises(ValueError, match="no finite second moment"):
         lastax.calibration.white_moments(system)
+
+
+@pytest.mark.parametrize("conj_sym", [True, False])
+def test_channel_moments_are_those_of_the_states(conj_sym):
+    system = random_channels(0, RAGGED, conj_sym=conj_sym)
+    system = dataclasses.replace(system, lam=np.r_[1 - 1e-6, system.lam[1:]])
+    rng = np.random.default_rng(0)
+    lengths = np.array([37, 20, 0, 1])
+    valid = np.arange(37) < lengths[:, None]
+    # What stands in the padding does not count.
+    u, y = np.cumsum(rng.normal(size=(2, 4, 37, len(RAGGED))), axis=2)
+    assert has_closed_form(system, valid)
+    found = channel_moments(system, u, y, valid)
+    slots = lastax.calibration.state_slots(system)
+    lam, B, s = np.asarray(system.lam, complex), np.asarray(system.B, complex), 1 + conj_sym
+    gram = np.zeros_like(found.gram)
+    for sequence, length in enumerate(lengths):
+        x = np.zeros(system.states, complex)
+        for step in range(length):
+            x = lam * x + B * u[sequence, step, system.channel]
+            for channel, states in enumerate(slots):
+                z = np.zeros(gram.shape[1])
+                used = 2 * np.sum(states >= 0)
+                z[:used] = s * np.stack([x.real, -x.imag], axis=1)[states[states >= 0]].ravel()
+                z[-2:] = u[sequence, step, channel], y[sequence, step, channel]
+                gram[channel] += np.outer(z, z)
+    assert found.rows == lengths.sum()
+    np.testing.assert_allclose(
+        found.gram * found.rows, gram, rtol=0, atol=1e-9 * np.abs(gram).max()
+    )
+
+
+def test_channel_moments_leave_what_they_cannot_express_to_the_rows():
+    system, valid = random_channels(0, RAGGED), np.ones((2, 9), bool)
+    assert has_closed_form(system, valid)
+    assert not has_closed_form(random_channels(0, RAGGED, bidirectional=True), valid)
+    for lam in (1.0, 1.5, 1 - 1e-9):
+        edge = dataclasses.replace(system, lam=np.r_[lam, system.lam[1:]])
+        assert not has_closed_form(edge, valid)
+    valid[0, 3] = False
+    assert not has_closed_form(system, valid)

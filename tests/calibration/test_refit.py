@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 import lastax
-from lastax.calibration import _accumulation, _chunks
+from lastax.calibration import _chunk_moments, _chunks
 
 from ..calibration_helpers import KINDS, LENGTHS, calibrated, data, kind_of, logits, network, rows
 from ..systems import loop, random_layer
@@ -187,7 +187,7 @@ def test_small_chunks_give_the_same_refit(monkeypatch):
     model, batch = network(), data(lengths=LENGTHS)
     whole = lastax.refit(model, batch, states=4)
     monkeypatch.setattr(_chunks, "MAX_DEVICE_VALUES", 2000)
-    monkeypatch.setattr(_accumulation, "MAX_HOST_VALUES", 300)
+    monkeypatch.setattr(_chunk_moments, "MAX_HOST_VALUES", 300)
     assert len(_chunks.calibration_chunks("refit", batch, values_per_step=32)) == 3
     pieces = lastax.refit(model, [rows(batch, slice(0, 2)), rows(batch, slice(2, 6))], states=4)
     assert whole[1].states_after == pieces[1].states_after
@@ -199,15 +199,15 @@ def test_small_chunks_give_the_same_refit(monkeypatch):
 
 def test_memory_is_bounded_for_one_long_sequence(monkeypatch):
     monkeypatch.setattr(_chunks, "MAX_DEVICE_VALUES", 1)
-    monkeypatch.setattr(_accumulation, "MAX_HOST_VALUES", 10_000)
+    monkeypatch.setattr(_chunk_moments, "MAX_HOST_VALUES", 10_000)
     sizes = []
-    rows_of = _accumulation.moments_of_rows
+    rows_of = _chunk_moments.moments_of_rows
 
     def watched(slots, features, u, y):
         sizes.append(features.size + u.size + y.size)
         return rows_of(slots, features, u, y)
 
-    monkeypatch.setattr(_accumulation, "moments_of_rows", watched)
+    monkeypatch.setattr(_chunk_moments, "moments_of_rows", watched)
     _, report = lastax.refit(network(), data(records=1, steps=16_384), states=4, budget="uniform")
     assert report.steps == 16_384
     assert max(sizes) <= 10_000

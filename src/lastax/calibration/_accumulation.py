@@ -1,28 +1,21 @@
-"""Second moments of layers and linear maps, accumulated over calibration data.
-
-Products are computed in float64 on the host, over groups of steps that fit there.
-"""
+"""Second moments of layers and linear maps, accumulated over calibration data."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from lastax._typing import Array
-from lastax.calibration._blockwise_pass import AnyArray, layer_of
-from lastax.calibration._features import moments_of_rows, state_features, state_slots
+from lastax.calibration._blockwise_pass import AnyArray, layer_input, layer_of, layer_output
+from lastax.calibration._chunk_moments import chunk_moments, row_groups
 from lastax.calibration._moments import Moments
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
+from lastax.ssm._precision import at_least_float32
 from lastax.surgery._reading import float32_system
-
-# Double-precision values that the host multiplies at once.
-MAX_HOST_VALUES = 2**23
 
 
 def layer_moments(
@@ -45,15 +38,14 @@ def layer_moments(
     Raises:
         ValueError: if a moment is not finite, because a state or an output grows without bound.
     """
-    slots = state_slots(float32_system(layer_of(block)))
+    system = float32_system(layer_of(block))
     total: Moments | None = None
     wanted = iter(targets) if targets is not None else None
     for states in inputs:
-        u, features, y = (np.asarray(part) for part in _observe(forward, block, states))
-        if wanted is not None:
-            y = next(wanted)
-        for rows in row_groups(np.asarray(states.valid), features[0, 0].size + 2 * u.shape[-1]):
-            part = moments_of_rows(slots, features[rows], u[rows], y[rows])
+        u = np.asarray(at_least_float32(layer_input(forward, block, states)))
+        y = np.asarray(layer_output(forward, block, states)) if wanted is None else next(wanted)
+        part = chunk_moments(system, u, y, np.asarray(states.valid))
+        if part is not None:
             total = part if total is None else total + part
     if total is None or not np.isfinite(total.gram).all():
         raise ValueError(
@@ -102,30 +94,6 @@ def linear_gram(
     """Sum of `z z^T` over the rows `z = [x, 1, t]`. `refit_linear` takes the mean."""
     z = np.concatenate([x, np.ones((len(x), 1)), t], axis=1, dtype=np.float64)
     return z.T @ z
-
-
-def row_groups(
-    valid: Bool[np.ndarray, "n L"], values_per_row: int
-) -> Iterator[tuple[Int[np.ndarray, " r"], Int[np.ndarray, " r"]]]:
-    """Indices (sequence, step) of valid steps, in groups of at most `MAX_HOST_VALUES` values."""
-    sequence, step = np.nonzero(valid)
-    size = max(1, MAX_HOST_VALUES // max(1, values_per_row))
-    for start in range(0, len(step), size):
-        yield sequence[start : start + size], step[start : start + size]
-
-
-@eqx.filter_jit
-def _observe(
-    forward: BlockwiseForward, block: PyTree, states: HiddenStates
-) -> tuple[Array, Array, Array]:
-    """Input, state features and output of the layer of a block."""
-    layer, u = layer_of(block), forward.before(block, states)
-    features = functools.partial(state_features, float32_system(layer))
-    return u, jax.vmap(features)(_at_least_float32(u)), jax.vmap(layer)(u)
-
-
-def _at_least_float32(u: Array) -> Array:
-    return u.astype(jnp.promote_types(u.dtype, jnp.float32))
 
 
 @eqx.filter_jit

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax.calibration._accumulation import row_groups
 from lastax.calibration._blockwise_pass import blockwise_pass, layer_output
+from lastax.calibration._chunk_moments import row_groups
 from lastax.calibration._chunks import CalibrationBatches
 from lastax.nn._blocks import Block
 from lastax.nn._blockwise import HiddenStates, NetworkForward
