@@ -1,0 +1,188 @@
+"""Prune trained networks of other people's code, and print accuracies, costs and sizes.
+
+Usage: python study_import.py FILE... [--data-dir FOLDER] [--task scifar] [--out FOLDER]
+
+Each FILE is a checkpoint that `lastax.interop.read` understands, of a network trained for the task.
+Results are kept in the output folder, one line of JSON per pruned network; a study that was
+interrupted resumes. `make study-import CHECKPOINTS="a.pth b.pth"` runs this script.
+"""
+
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import jax
+import numpy as np
+
+import lastax
+
+RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
+DATA_FREE = ("last", "last-finite-horizon", "aire", "global-magnitude")
+# Method, unlabeled training sequences, ratios, L-BFGS steps of block-wise reconstruction.
+REDUCTIONS = (
+    *((method, 0, RATIOS, 0) for method in DATA_FREE),
+    ("empirical-balanced", 64, RATIOS, 0),
+    ("calibrated", 64, RATIOS, 0),
+    ("calibrated", 256, RATIOS, 0),
+    ("calibrated", 64, RATIOS, 30),
+    ("calibrated", 256, RATIOS, 30),
+)
+
+
+class PeakMemory:
+    """The largest resident memory of this process since the object was made, in GB; on Linux."""
+
+    def __init__(self):
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._readable = False
+        else:
+            self._readable = True
+
+    def read(self):
+        if not self._readable:
+            return None
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1e6
+
+
+def file_size(model):
+    with tempfile.TemporaryDirectory() as folder:
+        lastax.save(Path(folder) / "model", model)
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def latencies(models, x, repeats=15):
+    """Median milliseconds of one sequence: models take turns, so that load affects all alike."""
+    compiled = [jax.jit(lambda x, model=model: model(x)) for model in models]
+    for function in compiled:
+        function(x).block_until_ready()
+    times = [[] for _ in models]
+    for _, (function, mine) in itertools.product(
+        range(repeats), list(zip(compiled, times, strict=True))
+    ):
+        started = time.perf_counter()
+        function(x).block_until_ready()
+        mine.append(1e3 * (time.perf_counter() - started))
+    return [statistics.median(mine) for mine in times]
+
+
+def measure(file, task, root, images, path):
+    """Measure every reduction of one network that `path` does not hold yet."""
+    imported = lastax.interop.read(file)
+    model = imported.model
+    data = lastax.data.open_data(lastax.interop.foreign_data_config(imported, task), root)
+    known = {(one["method"], one["sequences"], one["ratio"], one["steps"]) for one in records(path)}
+    sample = np.asarray(next(iter(data.evaluation_batches("test", limit=1)))["x"][0])
+
+    def add(**record):
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(record, flush=True)
+
+    def accuracy(network):
+        return lastax.training.evaluate_split(network, data, "test", limit=images).accuracy
+
+    if ("unpruned", 0, 0.0, 0) not in known:
+        add(
+            method="unpruned", sequences=0, ratio=0.0, steps=0, accuracy=accuracy(model),
+            states=sum(lastax.state_counts(model)), bytes=file_size(model),
+        )  # fmt: skip
+    for method, sequences, ratios, steps in REDUCTIONS:
+        missing = [ratio for ratio in ratios if (method, sequences, ratio, steps) not in known]
+        if not missing:
+            continue
+        # Compiled programs of earlier methods would count as memory of this one.
+        jax.clear_caches()
+        batch = None
+        if sequences:
+            batch = lastax.training.calibration_batch(data, sequences)
+        reducer = lastax.pruning.Reducer(
+            model, batch, length=data.length, reconstruction_steps=steps
+        )
+        for number, ratio in enumerate(missing):
+            peak, started = PeakMemory(), time.monotonic()
+            reduction = reducer.reduce(method, ratio=ratio)
+            seconds = time.monotonic() - started
+            before, after = latencies([model, reduction.model], sample)
+            add(
+                method=method, sequences=sequences, ratio=ratio, steps=steps,
+                # The first reduction also measures the calibration data.
+                first=number == 0, seconds=seconds, peak_gb=peak.read(),
+                accuracy=accuracy(reduction.model), states=sum(reduction.states_after),
+                bytes=file_size(reduction.model), ms_before=before, ms_after=after,
+            )  # fmt: skip
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def name(record):
+    parts = [f"`{record['method']}`"]
+    parts += [f"{record['sequences']} images"] if record["sequences"] else []
+    parts += ["reconstruction"] if record["steps"] else []
+    return ", ".join(parts)
+
+
+def table(found):
+    """Accuracies and costs of one network as a Markdown table."""
+    (unpruned,) = (one for one in found if one["method"] == "unpruned")
+    head = [f"unpruned: {100 * unpruned['accuracy']:.1f}", *(f"{100 * r:g} %" for r in RATIOS)]
+    head += ["first, s", "next, s", "GB"]
+    lines = [head, ["---"] * len(head)]
+    for _, group in itertools.groupby(found, key=lambda one: name(one)):
+        rows = {one["ratio"]: one for one in group}
+        if "seconds" not in next(iter(rows.values())):
+            continue
+        first = [one["seconds"] for one in rows.values() if one["first"]]
+        later = [one["seconds"] for one in rows.values() if not one["first"]]
+        peaks = [one["peak_gb"] for one in rows.values() if one["peak_gb"] is not None]
+        lines.append([
+            name(next(iter(rows.values()))),
+            *(f"{100 * rows[r]['accuracy']:.1f}" if r in rows else "" for r in RATIOS),
+            f"{max(first):.0f}" if first else "",
+            f"{statistics.median(later):.0f}" if later else "",
+            f"{max(peaks):.1f}" if peaks else "",
+        ])  # fmt: skip
+    sizes = ["", "file, kB", "ms per image"]
+    lines_of_sizes = [sizes, ["---"] * 3, ["unpruned", f"{unpruned['bytes'] / 1e3:.0f}", "1"]]
+    for ratio in RATIOS:
+        same = [one for one in found if one["ratio"] == ratio and one["method"] == "calibrated"]
+        if same:
+            relative = statistics.median(one["ms_after"] / one["ms_before"] for one in same)
+            kb = statistics.median(one["bytes"] for one in same) / 1e3
+            lines_of_sizes.append([f"{100 * ratio:g} %", f"{kb:.0f}", f"{relative:.2f}"])
+    text = ["\n".join(f"| {' | '.join(line)} |" for line in part) for part in
+            (lines, lines_of_sizes)]  # fmt: skip
+    return "\n\n".join(text)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of all data sets.")
+@click.option("--task", default="scifar", show_default=True)
+@click.option("--images", default=2000, show_default=True, help="Test records to evaluate on.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-import"))
+def main(files, data_dir, task, images, out):
+    """Prune the networks of FILES by several methods, and print tables."""
+    present = [file for file in files if file.exists()]
+    for file in set(files) - set(present):
+        print(f"skipped: {file} does not exist")
+    if not present:
+        print('skipped: pass checkpoints, for example make study-import CHECKPOINTS="a.pth b.pth"')
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for file in present:
+        measure(file, task, data_dir, images, out / f"{file.stem}.jsonl")
+    for file in present:
+        print(f"\n## {file.stem}\n\n{table(records(out / f'{file.stem}.jsonl'))}")
+
+
+if __name__ == "__main__":
+    main()
