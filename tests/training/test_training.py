@@ -438,7 +438,7 @@ def test_several_devices_compute_the_same(tmp_path):
             states.append(jax.device_get(eqx.filter(state.model, eqx.is_array)))
         assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
     """
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
