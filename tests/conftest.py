@@ -17,10 +17,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile thousands of small programs once each, so compiling fast matters more than fast
 # programs. Pass XLA_FLAGS="" to test with XLA's default optimizations.
 os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    # Each program in one piece instead of one for each thread.
-    "--xla_cpu_parallel_codegen_split_count=1",
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
 
 
