@@ -183,6 +183,7 @@ def _stripe(rng: np.random.Generator, size: int, widest: int) -> slice:
     return slice(start, start + width)
 
 
+@functools.lru_cache(maxsize=1)  # the three splits share these names
 def clips_of_splits(archive: Archive) -> dict[str, tuple[str, ...]]:
     """Sorted names of the clips in each split."""
     clips = [name for name in archive.names() if name.endswith(".flac") and _word(name) in CLASSES]

@@ -8,6 +8,10 @@ from pathlib import Path
 import jax
 import pytest
 
+# Workers of pytest-xdist inherit this variable. They share the cores, and threads that wait for
+# each other would only waste time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tests compile thousands of small programs once each, so compiling fast matters more than fast

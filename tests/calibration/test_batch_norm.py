@@ -10,6 +10,7 @@ import pytest
 import lastax
 
 from ..calibration_helpers import KINDS, LENGTHS, data, kind_of, network, rows
+from ..systems import compiled
 
 
 @KINDS
@@ -20,6 +21,16 @@ def test_recalibrated_statistics_equal_those_of_one_batch(settings):
 @pytest.mark.parametrize("settings", [{}, {"head": "retrieval"}], ids=["default", "retrieval"])
 def test_recalibrated_statistics_of_sequences_without_padding(settings):
     check_statistics(settings, padded=False)
+
+
+@compiled
+def forward(model, x, length):
+    return eqx.filter_vmap(
+        lambda x, length: model.forward(x, length, axis="batch"),
+        in_axes=(0, eqx.if_array(0)),
+        out_axes=(0, None),
+        axis_name="batch",
+    )(x, length)
 
 
 def check_statistics(settings, *, padded):
@@ -40,12 +51,7 @@ def check_statistics(settings, *, padded):
         small,
         is_leaf=lambda node: isinstance(node, lastax.nn.BatchNorm),
     )
-    _, wanted = eqx.filter_vmap(
-        lambda x, length: instant.forward(x, length, axis="batch"),
-        in_axes=(0, eqx.if_array(0)),
-        out_axes=(0, None),
-        axis_name="batch",
-    )(batch["x"], batch.get("length"))
+    _, wanted = forward(instant, batch["x"], batch.get("length"))
     for one, other in zip(found.encoder.blocks, wanted.encoder.blocks, strict=True):
         if isinstance(one.norm, lastax.nn.BatchNorm):
             for name in ("mean", "variance"):

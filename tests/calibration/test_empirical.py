@@ -8,7 +8,7 @@ import lastax
 from lastax.ssm._multi_siso import subsystems
 
 from ..calibration_helpers import calibrated, data, logits, network
-from ..systems import loop
+from ..systems import compiled, loop
 
 
 @pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
@@ -19,7 +19,7 @@ def test_empirical_energy_is_the_output_energy_of_each_state(layer):
     systems = lastax.systems(model)
     scores = lastax.score_states(systems, "empirical-energy", moments=moments)[0]
     block = model.encoder.blocks[0]
-    hidden = jax.vmap(lambda x: block.norm(model.encoder.embed(x))[0])(batch["x"])
+    hidden = compiled(jax.vmap(lambda x: block.norm(model.encoder.embed(x))[0]))(batch["x"])
     # Each state of a MultiSISO is a single-channel system.
     single = subsystems(systems[0])
     energies = np.zeros(systems[0].states)

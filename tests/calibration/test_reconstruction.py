@@ -11,19 +11,25 @@ import lastax
 from lastax.calibration import _reconstruction
 
 from ..calibration_helpers import KINDS, LENGTHS, data, kind_of, logits, network
+from ..systems import compiled
 
 FORWARD = lastax.nn.NetworkForward()
+enter = compiled(FORWARD.enter)
+
+
+@compiled
+def block_output(block, states):
+    return FORWARD.after(block, states, jax.vmap(block.layer)(FORWARD.before(block, states)))
 
 
 def block_errors(model, small, batch):
     """Of each block of `small`, on what the blocks below it give, by plain forward passes."""
     length = batch.get("length")
-    original, reduced = (FORWARD.enter(one, batch["x"], length) for one in (model, small))
+    original, reduced = (enter(one, batch["x"], length) for one in (model, small))
     errors = []
     for before, after in zip(FORWARD.blocks(model), FORWARD.blocks(small), strict=True):
         original, reduced = (
-            FORWARD.after(block, states, jax.vmap(block.layer)(FORWARD.before(block, states)))
-            for block, states in ((before, original), (after, reduced))
+            block_output(block, states) for block, states in ((before, original), (after, reduced))
         )
         left = np.asarray(original.hidden - reduced.hidden)[np.asarray(original.valid)]
         errors.append(float(np.mean(left**2)))

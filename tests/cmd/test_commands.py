@@ -259,9 +259,13 @@ def test_pruned_tuned_and_distilled(cli, trained, tmp_path):
     ("layer", "methods"), [("s4d", ("last-per-channel", "calibrated")), ("lru", ("balanced",))]
 )
 def test_other_layers_are_trained_pruned_and_scored(cli, tmp_path, layer, methods):
+    rng = np.random.default_rng(0)
+    np.savez("own.npz", x_train=rng.normal(size=(60, 9, 2)), y_train=np.arange(60) % 3)
     run = tmp_path / layer
-    small = ("--layers", 2, "--channels", 4, "--states", 2, "--epochs", 1, "--epoch-batches", 2)
-    cli("train", "--task", "speech", "--layer", layer, *small, "--out", run, "--json")
+    small = ("--layers", 2, "--channels", 4, "--states", 2, "--epochs", 1, "--batch-size", 10)
+    data = ("--task", "arrays", "--data", "own.npz")
+    ended = cli("train", *data, "--layer", layer, *small, "--out", run, "--json")
+    assert ended.status == 0, ended.stderr
     total = sum(lastax.training.load_config(run).states)
     assert total == (16 if layer == "s4d" else 4)
     for method in methods:

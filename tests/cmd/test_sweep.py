@@ -96,7 +96,8 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
 
 def test_post_processing_has_rows_of_its_own(cli, trained, tmp_path):
     options = ("--methods", "last", "--ratios", "0.5", "--finetune", 1, "--finetune-rate", 1)
-    options += ("--distill", "--reconstruct", "last", "--out", tmp_path, "--json")
+    options += ("--distill", "--reconstruct", "last", "--calibration", 16)
+    options += ("--out", tmp_path, "--json")
     answer = cli("sweep", trained, *options).result
     cells = answer["cells"][1:]
     assert [cell["post_processing"] for cell in cells] == [

@@ -159,7 +159,7 @@ def test_members_that_macos_adds_are_ignored(path):
     assert open_file(path).length == 5
 
 
-def test_lengths_hide_what_stands_behind(path):
+def test_values_after_the_length_are_ignored(path):
     given = three(lengths_train=np.arange(12) % 5 + 1, lengths_test=np.full(4, 3))
     given["x_train"][0, 1:] = np.nan  # padding may be anything
     np.savez(path, **given)
@@ -246,7 +246,7 @@ def test_large_arrays_are_read_in_pieces(path, monkeypatch):
     ("given", "lengths"),
     [((), (16, 2, 2)), (("test",), (18, 2, 6)), (("validation",), (18, 6, 2))],
 )
-def test_what_is_missing_is_held_out_of_train(path, given, lengths):
+def test_missing_splits_are_held_out_of_train(path, given, lengths):
     others = {}
     for split in given:
         others |= {f"x_{split}": np.full((6, 5, 2), -1.0), f"y_{split}": np.zeros(6, int)}
@@ -347,7 +347,7 @@ def test_bad_rows_are_named(path, case):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_values_that_are_no_numbers_are_named(path, value):
+def test_errors_name_values_that_are_not_numbers(path, value):
     given = three()
     given["x_train"] = given["x_train"].astype(np.float64)
     given["x_train"][7, 4, 1] = value
@@ -395,7 +395,7 @@ def test_a_cut_file_is_named(path, save, share):
 
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10**6), packed=st.booleans())
-def test_a_flipped_bit_changes_nothing_unseen(tmp_path_factory, seed, packed):
+def test_a_flipped_bit_is_detected_or_harmless(tmp_path_factory, seed, packed):
     path = tmp_path_factory.mktemp("flipped") / "own.npz"
     given = three()
     (np.savez_compressed if packed else np.savez)(path, **given)
@@ -428,7 +428,7 @@ def test_an_array_that_promises_more_than_it_holds_takes_no_room(path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"no array"])
-def test_a_member_that_is_no_array_is_named(path, content):
+def test_errors_name_a_member_that_is_not_an_array(path, content):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x_train.npy", content)
     assert failure(path).startswith("x_train is damaged (")

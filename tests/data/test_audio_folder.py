@@ -128,7 +128,7 @@ def test_mfcc_frames_are_the_cosine_transform(folder):
     check_against(data, [scipy.fft.dct(each, norm="ortho")[:, :20] for each in frames])
 
 
-def test_clips_of_one_length_say_no_length(tmp_path):
+def test_records_of_equal_clips_have_no_length(tmp_path):
     write_tones(tmp_path / "sounds")
     data = open_folder(tmp_path / "sounds")
     assert (data.length, data.input_size) == (21, 40)
@@ -236,7 +236,7 @@ def test_joined_files_may_have_different_rates():
     assert abs(np.argmax(spectrum) * RATE / 6000 - 440) < 3
 
 
-def test_what_a_lower_rate_cannot_hold_is_removed():
+def test_frequencies_above_the_new_nyquist_are_removed():
     high = packed_as(tone(7000, 0.5, 16_000), 16_000, format="FLAC")
     assert np.abs(decode_sound(high, rate=8000)[200:-200]).max() < 0.01
 
@@ -398,7 +398,7 @@ names = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(names=names, seed=st.integers(0, 100))
-def test_held_out_splits_share_no_speaker_and_have_their_tenth(names, seed):
+def test_each_held_out_split_is_a_tenth_and_shares_no_speaker(names, seed):
     dealt = hold_out(names, {}, ["test", "validation"])
     assert list(dealt) == names
     parts = {
@@ -592,7 +592,7 @@ def test_a_list_with_another_name_is_named(folder):
     )
 
 
-def test_a_list_that_is_no_text_is_named(folder):
+def test_errors_name_a_list_that_is_not_text(folder):
     path = folder / "testing_list.txt"
     path.write_bytes(b"no/\xff.wav\n")
     assert failure(folder).startswith(f"{path} is not UTF-8 text (byte 3); ")
@@ -608,7 +608,7 @@ def test_an_empty_split_is_named(folder):
     assert failure(folder) == f"{folder} has no good record for test; restore it"
 
 
-def test_a_name_that_is_no_text_is_named(folder):
+def test_errors_name_a_file_name_that_is_not_printable(folder):
     os.close(os.open(os.fsencode(folder / "no") + b"/\xff.wav", os.O_CREAT | os.O_WRONLY))
     assert failure(folder).startswith(
         f"{folder}: the name 'no/\\udcff.wav' is not printable; rename it"
@@ -668,7 +668,7 @@ def test_the_real_files(features):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="no Speech Commands below LASTAX_DATA")
-def test_real_clips_are_told_apart_by_speaker():
+def test_speakers_of_real_clips_decide_their_split():
     """The official lists are a hash of speakers' names; the ten-word set is from the test list."""
     clips = [f"{path.parent.name}/{path.name}" for path in REAL.glob("[!_]*/*.wav")]
     if len(clips) != 4074:

@@ -101,7 +101,7 @@ def test_damage_is_counted_and_the_first_is_described(own):
     assert check_data("arrays", data=own, skip_bad=True).problems == ()
 
 
-def test_the_reason_is_told_if_nothing_is_good(own):
+def test_an_error_gives_the_reason_if_no_record_is_good(own):
     with np.load(own) as arrays:
         arrays = dict(arrays)
     arrays["x_test"][:] = np.nan

@@ -69,7 +69,7 @@ def failure(root, **options):
     return message
 
 
-def test_the_fixtures_are_what_their_script_makes(tmp_path):
+def test_fixtures_match_their_script(tmp_path):
     fixtures.write_cifar(tmp_path)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(made) == 12
@@ -153,7 +153,7 @@ def test_pictures_are_kept_as_bytes(root, cache):
 # Damage
 
 
-def test_missing_files_say_what_to_do(tmp_path):
+def test_errors_about_missing_files_say_what_to_do(tmp_path):
     assert not IMAGE.present(tmp_path)
     message = failure(tmp_path)
     assert "cifar-10-batches-bin" in message
@@ -260,7 +260,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("program", CALLS.values(), ids=CALLS)
-def test_nothing_that_a_pickle_names_is_run(tmp_path, program):
+def test_pickles_cannot_run_code(tmp_path, program):
     mark = tmp_path / "mark"
     program = program.replace(b"%s", str(mark).encode())
     with pytest.raises(DataError, match=r"^names [a-z_.]+, which is not allowed in a data file$"):

@@ -209,7 +209,7 @@ def test_a_file_is_kept_as_it_is(publisher, tmp_path):
     assert len(seen) > 3
 
 
-def test_what_is_there_is_left_alone(publisher, tmp_path):
+def test_existing_files_are_not_changed(publisher, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set/file.bin").write_text("mine")
     fetch(publisher.remote(), tmp_path)
@@ -395,7 +395,7 @@ def test_a_file_that_became_shorter_is_not_taken(publisher, tmp_path):
 @pytest.mark.parametrize(
     ("status", "reason"), [(403, "Forbidden"), (404, "Not Found"), (410, "Gone")]
 )
-def test_an_answer_that_says_no_is_told(publisher, tmp_path, status, reason):
+def test_http_errors_are_reported(publisher, tmp_path, status, reason):
     publisher.answers = [say(status)]
     message = failure(publisher.remote(), tmp_path)
     assert message == (
@@ -414,7 +414,7 @@ def test_a_redirection_into_nothing_is_one_line(publisher, tmp_path, address):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # urllib forgets to close the connection
-def test_a_redirection_to_what_is_no_address_is_one_line(publisher, tmp_path):
+def test_a_redirection_to_an_invalid_address_is_a_one_line_error(publisher, tmp_path):
     publisher.answers = [redirect("http://[x/")]
     message = failure(publisher.remote(), tmp_path, retries=RetryPolicy(pauses=()))
     assert "stopped after 0" in message
@@ -462,7 +462,7 @@ def test_an_empty_folder_counts_as_nothing(publisher, tmp_path, archive):
     assert (tmp_path / "file/a.txt").read_bytes() == b"a"
 
 
-def test_an_archive_that_was_put_there_by_hand_is_used_and_stays(publisher, tmp_path, archive):
+def test_an_archive_placed_by_hand_is_used_and_kept(publisher, tmp_path, archive):
     (tmp_path / "file.bin").write_bytes(publisher.content)
     fetch(archive, tmp_path)
     assert publisher.asked == []
@@ -471,7 +471,7 @@ def test_an_archive_that_was_put_there_by_hand_is_used_and_stays(publisher, tmp_
 
 
 @pytest.mark.parametrize("change", ["cut", "flipped"])
-def test_a_wrong_archive_that_was_put_there_by_hand_is_named(publisher, tmp_path, archive, change):
+def test_errors_name_a_wrong_archive_placed_by_hand(publisher, tmp_path, archive, change):
     right = publisher.content
     wrong = {"cut": right[:-1], "flipped": right[:-1] + bytes([right[-1] ^ 1])}[change]
     (tmp_path / "file.bin").write_bytes(wrong)
@@ -493,7 +493,7 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing_but_itself(publisher,
 # Disks and processes
 
 
-def test_a_disk_without_room_is_told_before_anything_is_downloaded(publisher, tmp_path, full_disk):
+def test_a_full_disk_is_reported_before_the_download(publisher, tmp_path, full_disk):
     limit, reason = full_disk
     with limit(tmp_path / "root", 2**20):
         message = failure(publisher.remote(), tmp_path / "root")

@@ -379,7 +379,7 @@ def test_a_part_without_rows_is_a_header(tmp_path):
     assert contents(tmp_path)["basic_val.tsv"] == b"Source\tTarget\r\n"
 
 
-def test_no_row_occurs_twice_in_whatever_file(tmp_path):
+def test_no_row_occurs_twice_in_any_file(tmp_path):
     tiny = {"max_depth": 2, "max_args": 2, "min_length": 1, "max_length": 4}
     everything = 10 + 4 * 10 * 10
     generate(tmp_path, train=everything - 100, validation=60, test=40, **tiny)

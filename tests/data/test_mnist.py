@@ -58,7 +58,7 @@ def change(path, change_content):
     path.write_bytes(gzip.compress(change_content(gzip.decompress(path.read_bytes()))))
 
 
-def test_the_fixtures_are_what_their_script_makes(tmp_path):
+def test_fixtures_match_their_script(tmp_path):
     fixtures.write_mnist(tmp_path)
     for name in FILES:
         made, kept = (
@@ -136,7 +136,7 @@ def test_names_may_have_a_dot(root, end):
     )
 
 
-def test_missing_files_say_what_to_do(tmp_path):
+def test_errors_about_missing_files_say_what_to_do(tmp_path):
     assert not SMNIST.present(tmp_path)
     assert "lastax data fetch smnist" in failure(tmp_path)
 

@@ -63,7 +63,7 @@ def check_records(data, expected, side):
             assert record["label"] == fixtures.label(number, 2)
 
 
-def test_the_fixtures_are_what_their_script_makes(tmp_path):
+def test_fixtures_match_their_script(tmp_path):
     fixtures.write_pathfinder(tmp_path)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(made) == 21 + 10 + 11 + 4
@@ -120,7 +120,7 @@ def test_an_unknown_level_is_named():
 
 
 @pytest.mark.parametrize(("data_set", "length"), [(PATHFINDER, 32**2), (PATHX, 128**2)])
-def test_what_is_made_can_be_read(tmp_path, data_set, length):
+def test_generated_files_can_be_read(tmp_path, data_set, length):
     seen = []
     data_set.generate(
         tmp_path, level="easy", count=20, seed=3, on_progress=lambda *at: seen.append(at)
@@ -145,7 +145,7 @@ def test_what_is_made_can_be_read(tmp_path, data_set, length):
 # Damage
 
 
-def test_a_missing_level_says_what_to_do(root):
+def test_the_error_about_a_missing_level_says_what_to_do(root):
     message = failure(root, level="intermediate")
     assert str(root / "pathfinder32/curv_contour_length_9") in message
     assert "lastax data make pathfinder" in message
@@ -240,7 +240,7 @@ def test_a_damaged_table_is_named(root, content, skip_bad):
     assert failure(root, skip_bad=skip_bad).startswith(f"{table} is not a table of text")
 
 
-def test_tables_that_are_no_numbers_or_not_there_are_named(root):
+def test_errors_name_missing_and_non_numeric_tables(root):
     table = root / HARD / "metadata/old.npy"
     table.write_bytes(b"")
     assert failure(root).startswith(f"{table}: its name is not a number")

@@ -350,7 +350,7 @@ def some_pictures():
 
 @settings(max_examples=8, deadline=None)
 @given(first=st.integers(0, 39), data=st.data(), tries=st.sampled_from([40, 1000]))
-def test_pictures_do_not_depend_on_those_beside_them(some_pictures, first, data, tries):
+def test_pictures_do_not_depend_on_the_rest_of_the_batch(some_pictures, first, data, tries):
     count = data.draw(st.integers(1, 40 - first))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_pathfinder_scenes, "_TRIES_AT_ONCE", tries)
@@ -358,7 +358,7 @@ def test_pictures_do_not_depend_on_those_beside_them(some_pictures, first, data,
     assert same(drawn, part(some_pictures, slice(first, first + count)))
 
 
-def test_pictures_of_two_margins_do_not_depend_on_those_beside_them():
+def test_pictures_of_two_margins_do_not_depend_on_the_rest_of_the_batch():
     drawn = draw_images(128, "easy", 1, 5, 8)
     assert set(drawn.parameters.margins) == {2, 3}
     assert same(draw_images(128, "easy", 1, 8, 2), part(drawn, slice(3, 5)))
@@ -447,7 +447,7 @@ def test_files_are_read_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_missing_batches_are_made_again_and_others_left_alone(tmp_path):
+def test_only_missing_batches_are_generated_again(tmp_path):
     make = lambda count: generate(tmp_path, resolution=32, level="easy", count=count)  # noqa: E731
     make(10)
     whole = content(tmp_path)
@@ -468,7 +468,7 @@ def test_missing_batches_are_made_again_and_others_left_alone(tmp_path):
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_other_pictures_are_left_alone(tmp_path):
+def test_other_pictures_are_not_changed(tmp_path):
     generate(tmp_path, resolution=32, level="easy", count=1)
     with pytest.raises(DataError, match="has images of seed 0"):
         generate(tmp_path, resolution=32, level="easy", count=1, seed=1)
@@ -527,7 +527,7 @@ def test_processes_make_the_same_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_killed_goes_on(tmp_path):
+def test_a_killed_generation_resumes(tmp_path):
     program = (
         "from pathlib import Path\n"
         "from lastax.data.pathfinder_generator import generate\n"
@@ -573,6 +573,6 @@ def test_sheets_show_every_picture_above_its_label():
     assert rows[drawn.labels == 0].max() + 64 < rows[drawn.labels == 1].min()
 
 
-def test_sheets_of_one_label_alone():
+def test_sheets_of_a_single_label():
     images = np.zeros((2, 32, 32), np.uint8)
     assert sample_sheet(images, np.ones(2, np.int64)).height > 32

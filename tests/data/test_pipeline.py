@@ -97,12 +97,12 @@ def test_each_epoch_and_each_seed_has_its_own_order():
     assert len(set(orders)) == 9  # also: epoch 1 of seed 0 is not epoch 0 of seed 1
 
 
-def test_what_is_left_out_changes_from_epoch_to_epoch():
+def test_omitted_records_differ_between_epochs():
     seen = set(labels(first(20, numbered(7), batch_size=4, seed=0)))
     assert seen == set(range(7))
 
 
-def test_augmentation_depends_on_seed_epoch_and_record_alone():
+def test_augmentation_depends_only_on_seed_epoch_and_record():
     source = numbered(12)
     noise = {}
     for seed, batch_size in ((0, 4), (0, 3), (1, 4)):

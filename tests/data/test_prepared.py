@@ -66,7 +66,7 @@ def test_a_folder_is_built_once_and_found_again(place):
     assert names(place) == [folder.name]  # no lock, nothing unfinished
 
 
-def test_whatever_it_depends_on_gives_another_folder():
+def test_the_folder_depends_on_every_setting():
     identities = [("a", {"version": 1}), ("a", {"version": 2}), ("a", {"version": 1, "level": 3})]
     identities.append(("b", {"version": 1}))
     assert len({prepared(name, identity, build) for name, identity in identities}) == 4
@@ -203,7 +203,7 @@ def refuse(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["set", "unlike"])
-def test_what_a_killed_process_left_is_removed_by_the_next(place, other, name):
+def test_leftovers_of_a_killed_process_are_removed(place, other, name):
     other.send_signal(signal.SIGKILL)
     other.wait(10)
     assert len(names(place)) == 2

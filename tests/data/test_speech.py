@@ -146,7 +146,7 @@ def test_the_whole_data_set():
             np.testing.assert_allclose(x.std(axis=(0, 1), dtype=np.float64), 1, rtol=1e-4)
 
 
-def test_a_record_is_as_the_registry_says(tmp_path, members):
+def test_records_match_the_registry(tmp_path, members):
     archive = write(tmp_path / "small.zip", members)
     described = speech.open_speech(archive=archive)
     for split in CLIPS:
@@ -237,7 +237,7 @@ def contents(source):
 
 
 @pytest.mark.parametrize("damage", ["none", "cut", "flipped", "empty", "other"])
-def test_a_cached_file_gives_the_same_whatever_happens_to_it(tmp_path, members, cache, damage):
+def test_a_damaged_cache_file_does_not_change_the_data(tmp_path, members, cache, damage):
     archive = write(tmp_path / "small.zip", members)
     expected = contents(speech.Speech("train", archive))
     [kept] = cache.iterdir()
@@ -294,7 +294,7 @@ def test_a_missing_archive_is_named(tmp_path):
     assert "archive not found" in failure(tmp_path / "gone.zip")
 
 
-def test_a_folder_is_no_archive(tmp_path):
+def test_a_folder_is_not_an_archive(tmp_path):
     assert "cannot read" in failure(tmp_path)
 
 

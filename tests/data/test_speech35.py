@@ -67,7 +67,7 @@ def records(source):
     return np.stack([record["x"][:, 0] for record in source])
 
 
-def test_the_fixtures_are_what_their_script_makes(tmp_path):
+def test_fixtures_match_their_script(tmp_path):
     fixtures.main(tmp_path)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(made) == 12 + 1 + 1 + 2
@@ -120,7 +120,7 @@ def test_an_unknown_normalization_is_named(root):
         DATA_SET.open(root, normalization="mean")
 
 
-def test_words_that_are_not_there_are_no_classes_and_their_list_entries_nothing(root):
+def test_missing_words_are_not_classes_and_their_list_entries_are_ignored(root):
     shutil.rmtree(root / fixtures.FOLDER / "no")
     data = DATA_SET.open(root)
     assert data.classes == ("yes", "backward")
@@ -172,7 +172,7 @@ def test_a_line_that_resembles_a_clip_is_never_skipped(root, line):
     assert failure(root, skip_bad=True).startswith(f"{path}, row 1: {line} is not a clip, but ")
 
 
-def test_a_missing_set_says_what_to_do(tmp_path):
+def test_the_error_about_a_missing_data_set_says_what_to_do(tmp_path):
     assert not DATA_SET.present(tmp_path)
     assert "lastax data fetch speech35" in failure(tmp_path)
     (tmp_path / fixtures.FOLDER / "cats").mkdir(parents=True)
@@ -243,7 +243,7 @@ def test_further_parts_of_a_clip_change_nothing(root, content):
     np.testing.assert_array_equal(records(DATA_SET.open(root).sources["train"]), before)
 
 
-def test_silence_alone_is_no_number_divided_by_zero(root):
+def test_silence_alone_is_not_divided_by_zero(root):
     for name in NAMES:
         (root / fixtures.FOLDER / name).write_bytes(fixtures.wav(np.zeros(1600, np.int16)))
     for normalization in ("standard", "published"):

@@ -54,6 +54,6 @@ def test_lengths_that_do_not_add_up_are_refused(lengths):
 
 
 @pytest.mark.parametrize("n", [-1, 2**28])
-def test_numbers_that_torch_shuffles_otherwise_are_refused(n):
+def test_sizes_that_torch_shuffles_differently_are_rejected(n):
     with pytest.raises(ValueError, match=f"n must be in .*; got {n}"):
         torch_permutation(n)

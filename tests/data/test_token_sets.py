@@ -56,7 +56,7 @@ def review_files(root, split):
 # The fixtures
 
 
-def test_the_fixtures_are_what_their_script_makes(tmp_path):
+def test_fixtures_match_their_script(tmp_path):
     token_fixtures.main(tmp_path)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(made) == 36
@@ -66,7 +66,7 @@ def test_the_fixtures_are_what_their_script_makes(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_records_are_as_the_data_set_says(name):
+def test_records_match_the_description_of_the_data_set(name):
     data = open_set(name)
     shape = (2, data.length) if data.pairs else (data.length,)
     assert DATASETS[name].present(token_fixtures.FIXTURES)
@@ -172,7 +172,7 @@ def test_long_texts_are_cut_and_end_all_the_same(root):
         assert kept == ("]" if name == "listops" else "e")
 
 
-def test_characters_have_tokens_if_they_are_frequent_enough_in_what_is_kept_of_train(root):
+def test_characters_frequent_in_the_kept_training_texts_have_tokens(root):
     (root / "aclImdb/train/neg/99_1.txt").write_text("^" * 15 + "~" * 14 + "e" * 5000 + "~")
     (root / "aclImdb/test/neg/99_1.txt").write_text("#" * 20)
     vocabulary = open_set("text", root).vocabulary
@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, cache, full_disk):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_files_say_where_they_come_from(root, name):
+def test_errors_about_missing_files_name_their_source(root, name):
     folder = {"listops": "listops-1000", "text": "aclImdb", "retrieval": "tsv_data"}[name]
     cure = {
         "listops": "lastax data make listops",
@@ -337,7 +337,7 @@ def test_a_bad_item_is_named_or_left_out(root, fault):
 
 @pytest.mark.parametrize("content", [b"", b"no table at all"])
 @pytest.mark.parametrize("name", ["listops", "retrieval"])
-def test_a_table_that_is_none_is_an_error_whatever_may_be_skipped(root, name, content):
+def test_an_invalid_table_is_an_error_even_with_skip_bad(root, name, content):
     path = root / {"listops": LISTOPS, "retrieval": PAPERS}[name]
     path.write_bytes(content)
     for skip_bad in (False, True):

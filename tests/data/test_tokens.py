@@ -37,7 +37,7 @@ TEXTS = st.lists(st.text(max_size=30), max_size=20)
 
 @settings(max_examples=200, deadline=None)
 @given(texts=TEXTS, length=st.integers(1, 20), minimum=st.integers(1, 4))
-def test_a_vocabulary_is_what_counting_one_by_one_gives(texts, length, minimum):
+def test_a_vocabulary_equals_one_counted_token_by_token(texts, length, minimum):
     counts = collections.Counter(c for text in texts for c in text[: length - 1])
     common = [c for c, n in counts.items() if n >= minimum]
     expected = sorted(common, key=lambda c: (-counts[c], c))
@@ -120,7 +120,7 @@ def test_an_expression_becomes_its_symbols(tree):
         ("", "'' is not a symbol"),
     ],
 )
-def test_what_is_no_symbol_is_named(source, odd):
+def test_errors_name_unknown_symbols(source, odd):
     with pytest.raises(ValueError, match="is not a symbol") as caught:
         listops.encode(source.encode())
     assert odd in str(caught.value)
@@ -350,7 +350,7 @@ def test_sets_are_found_however_their_archive_nests_them(tmp_path, layer):
         need(tmp_path, "one", hint="unpack it")
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_errors_name_what_cannot_be_read(tmp_path):
     for read in (read_file, list_folder):
         with pytest.raises(DataError, match=f"cannot read {tmp_path}/gone"):
             read(tmp_path / "gone")

@@ -96,14 +96,14 @@ def failure(place, tmp_path, content, **options):
 
 
 @pytest.mark.parametrize("make", FORMATS)
-def test_an_archive_with_a_folder_of_its_own_gives_that_folder(place, make):
+def test_an_archive_of_one_folder_unpacks_to_that_folder(place, make):
     folder = place(make(CONTENT))
     assert folder.name == "set"
     assert {f"set/{name}": content for name, content in contents(folder).items()} == CONTENT
 
 
 @pytest.mark.parametrize("make", FORMATS)
-def test_an_archive_without_a_folder_of_its_own_gives_the_whole(place, make):
+def test_an_archive_of_several_entries_unpacks_to_a_new_folder(place, make):
     members = {f"./{name}": content for name, content in CONTENT.items()} | {"LICENSE": b"free"}
     folder = place(make(members))
     assert folder.name == "folder"
@@ -119,7 +119,7 @@ def test_a_compressed_file_gets_the_name(place):
 @pytest.mark.parametrize(
     "kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=str
 )
-def test_long_and_foreign_names_are_kept(place, kind):
+def test_long_and_non_ascii_names_are_kept(place, kind):
     names = [
         "set/" + "/".join(["long" * 10] * 4),
         "set/na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve",
@@ -151,7 +151,7 @@ def test_no_rights_are_taken_from_an_archive(place):
 
 
 @pytest.mark.parametrize("make", FORMATS)
-def test_progress_is_told_in_bytes_of_the_archive(place, tmp_path, make):
+def test_progress_counts_bytes_of_the_archive(place, tmp_path, make):
     seen = []
     place(make(CONTENT), on_progress=lambda done, total: seen.append((done, total)))
     size = (tmp_path / "archive").stat().st_size
@@ -167,7 +167,7 @@ def test_progress_is_told_in_bytes_of_the_archive(place, tmp_path, make):
     ),
     make=st.sampled_from(FORMATS),
 )
-def test_whatever_is_packed_comes_out(members, make):
+def test_every_packed_file_is_unpacked(members, make):
     with tempfile.TemporaryDirectory() as name:
         archive = Path(name) / "archive"
         archive.write_bytes(make(members))
@@ -184,7 +184,7 @@ OUTSIDE = ["../escaped", "set/../../escaped", "/tmp/escaped", "..", "set/..", "/
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("make", FORMATS)
-def test_names_that_lead_out_are_refused(place, tmp_path, make, name):
+def test_names_outside_the_target_folder_are_rejected(place, tmp_path, make, name):
     message = failure(place, tmp_path, make({"set/good": b"good", name: b"bad"}))
     assert f": {name!r} leads out of the folder; " in message
 
@@ -302,14 +302,14 @@ def sizes(whole):
 
 
 @pytest.mark.parametrize("make", [tar_gz, zipped, stored])
-def test_a_cut_archive_is_told(place, tmp_path, make):
+def test_a_truncated_archive_is_reported(place, tmp_path, make):
     whole = make(CONTENT)
     for size in [*sizes(whole), len(whole) - 1]:
         message = failure(place, tmp_path, whole[:size])
         assert re.search("is damaged|is not a tar, zip or gz", message), size
 
 
-def test_a_cut_tar_is_told(place, tmp_path):
+def test_a_truncated_tar_is_reported(place, tmp_path):
     whole = tar(CONTENT)
     end = len(whole.rstrip(b"\0"))
     # A tar ends with zeros, of which one block is as good as twenty.
@@ -321,7 +321,7 @@ def test_a_cut_tar_is_told(place, tmp_path):
     place(whole[:final])
 
 
-def test_a_cut_single_file_is_told(place, tmp_path):
+def test_a_truncated_single_file_is_reported(place, tmp_path):
     whole = gzip.compress(CONTENT["set/deep/er/b.bin"])
     for size in [*sizes(whole), len(whole) - 1]:
         message = failure(place, tmp_path, whole[:size])
@@ -329,7 +329,7 @@ def test_a_cut_single_file_is_told(place, tmp_path):
 
 
 @pytest.mark.parametrize("make", [tar_gz, zipped, stored])
-def test_a_flipped_byte_of_content_is_told(place, tmp_path, make):
+def test_a_flipped_byte_of_content_is_reported(place, tmp_path, make):
     whole = make(CONTENT)
     unharmed = 0
     for number in range(40):
@@ -363,25 +363,25 @@ def test_a_damaged_header_is_not_taken_for_the_end(place, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"<html>not here</html>", bytes(2000), b"PK", b"\x1f\x8b"]
 )
-def test_what_is_no_archive_is_told(place, tmp_path, content):
+def test_a_file_that_is_not_an_archive_is_reported(place, tmp_path, content):
     message = failure(place, tmp_path, content)
     assert re.search("is damaged|is not a tar, zip or gz", message)
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-def test_an_archive_without_files_is_told(place, tmp_path, make):
+def test_an_archive_without_files_is_reported(place, tmp_path, make):
     message = failure(place, tmp_path, make({}))
     assert re.search("is empty|is not a tar, zip or gz|is damaged", message)
 
 
-def test_an_encrypted_zip_is_told(place, tmp_path):
+def test_an_encrypted_zip_is_reported(place, tmp_path):
     whole = bytearray(stored({"set/a": b"secret"}))
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         whole[whole.index(signature) + flags] |= 1
     assert "is encrypted" in failure(place, tmp_path, bytes(whole))
 
 
-def test_an_unknown_compression_is_told(place, tmp_path):
+def test_an_unknown_compression_is_reported(place, tmp_path):
     whole = bytearray(stored({"set/a": b"content"}))
     for signature, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         whole[whole.index(signature) + method] = 77

@@ -57,7 +57,7 @@ PROGRAM = """
 
 def test_sharded_batches_and_layers():
     """Outputs, gradients and pruned layers are those of one device; gradients in `shard_map`."""
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],
         env={**os.environ, "XLA_FLAGS": flags},

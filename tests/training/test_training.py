@@ -120,14 +120,20 @@ def test_training_lowers_the_loss_and_moves_the_statistics(getkey, tmp_path):
     assert jnp.abs(result.model.encoder.blocks[0].norm.running.mean).max() > 0
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with a run of three epochs that was not stopped, its model and its key."""
+    key, folder = jax.random.key(0), tmp_path_factory.mktemp("whole")
+    return folder, fit(folder, key, epochs=3).model, key
+
+
 class StopHereError(Exception):
     """The moment that a test chose to stop at."""
 
 
 @pytest.mark.parametrize("stop", [4, 6, 7, 11])
-def test_stopped_and_resumed_is_bit_identical(getkey, tmp_path, stop):
-    key = getkey()
-    whole = fit(tmp_path / "whole", key, epochs=3)
+def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stop):
+    folder, model, key = whole
 
     def stop_after(number, metrics):
         if number == stop:
@@ -136,17 +142,17 @@ def test_stopped_and_resumed_is_bit_identical(getkey, tmp_path, stop):
     with pytest.raises(StopHereError):
         fit(tmp_path / "parts", key, epochs=3, on_step=stop_after, checkpoint_steps=4)
     parts = fit(tmp_path / "parts", key, epochs=3, resume=True, checkpoint_steps=4)
-    assert eqx.tree_equal(whole.model, parts.model)
+    assert eqx.tree_equal(model, parts.model)
 
-    def log(name):
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+    def log(folder):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
         return [{**json.loads(line), "seconds": None} for line in lines]
 
-    assert log("whole") == log("parts")
+    assert log(folder) == log(tmp_path / "parts")
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(getkey, tmp_path):
-    key = getkey()
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(whole, tmp_path):
+    _, model, key = whole
     pure = make_step(key)
 
     def breaking(state, batch):
@@ -159,9 +165,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(getkey, tmp_pa
         lastax.training.TrainingDivergedError, match=r"step 9: the loss is nan.*step 6 remains"
     ):
         fit(tmp_path / "run", key, epochs=3, step=breaking)
-    whole = fit(tmp_path / "whole", key, epochs=3)
     resumed = fit(tmp_path / "run", key, epochs=3, resume=True)
-    assert eqx.tree_equal(whole.model, resumed.model)
+    assert eqx.tree_equal(model, resumed.model)
 
 
 def test_a_parameter_that_is_not_finite_is_never_checkpointed(getkey, tmp_path):
@@ -438,7 +443,8 @@ def test_several_devices_compute_the_same(tmp_path):
             states.append(jax.device_get(eqx.filter(state.model, eqx.is_array)))
         assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
     """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
         env=environment,

@@ -1,5 +1,6 @@
 """HiPPO-LegS and the eigendecomposition of its normal part. numpy, float64."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -83,17 +84,27 @@ def hippo_normal_part(size: int) -> NormalPart:
         size: number of states `n`.
 
     Returns:
-        The eigendecomposition, and `p` and `B` in the eigenbasis.
+        The eigendecomposition, and `p` and `B` in the eigenbasis. All calls with the same size
+        share these arrays, so they cannot be written to.
 
     Raises:
         ValueError: if `size` is less than 1.
     """
+    _require_positive("hippo_normal_part", "size", size)
+    return _normal_part(size)
+
+
+@functools.lru_cache(maxsize=8)  # the layers of a network have the same size
+def _normal_part(size: int) -> NormalPart:
     A, B = hippo_legs(size)
     p = hippo_low_rank(size)
     S = A + np.outer(p, p)
     imaginary, V = np.linalg.eigh(-1j * (S - np.diag(np.diag(S))))
     Lambda = np.mean(np.diag(S)) + 1j * imaginary
-    return NormalPart(Lambda, V, V.conj().T @ p, V.conj().T @ B)
+    part = NormalPart(Lambda, V, V.conj().T @ p, V.conj().T @ B)
+    for array in part:
+        array.setflags(write=False)
+    return part
 
 
 def hippo_block_basis(states: int, *, blocks: int = 1, conj_sym: bool = True) -> BlockBasis:
