@@ -41,7 +41,7 @@ def host_system(function: str, index: int, layer: Layer) -> PyTree:
     """
     check_concrete(function, layer)
     with jax.enable_x64(True):
-        system = _read(function, index, layer, lambda one: _in_float64(one).system())
+        system = _read(function, index, layer, lambda one: _compiled_system(_in_float64(one)))
         return jax.tree.map(np.asarray, system)
 
 
@@ -88,6 +88,19 @@ def write_system(layer: WritableLayer, system: Any) -> Any:
         return leaf.astype(half[path]) if path in half else leaf
 
     return jax.tree_util.tree_map_with_path(narrow, in_float32(layer).with_system(system))
+
+
+def _compiled_system(layer: Layer) -> PyTree:
+    """`layer.system()`, compiled as one program unless its class needs concrete values."""
+    try:
+        return _system(layer)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError):
+        return layer.system()
+
+
+@eqx.filter_jit
+def _system(layer: Layer) -> PyTree:
+    return layer.system()
 
 
 def _is_shape_tree(tree: PyTree) -> bool:
