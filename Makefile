@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report study study-refit bench bench-check \
+.PHONY: help setup train evaluate score prune sweep report study study-refit study-import bench bench-check \
 	check lint types test test-all test-versions test-lowest test-newest docs docs-serve format package clean
 
 help: ## list the targets
@@ -104,6 +104,12 @@ study-refit: $(INSTALLED) ## refitting, reconstruction and distillation; an hour
 	$(LASTAX) bench refit
 	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/reconstructed $(REFIT)/reconstructed-s4d \
 		--out $(REFIT)/report.html
+
+# Trained networks of other people, for example CHECKPOINTS="a.pth b.pth". Resumes if interrupted.
+CHECKPOINTS ?=
+
+study-import: $(INSTALLED) ## prune other people's networks: CHECKPOINTS="a.pth b.pth" ARGS="--data-dir ..."
+	$(BIN)/python examples/study_import.py $(CHECKPOINTS) $(ARGS)
 
 bench: $(INSTALLED) ## speed compared with a reference implementation: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

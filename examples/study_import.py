@@ -130,13 +130,21 @@ def name(record):
     return ", ".join(parts)
 
 
+def place(record):
+    """Rows of the table in the order of `REDUCTIONS`."""
+    order = [(method, sequences, steps) for method, sequences, _, steps in REDUCTIONS]
+    key = (record["method"], record["sequences"], record["steps"])
+    return order.index(key) if key in order else -1
+
+
 def table(found):
     """Accuracies and costs of one network as a Markdown table."""
+    found = sorted(found, key=place)
     (unpruned,) = (one for one in found if one["method"] == "unpruned")
     head = [f"unpruned: {100 * unpruned['accuracy']:.1f}", *(f"{100 * r:g} %" for r in RATIOS)]
     head += ["first, s", "next, s", "GB"]
     lines = [head, ["---"] * len(head)]
-    for _, group in itertools.groupby(found, key=lambda one: name(one)):
+    for _, group in itertools.groupby(found, key=name):
         rows = {one["ratio"]: one for one in group}
         if "seconds" not in next(iter(rows.values())):
             continue

@@ -303,7 +303,7 @@ BAD = {
 def test_arrays_that_do_not_fit_are_named(path, cache, case, skip_bad):
     changes, message = case
     given = {name: value for name, value in three(**changes).items() if value is not None}
-    np.savez(path, allow_pickle=True, **given)
+    np.savez(path, **given)
     assert failure(path, skip_bad=skip_bad).startswith(message)
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
@@ -316,7 +316,7 @@ def test_pickled_objects_are_not_loaded(path, tmp_path):
             return Path.touch, (tmp_path / "mark",)
 
     np.savez(
-        path, allow_pickle=True, **arrays(x_test=np.array([Mark()], object), y_test=np.ones(1))
+        path, **arrays(x_test=np.array([Mark()], object), y_test=np.ones(1))
     )
     assert failure(path).startswith("x_test has Python objects")
     assert not (tmp_path / "mark").exists()

@@ -12,6 +12,10 @@ try:
 except ModuleNotFoundError as _error:
     raise _MissingPackageError("lastax.interop", _error) from _error
 
+from lastax.interop._adopt import AdoptedLRU as AdoptedLRU
+from lastax.interop._adopt import AdoptedS4D as AdoptedS4D
+from lastax.interop._adopt import AdoptedS5 as AdoptedS5
+from lastax.interop._adopt import adopt as adopt
 from lastax.interop._configuration import configuration_of as configuration_of
 from lastax.interop._contents import Contents as Contents
 from lastax.interop._format import Format as Format
@@ -30,6 +34,9 @@ from lastax.interop._write import write as write
 
 __all__ = [
     "FORMATS",
+    "AdoptedLRU",
+    "AdoptedS4D",
+    "AdoptedS5",
     "Contents",
     "Format",
     "ImportOptions",
@@ -37,6 +44,7 @@ __all__ = [
     "ImportedRun",
     "LayerFormat",
     "Pad",
+    "adopt",
     "configuration_of",
     "export_run",
     "foreign_data_config",
