@@ -315,9 +315,7 @@ def test_pickled_objects_are_not_loaded(path, tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "mark",)
 
-    np.savez(
-        path, **arrays(x_test=np.array([Mark()], object), y_test=np.ones(1))
-    )
+    np.savez(path, **arrays(x_test=np.array([Mark()], object), y_test=np.ones(1)))
     assert failure(path).startswith("x_test has Python objects")
     assert not (tmp_path / "mark").exists()
     pickle.loads(pickle.dumps(Mark()))

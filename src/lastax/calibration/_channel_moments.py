@@ -21,6 +21,8 @@ from lastax.ssm._multi_siso import MultiSISO
 
 # Smallest `|1 - lam_i lam_j|` for which the quotient keeps nine digits in double precision.
 _SMALLEST_DIVISOR = 1e-7
+# Share of a state's energy below which its real or its imaginary part is rounding errors only.
+_NEGLIGIBLE_ENERGY = 1e-13
 
 
 def has_closed_form(system: MultiSISO, valid: Bool[np.ndarray, "n L"]) -> bool:
@@ -54,7 +56,8 @@ def channel_moments(
         valid: false for padding after the end of a sequence.
 
     Returns:
-        The moments of the features that `state_features` describes.
+        The moments of the features that `state_features` describes. A real or imaginary part that
+        is too small for double precision counts as zero.
     """
     lam, B = _by_slot(system, np.asarray(system.lam)), _by_slot(system, np.asarray(system.B))
     u, y = (np.where(valid[..., None], signal, 0).astype(float) for signal in (u, y))
@@ -81,6 +84,12 @@ def channel_moments(
         gram[:, :-2:2, column] = s * sums_with.real
         gram[:, 1:-2:2, column] = -s * sums_with.imag
         gram[:, column, :-2] = gram[:, :-2, column]
+    energies = np.einsum("hnn->hn", hermitian.real)
+    columns_energy = np.einsum("hzz->hz", gram[:, :-2, :-2]) / s**2
+    used = columns_energy > _NEGLIGIBLE_ENERGY * np.repeat(energies, 2, axis=1)
+    # A column of errors would count as a feature, since features are scaled by their energy.
+    gram[:, :-2] *= used[:, :, None]
+    gram[:, :, :-2] *= used[:, None]
     gram[:, -2, -2], gram[:, -1, -1] = power, energy
     gram[:, -2, -1] = gram[:, -1, -2] = product
     rows = int(valid.sum())
