@@ -108,17 +108,17 @@ class Gate(eqx.Module):
         )
 
     def __call__(
-        self, y: Float[Array, "L H"], *, dropout: float = 0.0, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "L H"]:
-        """Apply to one sequence.
+        self, y: Float[Array, "*steps H"], *, dropout: float = 0.0, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*steps H"]:
+        """Apply to one sequence, or to one step.
 
         Args:
-            y: output of the layer, shape `(L, H)`.
-            dropout: dropout rate.
+            y: output of the layer, shape `(L, H)` or `(H,)`.
+            dropout: dropout rate. It needs a sequence.
             key: random key of dropout; None disables dropout.
 
         Returns:
-            Gated sequence, shape `(L, H)`.
+            Gated sequence or step, of the shape of `y`.
         """
         g = drop_channels(gelu(y, self.gelu), dropout, key)
         if self.gate is None:
@@ -197,8 +197,8 @@ def gelu(x: Float[Array, "*shape"], form: Gelu) -> Float[Array, "*shape"]:
 
 
 def drop_channels(
-    x: Float[Array, "L H"], rate: float, key: PRNGKeyArray | None
-) -> Float[Array, "L H"]:
+    x: Float[Array, "*steps H"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "*steps H"]:
     """Apply dropout with one mask for all steps: a dropped channel is zero in every step.
 
     Args:

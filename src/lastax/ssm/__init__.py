@@ -1,5 +1,6 @@
 """The discrete diagonal state-space system: discretization, recurrence, convolution."""
 
+from lastax.ssm._compensated import RecurrentState as RecurrentState
 from lastax.ssm._convolution import channel_kernels as channel_kernels
 from lastax.ssm._convolution import convolve as convolve
 from lastax.ssm._discretization import discretize_bilinear as discretize_bilinear
@@ -22,6 +23,7 @@ from lastax.ssm._system import transfer_function as transfer_function
 __all__ = [
     "AnySystem",
     "MultiSISO",
+    "RecurrentState",
     "ScanMethod",
     "System",
     "channel_kernels",

@@ -122,7 +122,7 @@ def scan_split(
             f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
         )
     b = jnp.asarray(b, jnp.result_type(b, lam.real))
-    if b.shape[0] == 0:
+    if b.size == 0:
         return (b,) * len(directions)
     return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))
 

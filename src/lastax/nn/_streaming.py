@@ -1,0 +1,235 @@
+"""A network that reads a stream: one step or one chunk at a time, with a small state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, PyTree, Shaped
+
+from lastax._typing import Array, Scalar
+from lastax.nn._blocks import Linear
+from lastax.nn._cell_block import CellBlock, make_block
+from lastax.nn._networks import Classifier, Network, Pooling
+from lastax.nn._recurrence import make_recurrence
+from lastax.nn._running_pool import RunningSum
+from lastax.ssm._compensated import RecurrentState
+
+
+class StreamingState(NamedTuple):
+    """What a `StreamingCell` remembers between two steps. All arrays are real.
+
+    Attributes:
+        layers: the states of each layer.
+        pooled: the sum for the mean over all steps; None if the cell reads out the last step.
+    """
+
+    layers: tuple[RecurrentState, ...]
+    pooled: RunningSum | None
+
+
+class StreamingCell(eqx.Module):
+    """A unidirectional `Classifier` in evaluation mode, as a function of a state and an input.
+
+    Make it with `lastax.streaming`. It gives logits after every step. All its arrays are real and
+    of one dtype, float32 or float64. Apply `jax.jit`, `jax.vmap` (one state per stream),
+    `jax.lax.scan` and `jax.grad` to its methods.
+
+    Attributes:
+        embed: map from `d` input features (or tokens) to `H` channels.
+        blocks: residual blocks.
+        head: map from `H` features to logits.
+        pooling: `mean` over all steps so far, or the `last` step.
+        tokens: the input is integer token ids instead of features.
+    """
+
+    embed: Linear
+    blocks: tuple[CellBlock, ...]
+    head: Linear
+    pooling: Pooling = eqx.field(static=True, default="mean")
+    tokens: bool = eqx.field(static=True, default=False)
+
+    def init(self) -> StreamingState:
+        """The state before the first step of a stream."""
+        pooled = None
+        if self.pooling == "mean":
+            zeros = jnp.zeros(self.embed.weight.shape[1], self.embed.weight.dtype)
+            pooled = RunningSum(zeros, zeros, jnp.zeros((), jnp.int32))
+        return StreamingState(tuple(block.recurrence.init() for block in self.blocks), pooled)
+
+    def step(
+        self, state: StreamingState, x: Shaped[Array, ...]
+    ) -> tuple[StreamingState, Float[Array, " classes"]]:
+        """Read one step. It uses real arithmetic only.
+
+        Args:
+            state: state before the step.
+            x: features, shape `(d,)`, or one token, shape `()`.
+
+        Returns:
+            The next state, and the logits after this step, shape `(classes,)`.
+
+        Raises:
+            ValueError: if `x` has another shape or dtype, or if the state is of another cell.
+        """
+        x = self._checked("StreamingCell.step", state, x, ())
+        h, layers, pooled = self._embedded(x), [], state.pooled
+        for block, layer_state in zip(self.blocks, state.layers, strict=True):
+            layer_state, h = block.step(layer_state, h)
+            layers.append(layer_state)
+        if pooled is not None:
+            pooled, h = pooled.step(h)
+        return StreamingState(tuple(layers), pooled), self.head(h)
+
+    def chunk(
+        self,
+        state: StreamingState,
+        xs: Shaped[Array, ...],
+        *,
+        reset: Bool[Array, " L"] | None = None,
+    ) -> tuple[StreamingState, Float[Array, "L classes"]]:
+        """Read `L` steps, in parallel over time. Each length is compiled anew.
+
+        Args:
+            state: state before the chunk.
+            xs: features, shape `(L, d)`, or tokens, shape `(L,)`. `L` can be 0.
+            reset: true for each step that begins a new stream: the state is cleared before it.
+                Shape `(L,)`; None for no reset.
+
+        Returns:
+            The next state, and the logits after each step, shape `(L, classes)`.
+
+        Raises:
+            ValueError: if an argument has another shape or dtype, or if the state is of another
+                cell.
+        """
+        xs = self._checked("StreamingCell.chunk", state, xs, (None,))
+        if reset is not None:
+            reset = jnp.asarray(reset)
+            if reset.shape != xs.shape[:1] or reset.dtype != bool:
+                raise ValueError(
+                    f"StreamingCell.chunk: reset must be boolean of shape ({xs.shape[0]},), one "
+                    f"value per step, got {reset.dtype} of shape {reset.shape}"
+                )
+        if xs.shape[0] == 0:
+            return state, jnp.zeros((0, self.head.bias.shape[0]), self.head.bias.dtype)
+        h, layers, pooled = jax.vmap(self._embedded)(xs), [], state.pooled
+        for block, layer_state in zip(self.blocks, state.layers, strict=True):
+            layer_state, h = block.chunk(layer_state, h, reset)
+            layers.append(layer_state)
+        if pooled is not None:
+            pooled, h = pooled.chunk(h, reset)
+        return StreamingState(tuple(layers), pooled), jax.vmap(self.head)(h)
+
+    def reset(
+        self, state: StreamingState, mask: bool | np.bool_ | Bool[Array, ""]
+    ) -> StreamingState:
+        """Clear the state where `mask` is true. For many streams, use `jax.vmap(cell.reset)`.
+
+        Args:
+            state: the state of one stream.
+            mask: whether to clear it, shape `()`.
+
+        Returns:
+            The state of `init` if `mask` is true, else `state`.
+
+        Raises:
+            ValueError: if the state is of another cell.
+        """
+        self._check_state("StreamingCell.reset", state)
+        return jax.tree.map(lambda new, old: jnp.where(mask, new, old), self.init(), state)
+
+    def _embedded(self, x: Array) -> Array:
+        return self.embed.rows(x) if self.tokens else self.embed(x)
+
+    def _checked(
+        self, function: str, state: StreamingState, x: Array, steps: tuple[None, ...]
+    ) -> Array:
+        """Check the arguments, and convert features to the dtype of the cell."""
+        x, weight = jnp.asarray(x), self.embed.weight
+        expected = (*steps, *(() if self.tokens else weight.shape[:1]))
+        fits = len(x.shape) == len(expected) and all(
+            size in (None, given) for size, given in zip(expected, x.shape, strict=True)
+        )
+        kind_fits = jnp.issubdtype(x.dtype, jnp.integer) or not self.tokens
+        if not fits or not kind_fits or jnp.issubdtype(x.dtype, jnp.complexfloating):
+            kind = "integer token ids" if self.tokens else "real features"
+            shape = str(expected).replace("None", "L")
+            hint = ""
+            if len(x.shape) > len(expected):
+                several = "for several streams use jax.vmap, with one state per stream"
+                hint = "; " + ("" if steps else "for several steps use chunk, ") + several
+            raise ValueError(
+                f"{function}: {'xs' if steps else 'x'} must be {kind} of shape {shape}, got "
+                f"{x.dtype} of shape {x.shape}{hint}"
+            )
+        self._check_state(function, state)
+        return x if self.tokens else x.astype(weight.dtype)
+
+    def _check_state(self, function: str, state: StreamingState) -> None:
+        own = _shapes(self.init())
+        given = _shapes(state)
+        if own != given:
+            raise ValueError(
+                f"{function}: the state has shapes {given}, but this cell needs {own}; start with "
+                "cell.init() of the same cell, and for several streams use jax.vmap"
+            )
+
+
+def streaming(
+    model: Network, *, step_rescale: Scalar = 1.0, compensated: bool = True
+) -> StreamingCell:
+    """Freeze a unidirectional classifier for streams.
+
+    Layers are discretized once, and running statistics of a BatchNorm become a scale and an offset.
+    Layers can be S5, S4D, LRU, a mixture, or any other `Layer`; the cell applies `layer.system()`.
+    Gradients flow through this function, so that it can be called inside of a loss.
+
+    Outputs equal those of the model on the whole sequence, for chunks of any lengths and step by
+    step.
+
+    Args:
+        model: the classifier, before or after pruning.
+        step_rescale: factor on all step sizes.
+        compensated: carry the rounding errors of all states along. It doubles the size of the
+            state. Without it, errors in float32 grow with the number of steps for eigenvalues near
+            the unit circle.
+
+    Returns:
+        The cell.
+
+    Raises:
+        ValueError: if a layer is bidirectional, or if the model is not a `Classifier`.
+    """
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"streaming: the model must be a Classifier, got {type(model).__name__}; a pair of "
+            "documents cannot be read as one stream"
+        )
+    encoder = model.encoder
+    systems = [block.layer.system(step_rescale) for block in encoder.blocks]
+    for number, system in enumerate(systems):
+        if system.C_reverse is not None:
+            raise ValueError(
+                f"streaming: the layer of block {number} is bidirectional, so its outputs depend "
+                "on later inputs; train the model with bidirectional=False (--no-bidirectional)"
+            )
+    cell = StreamingCell(
+        embed=encoder.embed,
+        blocks=tuple(
+            make_block(block, make_recurrence(system, compensated=compensated))
+            for block, system in zip(encoder.blocks, systems, strict=True)
+        ),
+        head=model.head,
+        pooling=encoder.pooling,
+        tokens=encoder.tokens,
+    )
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(cell))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), cell)
+
+
+def _shapes(state: PyTree) -> tuple:
+    return jax.tree.map(np.shape, tuple(state))
