@@ -273,16 +273,35 @@ def test_the_mean_of_a_long_stream_is_precise():
     np.testing.assert_allclose(means, 1, rtol=1e-6)
 
 
-def test_step_rescale_is_that_of_the_network():
+def test_steps_of_different_sizes():
+    """The network and the cell, in chunks and by step; a factor of 2 everywhere is a scalar 2."""
     model, _, x, _ = case()
-    logits = compiled(lambda model, x: model(x, step_rescale=2.0))(model, x)
     cell = lastax.streaming(model, step_rescale=2.0)
-    assert_close(stepwise(cell, x)[1][-1], logits)
+    factors = jnp.asarray(np.random.default_rng(0).uniform(0.2, 2, LENGTH))
+    rescaled = compiled(lambda model, x, factors: model(x, step_rescale=factors))
+    wanted = rescaled(model, x, 2 * factors)
+
+    @compiled
+    def run(cell, x, factors):
+        half = LENGTH // 2
+        state, _ = cell.chunk(cell.init(), x[:half], step_rescale=factors[:half])
+        _, logits = jax.lax.scan(
+            lambda state, row: cell.step(state, row[0], step_rescale=row[1]),
+            state,
+            (x[half:], factors[half:]),
+        )
+        return logits[-1]
+
+    assert_close(run(cell, x, factors), wanted)
+    assert_close(run(cell, x, jnp.ones(LENGTH)), rescaled(model, x, 2.0))
+    jaxpr = jax.make_jaxpr(lambda r: cell.step(cell.init(), x[0], step_rescale=r))(1.0)
+    assert not re.search(r"\bc(64|128)\[", str(jaxpr))
 
 
 @functools.cache
 def bad_calls():
     cell, tokens = case()[1], case("tokens")[1]
+    foreign = case("layer norm")[1]
     state, other = cell.init(), case("postnorm")[1].init()
     x, xs = jnp.zeros(INPUTS), jnp.zeros((5, INPUTS))
     bidirectional = lastax.build_network(
@@ -310,6 +329,14 @@ def bad_calls():
             lambda: cell.reset(jax.tree.map(lambda leaf: leaf[None], state), True),
             "StreamingCell.reset: the state has shapes .*vmap",
         ),
+        "step_rescale": (
+            lambda: cell.step(state, x, step_rescale=jnp.ones(2)),
+            r"StreamingCell.step: step_rescale must be one number, got shape \(2,\)",
+        ),
+        "unknown": (
+            lambda: foreign.chunk(foreign.init(), xs, step_rescale=jnp.ones(5)),
+            r"StreamingCell.chunk: the step size can change .* S5 and S4D .*LRU",
+        ),
         "reset": (
             lambda: cell.chunk(state, xs, reset=jnp.zeros(4, bool)),
             r"StreamingCell.chunk: reset must be boolean of shape \(5,\)",
@@ -317,7 +344,7 @@ def bad_calls():
     }
 
 
-NAMES = "bidirectional pair batch size one-step features state states reset"
+NAMES = "bidirectional pair batch size one-step features state states step_rescale unknown reset"
 
 
 @pytest.mark.parametrize("name", NAMES.split())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._layer import Layer
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
@@ -151,7 +151,7 @@ class Block(eqx.Module):
         x: Float[Array, "L H"],
         mask: Bool[Array, " L"] | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
     ) -> tuple[Float[Array, "L H"], Block]:
@@ -162,7 +162,7 @@ class Block(eqx.Module):
             mask: true for each valid step, false for padding. Masked steps are left out of batch
                 statistics, and their input to the layer is zero. A backward recurrence therefore
                 starts at the last valid step.
-            step_rescale: factor on all step sizes of the layer.
+            step_rescale: factor on all step sizes of the layer, or one per step, shape `(L,)`.
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
 

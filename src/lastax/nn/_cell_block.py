@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from lastax._typing import Array
+from lastax._typing import Array, Scalar
 from lastax.nn._blocks import Block, Gate
 from lastax.nn._normalization import BatchNorm, LayerNorm
 from lastax.nn._recurrence import Recurrence
@@ -52,18 +52,22 @@ class CellBlock(eqx.Module):
     prenorm: bool = eqx.field(static=True, default=True)
 
     def step(
-        self, state: RecurrentState, h: Float[Array, " H"]
+        self, state: RecurrentState, h: Float[Array, " H"], step_rescale: Scalar | None = None
     ) -> tuple[RecurrentState, Float[Array, " H"]]:
         """The next state, and the output of one step, shape `(H,)`."""
-        state, y = self.recurrence.step(state, self.norm(h) if self.prenorm else h)
+        state, y = self.recurrence.step(state, self.norm(h) if self.prenorm else h, step_rescale)
         return state, self._joined(h, y)
 
     def chunk(
-        self, state: RecurrentState, h: Float[Array, "L H"], reset: Bool[Array, " L"] | None
+        self,
+        state: RecurrentState,
+        h: Float[Array, "L H"],
+        reset: Bool[Array, " L"] | None = None,
+        step_rescale: Float[Array, " L"] | None = None,
     ) -> tuple[RecurrentState, Float[Array, "L H"]]:
         """The last state, and the outputs of `L >= 1` steps, shape `(L, H)`."""
         u = jax.vmap(self.norm)(h) if self.prenorm else h
-        state, y = self.recurrence.chunk(state, u, reset)
+        state, y = self.recurrence.chunk(state, u, reset, step_rescale)
         return state, jax.vmap(self._joined)(h, y)
 
     def _joined(self, h: Array, y: Array) -> Array:

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Shaped
 
-from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
+from lastax.nn._recurrence import make_recurrence
 from lastax.ssm._discretization import Discretization, inverse_of
 from lastax.ssm._multi_siso import AnySystem
 from lastax.ssm._precision import at_least_float32, in_dtype_of
+from lastax.ssm._step_sizes import StepSizes, check_step_rescale
 
 LayerT = TypeVar("LayerT", bound="DiagonalLayer")
 
@@ -35,9 +37,24 @@ class DiagonalLayer(eqx.Module):
     C_reverse: eqx.AbstractVar[Array | None]
     D: eqx.AbstractVar[Array]
 
+    def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes | None:
+        """How the system depends on the step size, for `step_rescale` of shape `(L,)`.
+
+        Args:
+            step_rescale: factor on all step sizes, as in `system`.
+
+        Returns:
+            The step sizes of all states; None if the layer does not know them.
+        """
+        del step_rescale
+        return None
+
     @abc.abstractmethod
     def system(self, step_rescale: Scalar = 1.0) -> AnySystem:
         """Discretize the layer.
+
+        Norms and scores are those of this system. The nominal step size is that of
+        `step_rescale=1`.
 
         Args:
             step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
@@ -56,7 +73,7 @@ class DiagonalLayer(eqx.Module):
         *,
         initial: Shaped[Array, "..."] | None = None,
         mask: Shaped[Array, "..."] | None = None,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "L H"]:
         """Apply the layer to one sequence. For a batch, use `jax.vmap`.
@@ -69,7 +86,8 @@ class DiagonalLayer(eqx.Module):
                 for unidirectional layers.
             mask: true for each valid step, false for padding, shape `(L,)`. Inputs of masked steps
                 count as zero, whatever they are.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one factor per step, shape `(L,)`, for data
+                that are sampled at irregular times.
             key: ignored; `equinox.nn.Sequential` passes it.
 
         Returns:
@@ -80,8 +98,15 @@ class DiagonalLayer(eqx.Module):
                 bidirectional layer.
         """
         del key
+        if initial is not None and jnp.ndim(step_rescale) > 0:
+            raise ValueError(
+                f"{type(self).__name__}: initial and one step_rescale per step cannot be combined; "
+                "use lastax.streaming"
+            )
         if initial is not None:
             return self.run(u, initial=initial, mask=mask, step_rescale=step_rescale)[0]
+        if jnp.ndim(step_rescale) > 0:
+            return self._resampled(u, mask, step_rescale)
         system = self.system(step_rescale)
         return in_dtype_of(system(self._input(system, u, mask)), jnp.asarray(u))
 
@@ -129,6 +154,27 @@ class DiagonalLayer(eqx.Module):
             steps = jnp.max(jnp.where(jnp.asarray(mask), jnp.arange(1, len(driving) + 1), 0))
         y, last = system.run(driving, initial, steps=steps)
         return in_dtype_of(y, jnp.asarray(u)), last
+
+    def _resampled(
+        self, u: Array, mask: Array | None, step_rescale: StepRescale
+    ) -> Float[Array, "L H"]:
+        """The output with one step size per step. Step `k` has the same size in both directions."""
+        system, sizes = self.system(), self.step_sizes()
+        driving = self._input(system, u, mask)
+        check_step_rescale(type(self).__name__, step_rescale, driving.shape[:1], sizes is not None)
+
+        def run(system: AnySystem, driving: Array, factors: Array) -> Array:
+            recurrence = make_recurrence(system, sizes)
+            return recurrence.chunk(recurrence.init(), driving, step_rescale=factors)[1]
+
+        factors = jnp.asarray(step_rescale)
+        y = run(dataclasses.replace(system, C_reverse=None), driving, factors)
+        if system.C_reverse is not None:
+            backward = dataclasses.replace(
+                system, C=system.C_reverse, C_reverse=None, D=jnp.zeros_like(system.D)
+            )
+            y = y + run(backward, driving[::-1], factors[::-1])[::-1]
+        return in_dtype_of(y, jnp.asarray(u))
 
     def _input(self, system: AnySystem, u: Array, mask: Array | None) -> Float[Array, "L H"]:
         """Check the input, and set masked steps to zero."""

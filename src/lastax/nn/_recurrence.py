@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._typing import Array
+from lastax._typing import Array, Scalar
 from lastax.ssm._compensated import RecurrentState, advance
 from lastax.ssm._convolution import steps_per_chunk
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
-from lastax.ssm._powers import double_word_power, power_tables
+from lastax.ssm._powers import SplitComplex, double_word_power, multiply, power_tables
 from lastax.ssm._recurrence import scan_split
 from lastax.ssm._scan_methods import ScanMethod, join_halves, split_halves
+from lastax.ssm._step_sizes import StepSizes
 from lastax.ssm._varying_scan import varying_scan
 
 
@@ -36,6 +37,7 @@ class Recurrence(eqx.Module):
         D: feedthrough, shape `(H,)` for a diagonal matrix, or `(H, H)` for the product `u @ D`.
         compensated: carry the rounding errors of the states along.
         scan_method: algorithm of `chunk`; None chooses by device and length.
+        step_sizes: how `lam` and `B` depend on the step size; None if that is not known.
     """
 
     lam_re: Float[Array, " P"]
@@ -45,6 +47,7 @@ class Recurrence(eqx.Module):
     D: Float[Array, " H"] | Float[Array, "H H"]
     compensated: bool = eqx.field(static=True, default=True)
     scan_method: ScanMethod | None = eqx.field(static=True, default=None)
+    step_sizes: StepSizes | None = None
 
     def init(self) -> RecurrentState:
         """The zero state."""
@@ -64,16 +67,22 @@ class Recurrence(eqx.Module):
         return u @ self.D if self.D.ndim == 2 else u * self.D
 
     def step(
-        self, state: RecurrentState, u: Float[Array, " H"]
+        self, state: RecurrentState, u: Float[Array, " H"], step_rescale: Scalar | None = None
     ) -> tuple[RecurrentState, Float[Array, " H"]]:
         """The next state, and the output of one step, shape `(H,)`."""
+        lam, driven = (self.lam_re, self.lam_im), self.drive(u)
+        if step_rescale is not None:
+            lam, driven = self._resampled(step_rescale, driven)
         zeros = jnp.zeros_like(self.lam_re)
-        factor = ((self.lam_re, self.lam_im), (zeros, zeros))
-        state = advance(factor, state, self.drive(u))
+        state = advance((lam, (zeros, zeros)), state, driven)
         return state, self.observe(state.value) + self.feedthrough(u)
 
     def chunk(
-        self, state: RecurrentState, u: Float[Array, "L H"], reset: Bool[Array, " L"] | None = None
+        self,
+        state: RecurrentState,
+        u: Float[Array, "L H"],
+        reset: Bool[Array, " L"] | None = None,
+        step_rescale: Float[Array, " L"] | None = None,
     ) -> tuple[RecurrentState, Float[Array, "L H"]]:
         """The last state, and the outputs of `L >= 1` steps.
 
@@ -85,28 +94,36 @@ class Recurrence(eqx.Module):
             state: state before the chunk.
             u: input, shape `(L, H)`.
             reset: true for each step before which the state becomes zero, shape `(L,)`.
+            step_rescale: factor on the step sizes at each step, shape `(L,)`. The state is then
+                not compensated within the chunk.
 
         Returns:
             The state after the chunk, and the output, shape `(L, H)`.
         """
         length, lam = u.shape[0], jax.lax.complex(self.lam_re, self.lam_im)
         driven = jax.vmap(self.drive)(u)
+        if step_rescale is not None:
+            factors, driven = jax.vmap(self._resampled)(step_rescale, driven)
+            states = _split_scan(jax.lax.complex(*factors), driven, reset, state.value)
+            y = jax.vmap(self.observe)(states) + jax.vmap(self.feedthrough)(u)
+            return RecurrentState(states[-1], self.init().error), y
         carried = _powers_times(lam, split_halves(state.value), length)
         if reset is None:
             states = scan_split(lam, driven, (False,), method=self.scan_method)[0]
         else:
-            complex_states = varying_scan(
-                jnp.broadcast_to(lam, (length, *lam.shape)),
-                jax.lax.complex(*split_halves(driven)),
-                reset=reset,
-            )
-            states = join_halves((complex_states.real, complex_states.imag))
+            states = _split_scan(jnp.broadcast_to(lam, (length, *lam.shape)), driven, reset)
             cleared = jnp.cumsum(reset) > 0
             carried = jnp.where(cleared[:, None], 0, carried)
             state = jax.tree.map(lambda leaf: jnp.where(cleared[-1], 0, leaf), state)
         last = advance(double_word_power(lam, length), state, states[-1])
         y = jax.vmap(self.observe)(states + carried) + jax.vmap(self.feedthrough)(u)
         return last, y
+
+    def _resampled(self, step_rescale: Scalar, driven: Array) -> tuple[SplitComplex, Array]:
+        """The eigenvalues and the driving input for another step size."""
+        assert self.step_sizes is not None
+        lam, factor = self.step_sizes.at(step_rescale)
+        return lam, join_halves(multiply(factor, split_halves(driven)))
 
 
 class ChannelRecurrence(Recurrence):
@@ -137,11 +154,14 @@ class ChannelRecurrence(Recurrence):
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-def make_recurrence(system: AnySystem, *, compensated: bool = True) -> Recurrence:
+def make_recurrence(
+    system: AnySystem, step_sizes: StepSizes | None = None, *, compensated: bool = True
+) -> Recurrence:
     """Split a unidirectional system into real arrays.
 
     Args:
         system: the system that a layer applies.
+        step_sizes: how it depends on the step size, if that is known.
         compensated: carry the rounding errors of the states along.
 
     Returns:
@@ -152,12 +172,21 @@ def make_recurrence(system: AnySystem, *, compensated: bool = True) -> Recurrenc
     C_split = jnp.concatenate([s * C.real, -s * C.imag], axis=-1)
     B_split = jnp.concatenate([B.real, B.imag])
     if isinstance(system, MultiSISO):
+        arrays = lam.real, lam.imag, B_split, C_split, D
         return ChannelRecurrence(
-            lam.real, lam.imag, B_split, C_split, D, compensated, system.scan_method, system.counts
+            *arrays, compensated, system.scan_method, step_sizes, system.counts
         )
-    return Recurrence(
-        lam.real, lam.imag, B_split.T, C_split.T, D.T, compensated, system.scan_method
-    )
+    arrays = lam.real, lam.imag, B_split.T, C_split.T, D.T
+    return Recurrence(*arrays, compensated, system.scan_method, step_sizes)
+
+
+def _split_scan(
+    lam: Array, b: Array, reset: Array | None, initial: Array | None = None
+) -> Float[Array, "L Q"]:
+    """`varying_scan` of complex factors, with split real and imaginary parts."""
+    start = None if initial is None else jax.lax.complex(*split_halves(initial))
+    states = varying_scan(lam, jax.lax.complex(*split_halves(b)), initial=start, reset=reset)
+    return join_halves((states.real, states.imag))
 
 
 def _powers_times(lam: Array, x: tuple[Array, Array], length: int) -> Float[Array, "L Q"]:

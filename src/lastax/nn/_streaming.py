@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PyTree, Shaped
 
-from lastax._typing import Array, Scalar
+from lastax._typing import Array, Scalar, StepRescale
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock, make_block
+from lastax.nn._diagonal_layer import DiagonalLayer
 from lastax.nn._networks import Classifier, Network, Pooling
 from lastax.nn._recurrence import make_recurrence
 from lastax.nn._running_pool import RunningSum
 from lastax.ssm._compensated import RecurrentState
+from lastax.ssm._step_sizes import check_step_rescale
 
 
 class StreamingState(NamedTuple):
@@ -61,24 +63,31 @@ class StreamingCell(eqx.Module):
         return StreamingState(tuple(block.recurrence.init() for block in self.blocks), pooled)
 
     def step(
-        self, state: StreamingState, x: Shaped[Array, ...]
+        self,
+        state: StreamingState,
+        x: Shaped[Array, ...],
+        *,
+        step_rescale: StepRescale | None = None,
     ) -> tuple[StreamingState, Float[Array, " classes"]]:
         """Read one step. It uses real arithmetic only.
 
         Args:
             state: state before the step.
             x: features, shape `(d,)`, or one token, shape `()`.
+            step_rescale: factor on the step sizes of this step; None for 1, which is faster.
 
         Returns:
             The next state, and the logits after this step, shape `(classes,)`.
 
         Raises:
-            ValueError: if `x` has another shape or dtype, or if the state is of another cell.
+            ValueError: if an argument has another shape or dtype, or if the state is of another
+                cell.
         """
         x = self._checked("StreamingCell.step", state, x, ())
+        self._check_step_rescale("StreamingCell.step", step_rescale, ())
         h, layers, pooled = self._embedded(x), [], state.pooled
         for block, layer_state in zip(self.blocks, state.layers, strict=True):
-            layer_state, h = block.step(layer_state, h)
+            layer_state, h = block.step(layer_state, h, step_rescale)
             layers.append(layer_state)
         if pooled is not None:
             pooled, h = pooled.step(h)
@@ -90,6 +99,7 @@ class StreamingCell(eqx.Module):
         xs: Shaped[Array, ...],
         *,
         reset: Bool[Array, " L"] | None = None,
+        step_rescale: StepRescale | None = None,
     ) -> tuple[StreamingState, Float[Array, "L classes"]]:
         """Read `L` steps, in parallel over time. Each length is compiled anew.
 
@@ -98,6 +108,8 @@ class StreamingCell(eqx.Module):
             xs: features, shape `(L, d)`, or tokens, shape `(L,)`. `L` can be 0.
             reset: true for each step that begins a new stream: the state is cleared before it.
                 Shape `(L,)`; None for no reset.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`; None for 1, which
+                is faster and more precise.
 
         Returns:
             The next state, and the logits after each step, shape `(L, classes)`.
@@ -107,6 +119,11 @@ class StreamingCell(eqx.Module):
                 cell.
         """
         xs = self._checked("StreamingCell.chunk", state, xs, (None,))
+        factors = None
+        if step_rescale is not None:
+            one = jnp.ndim(step_rescale) == 0
+            factors = jnp.full(xs.shape[0], step_rescale) if one else jnp.asarray(step_rescale)
+        self._check_step_rescale("StreamingCell.chunk", factors, xs.shape[:1])
         if reset is not None:
             reset = jnp.asarray(reset)
             if reset.shape != xs.shape[:1] or reset.dtype != bool:
@@ -118,7 +135,7 @@ class StreamingCell(eqx.Module):
             return state, jnp.zeros((0, self.head.bias.shape[0]), self.head.bias.dtype)
         h, layers, pooled = jax.vmap(self._embedded)(xs), [], state.pooled
         for block, layer_state in zip(self.blocks, state.layers, strict=True):
-            layer_state, h = block.chunk(layer_state, h, reset)
+            layer_state, h = block.chunk(layer_state, h, reset, factors)
             layers.append(layer_state)
         if pooled is not None:
             pooled, h = pooled.chunk(h, reset)
@@ -169,6 +186,13 @@ class StreamingCell(eqx.Module):
         self._check_state(function, state)
         return x if self.tokens else x.astype(weight.dtype)
 
+    def _check_step_rescale(
+        self, function: str, step_rescale: StepRescale | None, shape: tuple[int, ...]
+    ) -> None:
+        if step_rescale is not None:
+            known = all(block.recurrence.step_sizes is not None for block in self.blocks)
+            check_step_rescale(function, step_rescale, shape, known)
+
     def _check_state(self, function: str, state: StreamingState) -> None:
         own = _shapes(self.init())
         given = _shapes(state)
@@ -210,19 +234,26 @@ def streaming(
             "documents cannot be read as one stream"
         )
     encoder = model.encoder
-    systems = [block.layer.system(step_rescale) for block in encoder.blocks]
+    layers = [block.layer for block in encoder.blocks]
+    systems = [layer.system(step_rescale) for layer in layers]
     for number, system in enumerate(systems):
         if system.C_reverse is not None:
             raise ValueError(
                 f"streaming: the layer of block {number} is bidirectional, so its outputs depend "
                 "on later inputs; train the model with bidirectional=False (--no-bidirectional)"
             )
+    # A layer need not have this method of `DiagonalLayer`.
+    sizes = [
+        layer.step_sizes(step_rescale) if isinstance(layer, DiagonalLayer) else None
+        for layer in layers
+    ]
+    recurrences = [
+        make_recurrence(system, size, compensated=compensated)
+        for system, size in zip(systems, sizes, strict=True)
+    ]
     cell = StreamingCell(
         embed=encoder.embed,
-        blocks=tuple(
-            make_block(block, make_recurrence(system, compensated=compensated))
-            for block, system in zip(encoder.blocks, systems, strict=True)
-        ),
+        blocks=tuple(map(make_block, encoder.blocks, recurrences)),
         head=model.head,
         pooling=encoder.pooling,
         tokens=encoder.tokens,

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Inexact
 
 from lastax._typing import Array
-
-# Products of factors lose precision with their number, so only short ones are formed.
-LONGEST_PRODUCT = 128
+from lastax.ssm._scan_methods import LONGEST_CHUNK
 
 
 def varying_scan(
@@ -19,7 +17,8 @@ def varying_scan(
 ) -> Inexact[Array, "L P"]:
     """All states of the recurrence `x_k = lam_k * x_{k-1} + b_k`.
 
-    Steps are computed in parallel within pieces of up to 128 steps, and the pieces in order.
+    Steps are computed in parallel within pieces of up to 128 steps, and the pieces in order. Long
+    products of factors would be less precise.
 
     Args:
         lam: factor of each state at each step, shape `(L, P)`.
@@ -31,7 +30,7 @@ def varying_scan(
     Returns:
         The states, shape `(L, P)`.
     """
-    length, steps = b.shape[0], min(LONGEST_PRODUCT, max(b.shape[0], 1))
+    length, steps = b.shape[0], min(LONGEST_CHUNK, max(b.shape[0], 1))
     starts = jnp.zeros((length, 1), bool) if reset is None else reset[:, None]
     pieces = jax.tree.map(lambda x: _cut(x, steps), (lam, b, starts))
     factors, states, cleared = jax.lax.associative_scan(_join, pieces, axis=1)
