@@ -18,7 +18,7 @@ from lastax.nn._blocks import Block, Gelu, Linear, gelu
 from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.ssm._precision import at_least_float32, in_dtype_of
-from lastax.ssm._products import total
+from lastax.ssm._products import precise_total
 
 Pooling = Literal["mean", "last"]
 Length = int | np.integer | Int[Array, ""]
@@ -152,12 +152,12 @@ class Encoder(eqx.Module):
             return y[-1]
         wide = at_least_float32(y)
         if mask is None:
-            return in_dtype_of(total(wide) / y.shape[0], y)
+            return in_dtype_of(precise_total(wide) / y.shape[0], y)
         wide = jnp.where(mask[:, None], wide, 0)
         steps = jnp.maximum(jnp.sum(mask), 1)
         if self.pooling == "last":
             return in_dtype_of(wide[steps - 1], y)
-        return in_dtype_of(mask.astype(wide.dtype) @ wide / steps.astype(wide.dtype), y)
+        return in_dtype_of(precise_total(wide) / steps.astype(wide.dtype), y)
 
 
 class Classifier(eqx.Module):

@@ -14,6 +14,7 @@ from lastax.ssm._multi_siso import channel_systems as channel_systems
 from lastax.ssm._recurrence import diagonal_scan as diagonal_scan
 from lastax.ssm._recurrence import diagonal_step as diagonal_step
 from lastax.ssm._scan_methods import ScanMethod as ScanMethod
+from lastax.ssm._step_sizes import StepSizes as StepSizes
 from lastax.ssm._system import System as System
 from lastax.ssm._system import frequency_response as frequency_response
 from lastax.ssm._system import impulse_response as impulse_response
@@ -25,6 +26,7 @@ __all__ = [
     "MultiSISO",
     "RecurrentState",
     "ScanMethod",
+    "StepSizes",
     "System",
     "channel_kernels",
     "channel_systems",
