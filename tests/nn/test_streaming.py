@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lastax
-from lastax.nn._recurrence import make_recurrence
+from lastax.nn._channel_recurrence import make_recurrence
 
 from ..systems import compiled, few, random_system
 

@@ -10,6 +10,7 @@ from lastax.nn._blockwise import HiddenStates as HiddenStates
 from lastax.nn._blockwise import NetworkForward as NetworkForward
 from lastax.nn._cell_block import CellBlock as CellBlock
 from lastax.nn._cell_block import CellNorm as CellNorm
+from lastax.nn._channel_recurrence import ChannelRecurrence as ChannelRecurrence
 from lastax.nn._configuration import ModelConfig as ModelConfig
 from lastax.nn._configuration import build_network as build_network
 from lastax.nn._diagonal_layer import DiagonalLayer as DiagonalLayer
@@ -38,7 +39,6 @@ from lastax.nn._normalization import LayerNorm as LayerNorm
 from lastax.nn._normalization import RunningStatistics as RunningStatistics
 from lastax.nn._normalization import split_trainable as split_trainable
 from lastax.nn._prediction import predict as predict
-from lastax.nn._recurrence import ChannelRecurrence as ChannelRecurrence
 from lastax.nn._recurrence import Recurrence as Recurrence
 from lastax.nn._running_pool import RunningSum as RunningSum
 from lastax.nn._s4d import S4D as S4D
@@ -50,9 +50,9 @@ from lastax.nn._s4d_eigenvalues import s4d_lin as s4d_lin
 from lastax.nn._s4d_eigenvalues import s4d_quad as s4d_quad
 from lastax.nn._s4d_eigenvalues import s4d_real as s4d_real
 from lastax.nn._s5 import S5 as S5
-from lastax.nn._streaming import StreamingCell as StreamingCell
-from lastax.nn._streaming import StreamingState as StreamingState
 from lastax.nn._streaming import streaming as streaming
+from lastax.nn._streaming_cell import StreamingCell as StreamingCell
+from lastax.nn._streaming_cell import StreamingState as StreamingState
 
 __all__ = [
     "LRU",

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Complex, Float, Shaped
 
 from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
+from lastax.nn._channel_recurrence import make_recurrence
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
-from lastax.nn._recurrence import make_recurrence
 from lastax.ssm._discretization import Discretization, inverse_of
 from lastax.ssm._multi_siso import AnySystem
 from lastax.ssm._precision import at_least_float32, in_dtype_of

@@ -1,7 +1,7 @@
-"""The recurrences of a streaming cell: discretized systems as real arrays.
+"""The recurrence of a streaming cell: a discretized system as real arrays.
 
 Complex numbers of `P` states are real arrays of `2 P`: all real parts first, then all imaginary
-parts. Both classes compute one step with real arithmetic only.
+parts. One step uses real arithmetic only.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, Scalar
 from lastax.ssm._compensated import RecurrentState, advance
 from lastax.ssm._convolution import steps_per_chunk
-from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.ssm._powers import SplitComplex, double_word_power, multiply, power_tables
 from lastax.ssm._recurrence import scan_split
 from lastax.ssm._scan_methods import ScanMethod, join_halves, split_halves
@@ -124,60 +122,6 @@ class Recurrence(eqx.Module):
         assert self.step_sizes is not None
         lam, factor = self.step_sizes.at(step_rescale)
         return lam, join_halves(multiply(factor, split_halves(driven)))
-
-
-class ChannelRecurrence(Recurrence):
-    """Unidirectional systems of one input and one output, as in `lastax.MultiSISO`.
-
-    The states are ordered by channel. Channels can have different numbers of states.
-
-    Attributes:
-        B: input weights `[Re B, Im B]`, shape `(2 S,)`.
-        C: output weights `[s Re C, -s Im C]`, shape `(2 S,)`.
-        counts: number of states of each of the `H` channels.
-    """
-
-    counts: tuple[int, ...] = eqx.field(static=True, default=())
-
-    def drive(self, u: Float[Array, " H"]) -> Float[Array, " Q"]:
-        """The driving input of the states, `B u`, shape `(2 S,)`."""
-        return jnp.tile(u[self._channel], 2) * self.B
-
-    def observe(self, x: Float[Array, " Q"]) -> Float[Array, " H"]:
-        """The part of the output that depends on the states, shape `(H,)`."""
-        re, im = split_halves(x * self.C)
-        zeros = jnp.zeros(len(self.counts), x.dtype)
-        return zeros.at[self._channel].add(re + im, indices_are_sorted=True)
-
-    @property
-    def _channel(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self.counts)), self.counts)
-
-
-def make_recurrence(
-    system: AnySystem, step_sizes: StepSizes | None = None, *, compensated: bool = True
-) -> Recurrence:
-    """Split a unidirectional system into real arrays.
-
-    Args:
-        system: the system that a layer applies.
-        step_sizes: how it depends on the step size, if that is known.
-        compensated: carry the rounding errors of the states along.
-
-    Returns:
-        The recurrence, with the same numbers.
-    """
-    s = 2 if system.conj_sym else 1
-    lam, B, C, D = (jnp.asarray(a) for a in (system.lam, system.B, system.C, system.D))
-    C_split = jnp.concatenate([s * C.real, -s * C.imag], axis=-1)
-    B_split = jnp.concatenate([B.real, B.imag])
-    if isinstance(system, MultiSISO):
-        arrays = lam.real, lam.imag, B_split, C_split, D
-        return ChannelRecurrence(
-            *arrays, compensated, system.scan_method, step_sizes, system.counts
-        )
-    arrays = lam.real, lam.imag, B_split.T, C_split.T, D.T
-    return Recurrence(*arrays, compensated, system.scan_method, step_sizes)
 
 
 def _split_scan(
