@@ -273,6 +273,27 @@ def test_the_mean_of_a_long_stream_is_precise():
     np.testing.assert_allclose(means, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_logits_of_long_streams_agree_in_float32(pooling):
+    """16,384 steps of noise and of a constant, with `1 - |lam|` down to 1e-5."""
+    slow = lastax.LRU.initialize(CHANNELS, 5, radius_range=(0.999, 0.99999), key=jax.random.key(0))
+    model = network([s5(), ragged_s4d(), slow], pooling=pooling)
+    model = jax.tree.map(lambda leaf: leaf.astype(np.float32), model)
+    noise = jax.random.normal(jax.random.key(0), (2**14, INPUTS), np.float32)
+    for x in (noise, jnp.ones_like(noise)):
+        cell = lastax.streaming(model)
+        _, steps = stepwise(cell, x)
+        _, one_chunk = chunk(cell, cell.init(), x)
+        _, chunks = eqx.filter_jit(
+            lambda cell, x: jax.lax.scan(lambda *a: cell.chunk(*a), cell.init(), x)
+        )(cell, x.reshape(-1, 64, INPUTS))
+        assert steps.dtype == np.float32
+        assert_close(one_chunk, steps, 1e-5)
+        assert_close(chunks.reshape(one_chunk.shape), steps, 1e-5)
+        assert_close(eqx.filter_jit(model)(x), steps[-1], 1e-5)
+
+
 def test_the_mean_of_a_long_sequence_is_precise():
     """Added one after another in float32, equal values have an error of 1e-4."""
     h = jnp.full((2**14, CHANNELS), 0.1, jnp.float32)

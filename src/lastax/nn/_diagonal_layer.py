@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Complex, Float, Shaped
 
 from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
-from lastax.nn._channel_recurrence import make_recurrence
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
+from lastax.nn._per_step import apply_per_step
 from lastax.ssm._discretization import Discretization, inverse_of
 from lastax.ssm._multi_siso import AnySystem
 from lastax.ssm._precision import at_least_float32, in_dtype_of
@@ -106,7 +106,11 @@ class DiagonalLayer(eqx.Module):
         if initial is not None:
             return self.run(u, initial=initial, mask=mask, step_rescale=step_rescale)[0]
         if jnp.ndim(step_rescale) > 0:
-            return self._resampled(u, mask, step_rescale)
+            system, sizes = self.system(), self.step_sizes()
+            driving = self._input(system, u, mask)
+            check_step_rescale(type(self).__name__, step_rescale, driving.shape[:1], sizes)
+            y = apply_per_step(system, sizes, driving, jnp.asarray(step_rescale))
+            return in_dtype_of(y, jnp.asarray(u))
         system = self.system(step_rescale)
         return in_dtype_of(system(self._input(system, u, mask)), jnp.asarray(u))
 
@@ -154,27 +158,6 @@ class DiagonalLayer(eqx.Module):
             steps = jnp.max(jnp.where(jnp.asarray(mask), jnp.arange(1, len(driving) + 1), 0))
         y, last = system.run(driving, initial, steps=steps)
         return in_dtype_of(y, jnp.asarray(u)), last
-
-    def _resampled(
-        self, u: Array, mask: Array | None, step_rescale: StepRescale
-    ) -> Float[Array, "L H"]:
-        """The output with one step size per step. Step `k` has the same size in both directions."""
-        system, sizes = self.system(), self.step_sizes()
-        driving = self._input(system, u, mask)
-        check_step_rescale(type(self).__name__, step_rescale, driving.shape[:1], sizes is not None)
-
-        def run(system: AnySystem, driving: Array, factors: Array) -> Array:
-            recurrence = make_recurrence(system, sizes)
-            return recurrence.chunk(recurrence.init(), driving, step_rescale=factors)[1]
-
-        factors = jnp.asarray(step_rescale)
-        y = run(dataclasses.replace(system, C_reverse=None), driving, factors)
-        if system.C_reverse is not None:
-            backward = dataclasses.replace(
-                system, C=system.C_reverse, C_reverse=None, D=jnp.zeros_like(system.D)
-            )
-            y = y + run(backward, driving[::-1], factors[::-1])[::-1]
-        return in_dtype_of(y, jnp.asarray(u))
 
     def _input(self, system: AnySystem, u: Array, mask: Array | None) -> Float[Array, "L H"]:
         """Check the input, and set masked steps to zero."""

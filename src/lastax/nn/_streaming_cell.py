@@ -188,8 +188,8 @@ class StreamingCell(eqx.Module):
         self, function: str, step_rescale: StepRescale | None, shape: tuple[int, ...]
     ) -> None:
         if step_rescale is not None:
-            known = all(block.recurrence.step_sizes is not None for block in self.blocks)
-            check_step_rescale(function, step_rescale, shape, known)
+            sizes = (block.recurrence.step_sizes for block in self.blocks)
+            check_step_rescale(function, step_rescale, shape, *sizes)
 
     def _check_state(self, function: str, state: StreamingState) -> None:
         own, given = (jax.tree.map(np.shape, tree) for tree in (self.init(), state))

@@ -68,7 +68,7 @@ def step_sizes_of(discretize: Discretization, exponent: Complex[Array, " P"]) ->
 
 
 def check_step_rescale(
-    function: str, step_rescale: StepRescale, shape: tuple[int, ...], known: bool
+    function: str, step_rescale: StepRescale, shape: tuple[int, ...], *sizes: StepSizes | None
 ) -> None:
     """Check factors on the step sizes, one per step.
 
@@ -76,7 +76,7 @@ def check_step_rescale(
         function: what the caller called, for the error message.
         step_rescale: the factors.
         shape: the shape that they must have.
-        known: whether the layer tells how its system depends on the step size.
+        *sizes: how the system of each layer depends on the step size.
 
     Raises:
         ValueError: if the shape differs, or if the layer cannot change its step size.
@@ -87,7 +87,7 @@ def check_step_rescale(
             f"{function}: step_rescale must be one number{per_step}, got shape "
             f"{jnp.shape(step_rescale)}"
         )
-    if not known:
+    if None in sizes:
         raise ValueError(
             f"{function}: the step size can change from step to step only in S5 and S4D layers "
             "with discretize_zoh or discretize_bilinear and in LRU layers; pass one step_rescale "
