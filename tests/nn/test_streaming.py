@@ -366,6 +366,10 @@ def bad_calls():
             lambda: foreign.chunk(foreign.init(), xs, step_rescale=jnp.ones(5)),
             r"StreamingCell.chunk: the step size can change .* S5 and S4D .*LRU",
         ),
+        "mask": (
+            lambda: cell.reset(state, jnp.ones(2, bool)),
+            r"StreamingCell.reset: mask must be one boolean, got bool of shape \(2,\); .*vmap",
+        ),
         "reset": (
             lambda: cell.chunk(state, xs, reset=jnp.zeros(4, bool)),
             r"StreamingCell.chunk: reset must be boolean of shape \(5,\)",
@@ -373,7 +377,9 @@ def bad_calls():
     }
 
 
-NAMES = "bidirectional pair batch size one-step features state states step_rescale unknown reset"
+NAMES = (
+    "bidirectional pair batch size one-step features state states step_rescale unknown mask reset"
+)
 
 
 @pytest.mark.parametrize("name", NAMES.split())

@@ -139,9 +139,7 @@ class StreamingCell(eqx.Module):
             pooled, h = pooled.chunk(h, reset)
         return StreamingState(tuple(layers), pooled), jax.vmap(self.head)(h)
 
-    def reset(
-        self, state: StreamingState, mask: bool | np.bool_ | Bool[Array, ""]
-    ) -> StreamingState:
+    def reset(self, state: StreamingState, mask: bool | Bool[Array, ...]) -> StreamingState:
         """Clear the state where `mask` is true. For many streams, use `jax.vmap(cell.reset)`.
 
         Args:
@@ -152,9 +150,15 @@ class StreamingCell(eqx.Module):
             The state of `init` if `mask` is true, else `state`.
 
         Raises:
-            ValueError: if the state is of another cell.
+            ValueError: if the state is of another cell, or if `mask` is not one boolean.
         """
         self._check_state("StreamingCell.reset", state)
+        mask = jnp.asarray(mask)
+        if mask.shape != () or mask.dtype != bool:
+            raise ValueError(
+                f"StreamingCell.reset: mask must be one boolean, got {mask.dtype} of shape "
+                f"{mask.shape}; for several streams use jax.vmap(cell.reset)"
+            )
         return jax.tree.map(lambda new, old: jnp.where(mask, new, old), self.init(), state)
 
     def _embedded(self, x: Array) -> Array:
