@@ -230,7 +230,7 @@ def test_a_reset_begins_a_new_stream():
 
 def test_gradients_through_chunks_are_those_of_the_whole_sequence():
     """With respect to the parameters of the model, which the cell is made from in the loss."""
-    model, _, x, _ = case("tokens")
+    model, _, x, _ = case("postnorm")
 
     def chunked(model, between):
         cell = lastax.streaming(model)

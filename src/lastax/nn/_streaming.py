@@ -24,7 +24,9 @@ def streaming(
 
     The logits are those of the model on the whole sequence, for chunks of any lengths and step by
     step. In float32 they differ by less than 1e-5 of the largest value for up to 16,384 steps, in
-    float64 by less than 1e-12. 16-bit parameters are converted to float32.
+    float64 by less than 1e-12. This holds for `1 - |lam| >= 1e-4`; nearer the unit circle, the scan
+    over a whole sequence or a long chunk in float32 is less precise than the steps (see
+    `diagonal_scan`). 16-bit parameters are converted to float32.
 
     Args:
         model: the classifier, before or after pruning.
