@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lastax.nn import ModelConfig as ModelConfig
     from lastax.nn import build_network as build_network
     from lastax.nn import predict as predict
+    from lastax.nn import streaming as streaming
     from lastax.pruning import METHODS as METHODS
     from lastax.pruning import Method as Method
     from lastax.pruning import last_scores as last_scores
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
     from lastax.surgery import find_layers as find_layers
     from lastax.surgery import keep_count as keep_count
     from lastax.surgery import keep_states as keep_states
-    from lastax.surgery import replace_layers as replace_layers
     from lastax.surgery import state_counts as state_counts
     from lastax.surgery import systems as systems
 
@@ -103,6 +103,7 @@ _NAMES = {
         "ModelConfig",
         "build_network",
         "predict",
+        "streaming",
     ),
     "pruning": (
         "METHODS",
@@ -121,7 +122,6 @@ _NAMES = {
         "find_layers",
         "keep_count",
         "keep_states",
-        "replace_layers",
         "state_counts",
         "systems",
     ),

@@ -17,6 +17,9 @@ else:
 
 Scalar = float | int | Float[Array, ""]
 
+# A factor on all step sizes, or one factor per step.
+StepRescale = Scalar | Float[Array, " L"]
+
 # Any PyTree. A function that takes a `Model` and returns a `Model` returns the same type.
 Model = TypeVar("Model")
 
@@ -34,4 +37,14 @@ def silent(doing: str) -> None:
     """Report no progress."""
 
 
-__all__ = ["Array", "Batch", "Model", "OnProgress", "PRNGKeyArray", "Record", "Scalar", "silent"]
+__all__ = [
+    "Array",
+    "Batch",
+    "Model",
+    "OnProgress",
+    "PRNGKeyArray",
+    "Record",
+    "Scalar",
+    "StepRescale",
+    "silent",
+]

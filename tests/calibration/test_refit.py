@@ -117,7 +117,7 @@ def test_with_a_dense_feedthrough_the_order_ignores_what_inputs_explain():
         B=layer.B.at[0].set(1e4),
         C=layer.C.at[:, 0].set(30.0),
     )
-    model = lastax.replace_layers(model, [at_once])
+    model = lastax.surgery.replace_layers(model, [at_once])
     _, diagonal = lastax.refit(model, batch, states=2)
     _, full = lastax.refit(model, batch, states=3, dense_feedthrough=True)
     assert diagonal.keep[0][0]

@@ -44,7 +44,17 @@ def parameters(kind: Kind) -> dict[str, dict[str, Case]]:
         for case in kinds.values()
         for method in SCAN_METHODS
     }
-    return {"case": cases, "trained_case": trained, "by_method": by_method}
+    streamed = {
+        name: case
+        for name, case in cases.items()
+        if case.options["kind"] == "classification" and not case.options["bidirectional"]
+    }
+    return {
+        "case": cases,
+        "trained_case": trained,
+        "by_method": by_method,
+        "streamed_case": streamed,
+    }
 
 
 def case_id(case: Case) -> str:
@@ -107,6 +117,21 @@ def test_every_scan_method(by_method, x64):
     case, method = by_method
     model, batch = widened(scanned(model_of(case), method)), widened(batch_of(case))
     logits = compiled(lastax.predict)(model, batch, step_rescale=case.options["step_rescale"])
+    assert_within(jax.nn.log_softmax(logits), case["logp64"], 1e-9)
+
+
+def test_streaming_cell(streamed_case, x64):
+    """The logits after the last valid step."""
+    case = streamed_case
+    cell = lastax.streaming(widened(model_of(case)), step_rescale=case.options["step_rescale"])
+    x = jnp.asarray(case["x"], jnp.float64)
+
+    @compiled
+    def run(cell, x):
+        return jax.vmap(lambda x: cell.chunk(cell.init(), x)[1])(x)
+
+    lengths = case["lengths"] if case.options["padded"] else np.full(len(x), x.shape[1])
+    logits = run(cell, x)[np.arange(len(x)), lengths - 1]
     assert_within(jax.nn.log_softmax(logits), case["logp64"], 1e-9)
 
 

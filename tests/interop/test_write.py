@@ -22,7 +22,7 @@ def stored(tmp_path, tree, name="file"):
 
 def kept(model, masks):
     pairs = zip(lastax.find_layers(model), masks, strict=True)
-    return lastax.replace_layers(
+    return lastax.surgery.replace_layers(
         model, [layer.keep(np.asarray(mask, bool)) for layer, mask in pairs]
     )
 

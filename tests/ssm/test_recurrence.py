@@ -338,6 +338,27 @@ def test_batched_scan_has_no_gather_or_scatter(method):
     assert "scatter" not in text
 
 
+def test_eigenvalues_that_change_from_step_to_step(x64):
+    """In several pieces, in both directions."""
+    _, b, initial = draw(11, 300)
+    lam = np.stack([draw(seed, 1)[0] for seed in range(300)])
+    for reverse in DIRECTIONS:
+        got, last = lastax.diagonal_scan(
+            jnp.asarray(lam), jnp.asarray(b), initial=jnp.asarray(initial), reverse=reverse
+        )
+        state, wanted = initial, np.empty_like(b)
+        for k in reversed(range(300)) if reverse else range(300):
+            state = wanted[k] = lam[k] * state + b[k]
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(last, state, rtol=1e-12, atol=1e-12)
+
+
+def test_a_system_without_states_runs_any_length():
+    system = lastax.S5.initialize(2, 2, key=jax.random.key(0)).keep(np.zeros(2, bool)).system()
+    u = jnp.ones((300, 2))
+    np.testing.assert_array_equal(system(u), system.D[None] * u)
+
+
 @methods
 @pytest.mark.parametrize("reverse", DIRECTIONS)
 def test_no_steps_return_initial_state(method, reverse):

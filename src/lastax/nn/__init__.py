@@ -8,6 +8,9 @@ from lastax.nn._blocks import gelu as gelu
 from lastax.nn._blockwise import BlockwiseForward as BlockwiseForward
 from lastax.nn._blockwise import HiddenStates as HiddenStates
 from lastax.nn._blockwise import NetworkForward as NetworkForward
+from lastax.nn._cell_block import CellBlock as CellBlock
+from lastax.nn._cell_block import CellNorm as CellNorm
+from lastax.nn._channel_recurrence import ChannelRecurrence as ChannelRecurrence
 from lastax.nn._configuration import ModelConfig as ModelConfig
 from lastax.nn._configuration import build_network as build_network
 from lastax.nn._diagonal_layer import DiagonalLayer as DiagonalLayer
@@ -36,6 +39,8 @@ from lastax.nn._normalization import LayerNorm as LayerNorm
 from lastax.nn._normalization import RunningStatistics as RunningStatistics
 from lastax.nn._normalization import split_trainable as split_trainable
 from lastax.nn._prediction import predict as predict
+from lastax.nn._recurrence import Recurrence as Recurrence
+from lastax.nn._running_pool import RunningSum as RunningSum
 from lastax.nn._s4d import S4D as S4D
 from lastax.nn._s4d_eigenvalues import S4D_EIGENVALUES as S4D_EIGENVALUES
 from lastax.nn._s4d_eigenvalues import s4d_inv as s4d_inv
@@ -45,6 +50,9 @@ from lastax.nn._s4d_eigenvalues import s4d_lin as s4d_lin
 from lastax.nn._s4d_eigenvalues import s4d_quad as s4d_quad
 from lastax.nn._s4d_eigenvalues import s4d_real as s4d_real
 from lastax.nn._s5 import S5 as S5
+from lastax.nn._streaming import streaming as streaming
+from lastax.nn._streaming_cell import StreamingCell as StreamingCell
+from lastax.nn._streaming_cell import StreamingState as StreamingState
 
 __all__ = [
     "LRU",
@@ -55,6 +63,9 @@ __all__ = [
     "Block",
     "BlockBasis",
     "BlockwiseForward",
+    "CellBlock",
+    "CellNorm",
+    "ChannelRecurrence",
     "Classifier",
     "DiagonalLayer",
     "Encoder",
@@ -67,8 +78,12 @@ __all__ = [
     "Network",
     "NetworkForward",
     "NormalPart",
+    "Recurrence",
     "Retrieval",
     "RunningStatistics",
+    "RunningSum",
+    "StreamingCell",
+    "StreamingState",
     "WritableLayer",
     "as_complex",
     "as_pair",
@@ -91,5 +106,6 @@ __all__ = [
     "s4d_quad",
     "s4d_real",
     "split_trainable",
+    "streaming",
     "truncated_standard_normal_C",
 ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._layer import Layer
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
@@ -108,17 +108,17 @@ class Gate(eqx.Module):
         )
 
     def __call__(
-        self, y: Float[Array, "L H"], *, dropout: float = 0.0, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "L H"]:
-        """Apply to one sequence.
+        self, y: Float[Array, "*steps H"], *, dropout: float = 0.0, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*steps H"]:
+        """Apply to one sequence, or to one step.
 
         Args:
-            y: output of the layer, shape `(L, H)`.
-            dropout: dropout rate.
+            y: output of the layer, shape `(L, H)` or `(H,)`.
+            dropout: dropout rate. It needs a sequence.
             key: random key of dropout; None disables dropout.
 
         Returns:
-            Gated sequence, shape `(L, H)`.
+            Gated sequence or step, of the shape of `y`.
         """
         g = drop_channels(gelu(y, self.gelu), dropout, key)
         if self.gate is None:
@@ -151,7 +151,7 @@ class Block(eqx.Module):
         x: Float[Array, "L H"],
         mask: Bool[Array, " L"] | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
     ) -> tuple[Float[Array, "L H"], Block]:
@@ -162,7 +162,7 @@ class Block(eqx.Module):
             mask: true for each valid step, false for padding. Masked steps are left out of batch
                 statistics, and their input to the layer is zero. A backward recurrence therefore
                 starts at the last valid step.
-            step_rescale: factor on all step sizes of the layer.
+            step_rescale: factor on all step sizes of the layer, or one per step, shape `(L,)`.
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
 
@@ -197,8 +197,8 @@ def gelu(x: Float[Array, "*shape"], form: Gelu) -> Float[Array, "*shape"]:
 
 
 def drop_channels(
-    x: Float[Array, "L H"], rate: float, key: PRNGKeyArray | None
-) -> Float[Array, "L H"]:
+    x: Float[Array, "*steps H"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "*steps H"]:
     """Apply dropout with one mask for all steps: a dropped channel is zero in every step.
 
     Args:

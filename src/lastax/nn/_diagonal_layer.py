@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Shaped
 
-from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
+from lastax.nn._per_step import apply_per_step
 from lastax.ssm._discretization import Discretization, inverse_of
 from lastax.ssm._multi_siso import AnySystem
 from lastax.ssm._precision import at_least_float32, in_dtype_of
+from lastax.ssm._step_sizes import StepSizes, check_step_rescale
 
 LayerT = TypeVar("LayerT", bound="DiagonalLayer")
 
@@ -35,9 +37,24 @@ class DiagonalLayer(eqx.Module):
     C_reverse: eqx.AbstractVar[Array | None]
     D: eqx.AbstractVar[Array]
 
+    def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes | None:
+        """How the system depends on the step size, for `step_rescale` of shape `(L,)`.
+
+        Args:
+            step_rescale: factor on all step sizes, as in `system`.
+
+        Returns:
+            The step sizes of all states; None if the layer does not know them.
+        """
+        del step_rescale
+        return None
+
     @abc.abstractmethod
     def system(self, step_rescale: Scalar = 1.0) -> AnySystem:
         """Discretize the layer.
+
+        Norms and scores are those of this system. The nominal step size is that of
+        `step_rescale=1`.
 
         Args:
             step_rescale: factor on all step sizes. 2 runs the layer on data of half the sampling
@@ -56,7 +73,7 @@ class DiagonalLayer(eqx.Module):
         *,
         initial: Shaped[Array, "..."] | None = None,
         mask: Shaped[Array, "..."] | None = None,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "L H"]:
         """Apply the layer to one sequence. For a batch, use `jax.vmap`.
@@ -69,7 +86,8 @@ class DiagonalLayer(eqx.Module):
                 for unidirectional layers.
             mask: true for each valid step, false for padding, shape `(L,)`. Inputs of masked steps
                 count as zero, whatever they are.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one factor per step, shape `(L,)`, for data
+                that are sampled at irregular times.
             key: ignored; `equinox.nn.Sequential` passes it.
 
         Returns:
@@ -80,8 +98,19 @@ class DiagonalLayer(eqx.Module):
                 bidirectional layer.
         """
         del key
+        if initial is not None and jnp.ndim(step_rescale) > 0:
+            raise ValueError(
+                f"{type(self).__name__}: initial and one step_rescale per step cannot be combined; "
+                "use lastax.streaming"
+            )
         if initial is not None:
             return self.run(u, initial=initial, mask=mask, step_rescale=step_rescale)[0]
+        if jnp.ndim(step_rescale) > 0:
+            system, sizes = self.system(), self.step_sizes()
+            driving = self._input(system, u, mask)
+            check_step_rescale(type(self).__name__, step_rescale, driving.shape[:1], sizes)
+            y = apply_per_step(system, sizes, driving, jnp.asarray(step_rescale))
+            return in_dtype_of(y, jnp.asarray(u))
         system = self.system(step_rescale)
         return in_dtype_of(system(self._input(system, u, mask)), jnp.asarray(u))
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax._typing import Array, Scalar
+from lastax._typing import Array, Scalar, StepRescale
 from lastax.ssm._multi_siso import AnySystem
 
 
@@ -30,9 +30,13 @@ class Layer(Protocol):
         """
 
     def __call__(
-        self, u: Float[Array, "L H"], *, step_rescale: Scalar = 1.0
+        self, u: Float[Array, "L H"], *, step_rescale: StepRescale = 1.0
     ) -> Float[Array, "L H"]:
-        """Apply the layer to one sequence. The initial state is zero."""
+        """Apply the layer to one sequence. The initial state is zero.
+
+        `step_rescale` is one factor for all steps. S5, S4D and LRU also accept one per step, shape
+        `(L,)`.
+        """
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> "Layer":
         """Remove states.

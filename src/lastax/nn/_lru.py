@@ -15,6 +15,7 @@ from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
 from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
+from lastax.ssm._step_sizes import StepSizes
 from lastax.ssm._system import System, kept_indices, take_states
 
 
@@ -131,6 +132,13 @@ class LRU(DiagonalLayer):
             D=layer.D,
             conj_sym=False,
             scan_method=self.scan_method,
+        )
+
+    def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes:
+        """How the system depends on the step size."""
+        layer = self._checked()
+        return StepSizes(
+            -step_rescale * jnp.exp(layer.nu_log), step_rescale * jnp.exp(layer.theta_log)
         )
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> LRU:

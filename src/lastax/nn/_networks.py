@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._blocks import Block, Gelu, Linear, gelu
 from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
 from lastax.ssm._precision import at_least_float32, in_dtype_of
-from lastax.ssm._products import total
+from lastax.ssm._products import precise_total
 
 Pooling = Literal["mean", "last"]
 Length = int | np.integer | Int[Array, ""]
@@ -50,7 +50,7 @@ class Encoder(eqx.Module):
         x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
@@ -61,7 +61,7 @@ class Encoder(eqx.Module):
             x: features, shape `(L, d)`, or tokens, shape `(L,)`.
             length: number of valid steps; None if there is no padding. With 0, features are zero.
                 A traced length beyond `L` counts as `L`.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
@@ -152,12 +152,12 @@ class Encoder(eqx.Module):
             return y[-1]
         wide = at_least_float32(y)
         if mask is None:
-            return in_dtype_of(total(wide) / y.shape[0], y)
+            return in_dtype_of(precise_total(wide) / y.shape[0], y)
         wide = jnp.where(mask[:, None], wide, 0)
         steps = jnp.maximum(jnp.sum(mask), 1)
         if self.pooling == "last":
             return in_dtype_of(wide[steps - 1], y)
-        return in_dtype_of(mask.astype(wide.dtype) @ wide / steps.astype(wide.dtype), y)
+        return in_dtype_of(precise_total(wide) / steps.astype(wide.dtype), y)
 
 
 class Classifier(eqx.Module):
@@ -178,14 +178,14 @@ class Classifier(eqx.Module):
         x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
     ) -> Float[Array, " classes"]:
         """Compute the logits of one sequence in evaluation mode.
 
         Args:
             x: features, shape `(L, d)`, or tokens, shape `(L,)`.
             length: number of valid steps; None if there is no padding.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
 
         Returns:
             Logits, shape `(classes,)`.
@@ -197,7 +197,7 @@ class Classifier(eqx.Module):
         x: Shaped[Array, "*shape"],
         length: Length | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
@@ -207,7 +207,7 @@ class Classifier(eqx.Module):
         Args:
             x: features, shape `(L, d)`, or tokens, shape `(L,)`.
             length: number of valid steps; None if there is no padding.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
@@ -248,14 +248,14 @@ class Retrieval(eqx.Module):
         x: Shaped[Array, "*shape"],
         length: Int[Array, " 2"] | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
     ) -> Float[Array, " classes"]:
         """Compute the logits of one pair in evaluation mode.
 
         Args:
             x: features, shape `(2, L, d)`, or tokens, shape `(2, L)`.
             length: number of valid steps of each document; None if there is no padding.
-            step_rescale: factor on all step sizes.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
 
         Returns:
             Logits, shape `(classes,)`.
@@ -267,7 +267,7 @@ class Retrieval(eqx.Module):
         x: Shaped[Array, "*shape"],
         length: Int[Array, " 2"] | None = None,
         *,
-        step_rescale: Scalar = 1.0,
+        step_rescale: StepRescale = 1.0,
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,

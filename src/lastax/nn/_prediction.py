@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Float
 
-from lastax._typing import Array, Batch, Scalar
+from lastax._typing import Array, Batch, StepRescale
 from lastax.nn._networks import Classifier, Network, Retrieval
 
 
 def predict(
-    model: Network, batch: Batch, *, step_rescale: Scalar = 1.0
+    model: Network,
+    batch: Batch,
+    *,
+    step_rescale: StepRescale | Float[Array, "batch L"] = 1.0,
 ) -> Float[Array, "batch classes"]:
     """Compute the logits of a batch in evaluation mode.
 
@@ -18,7 +22,8 @@ def predict(
         model: the network.
         batch: arrays `x` and, for padded sequences, `length`. Other entries are ignored.
         step_rescale: factor on all step sizes. 2 runs the network on data of half the sampling
-            rate.
+            rate. For data that are sampled at irregular times, one factor per step, shape `(L,)`
+            or `(batch, L)`.
 
     Returns:
         Logits, shape `(batch, classes)`.
@@ -31,6 +36,6 @@ def predict(
         leading = (None, 2) if isinstance(model, Retrieval) else (None,)
         model.encoder.check_input("predict", x, length, leading=leading)
     return eqx.filter_vmap(
-        lambda x, length: model(x, length, step_rescale=step_rescale),
-        in_axes=(0, eqx.if_array(0)),
-    )(x, length)
+        lambda x, length, factor: model(x, length, step_rescale=factor),
+        in_axes=(0, eqx.if_array(0), 0 if jnp.ndim(step_rescale) == 2 else None),
+    )(x, length, step_rescale)

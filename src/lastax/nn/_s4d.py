@@ -23,6 +23,7 @@ from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
+from lastax.ssm._step_sizes import StepSizes, step_sizes_of
 from lastax.ssm._system import kept_indices, take_states
 
 
@@ -133,9 +134,7 @@ class S4D(DiagonalLayer):
             ValueError: if parameters are missing, or if the layer is a stack of layers.
         """
         layer = self._checked()
-        channel = np.repeat(np.arange(len(self.counts)), self.counts)
-        step = take_states(step_rescale * jnp.exp(layer.log_step), channel)
-        Lambda = jax.lax.complex(-jnp.exp(layer.log_decay), layer.Lambda_im)
+        Lambda, step = layer._continuous(step_rescale)
         C = as_complex(layer.C)
         continuous_B = jnp.ones_like(C) if layer.B is None else as_complex(layer.B)
         lam, B = self.discretize(Lambda, continuous_B[:, None], step)
@@ -143,6 +142,17 @@ class S4D(DiagonalLayer):
         return MultiSISO(
             lam, B[:, 0], C, reverse, layer.D, self.counts, self.conj_sym, self.scan_method
         )
+
+    def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes | None:
+        """How the system depends on the step size; None for other discretization rules."""
+        Lambda, step = self._checked()._continuous(step_rescale)
+        return step_sizes_of(self.discretize, Lambda * step)
+
+    def _continuous(self, step_rescale: Scalar) -> tuple[Array, Array]:
+        """Eigenvalues `Lambda` and step sizes of all states."""
+        channel = np.repeat(np.arange(len(self.counts)), self.counts)
+        step = take_states(step_rescale * jnp.exp(self.log_step), channel)
+        return jax.lax.complex(-jnp.exp(self.log_decay), self.Lambda_im), step
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> S4D:
         """Remove states.

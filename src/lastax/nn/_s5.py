@@ -23,6 +23,7 @@ from lastax.nn._initialization import (
 from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
+from lastax.ssm._step_sizes import StepSizes, step_sizes_of
 from lastax.ssm._system import System, kept_indices, take_states
 
 # Upper bound of the real parts of clipped eigenvalues, as in the published code.
@@ -134,15 +135,23 @@ class S5(DiagonalLayer):
             ValueError: if parameters are missing, or if the layer is a stack of layers.
         """
         layer = self._checked()
-        real = layer.Lambda_re
-        if self.clip_eigenvalues:
-            real = jnp.minimum(real, LARGEST_REAL_PART)
-        Lambda = jax.lax.complex(real, layer.Lambda_im)
-        step = step_rescale * jnp.exp(layer.log_step)
+        Lambda, step = layer._continuous(step_rescale)
         lam, B = self.discretize(Lambda, as_complex(layer.B), step)
         reverse = None if layer.C_reverse is None else as_complex(layer.C_reverse)
         C = as_complex(layer.C)
         return System(lam, B, C, reverse, layer.D, self.conj_sym, self.scan_method)
+
+    def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes | None:
+        """How the system depends on the step size; None for other discretization rules."""
+        Lambda, step = self._checked()._continuous(step_rescale)
+        return step_sizes_of(self.discretize, Lambda * step)
+
+    def _continuous(self, step_rescale: Scalar) -> tuple[Array, Array]:
+        """Eigenvalues `Lambda` and step sizes."""
+        real = self.Lambda_re
+        if self.clip_eigenvalues:
+            real = jnp.minimum(real, LARGEST_REAL_PART)
+        return jax.lax.complex(real, self.Lambda_im), step_rescale * jnp.exp(self.log_step)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> S5:
         """Remove states.

@@ -1,5 +1,6 @@
 """The discrete diagonal state-space system: discretization, recurrence, convolution."""
 
+from lastax.ssm._compensated import RecurrentState as RecurrentState
 from lastax.ssm._convolution import channel_kernels as channel_kernels
 from lastax.ssm._convolution import convolve as convolve
 from lastax.ssm._discretization import discretize_bilinear as discretize_bilinear
@@ -13,6 +14,7 @@ from lastax.ssm._multi_siso import channel_systems as channel_systems
 from lastax.ssm._recurrence import diagonal_scan as diagonal_scan
 from lastax.ssm._recurrence import diagonal_step as diagonal_step
 from lastax.ssm._scan_methods import ScanMethod as ScanMethod
+from lastax.ssm._step_sizes import StepSizes as StepSizes
 from lastax.ssm._system import System as System
 from lastax.ssm._system import frequency_response as frequency_response
 from lastax.ssm._system import impulse_response as impulse_response
@@ -22,7 +24,9 @@ from lastax.ssm._system import transfer_function as transfer_function
 __all__ = [
     "AnySystem",
     "MultiSISO",
+    "RecurrentState",
     "ScanMethod",
+    "StepSizes",
     "System",
     "channel_kernels",
     "channel_systems",

@@ -35,7 +35,7 @@ def channel_kernels(
     """
     if length == 0:
         return jnp.zeros((len(counts), 0), lam.real.dtype)
-    steps = _steps_per_chunk(length)
+    steps = steps_per_chunk(length)
     chunks = -(-length // steps)
     inner, outer = power_tables(lam, steps, chunks)
     outer = weight[:, None] * outer
@@ -86,7 +86,7 @@ def convolve(
     return jnp.fft.irfft(spectrum, size)[:, :length].T
 
 
-def _steps_per_chunk(length: int) -> int:
+def steps_per_chunk(length: int) -> int:
     """A power of two near the square root of `length`."""
     return 1 << max(0, math.ceil(math.log2(length) / 2))
 

@@ -21,6 +21,11 @@ DoubleWord = tuple[SplitComplex, SplitComplex]
 
 def power(a: Array, exponent: int) -> Array:
     """`a` to an integer power, by repeated squaring in double-word arithmetic."""
+    return jax.lax.complex(*double_word_power(a, exponent)[0])
+
+
+def double_word_power(a: Array, exponent: int) -> DoubleWord:
+    """`a` to an integer power and the rounding error of the power."""
     zero = jnp.zeros_like(a.real)
     bits = jnp.array([exponent >> place & 1 for place in range(exponent.bit_length())], bool)
 
@@ -31,8 +36,8 @@ def power(a: Array, exponent: int) -> Array:
         return (multiply_double_word(square, square), product), None
 
     start = ((a.real, a.imag), (zero, zero)), ((zero + 1, zero), (zero, zero))
-    (_, product), _ = jax.lax.scan(advance, start, bits)
-    return jax.lax.complex(*product[0])
+    product: DoubleWord = jax.lax.scan(advance, start, bits)[0][1]
+    return product
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -95,11 +100,11 @@ def _products_of_bits(squares: Complex[Array, "j S"], count: int) -> Complex[Arr
         powers = jnp.ones((states, 1), squares.dtype)
         for bit in range(first, last):
             factor = jnp.stack([jnp.ones(states, squares.dtype), squares[bit]], axis=1)
-            powers = (factor[:, :, None] * powers[:, None, :]).reshape(states, -1)
+            powers = (factor[:, :, None] * powers[:, None, :]).reshape(states, 2 << bit - first)
         return powers
 
     halves = jax.lax.optimization_barrier((table(low, bits), table(0, low)))
-    return (halves[0][:, :, None] * halves[1][:, None, :]).reshape(states, -1)[:, :count]
+    return (halves[0][:, :, None] * halves[1][:, None, :]).reshape(states, 1 << bits)[:, :count]
 
 
 def add(a: SplitComplex, b: SplitComplex) -> SplitComplex:

@@ -25,6 +25,19 @@ def total(x: Float[Array, "*batch L n"]) -> Float[Array, "*batch n"]:
     return _apply(_total, x)
 
 
+def precise_total(x: Float[Array, "L n"]) -> Float[Array, " n"]:
+    """The sum of `x` over time, by way of sums over pieces of 128 steps.
+
+    In float32, a sum over 16,384 equal values has a relative error of 1e-4 if they are added one
+    after another.
+    """
+    steps = 128
+    if x.shape[0] <= steps:
+        return total(x)
+    padded = jnp.pad(x, ((0, -x.shape[0] % steps), (0, 0)))
+    return total(total(padded.reshape(-1, steps, x.shape[1])))
+
+
 def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Add `row` to every step of `x`."""
     return _apply(_row_sum, x, row)

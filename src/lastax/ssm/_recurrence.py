@@ -24,10 +24,11 @@ from lastax.ssm._scan_methods import (
     split_factor,
     split_halves,
 )
+from lastax.ssm._varying_scan import varying_scan
 
 
 def diagonal_scan(
-    lam: Complex[Array, " P"],
+    lam: Complex[Array, " P"] | Complex[Array, "L P"],
     b: Complex[Array, "L P"],
     *,
     initial: Complex[Array, " P"] | None = None,
@@ -40,7 +41,7 @@ def diagonal_scan(
     only the states. It is one recurrence in the opposite direction.
 
     Args:
-        lam: eigenvalues, shape `(P,)`.
+        lam: eigenvalues, shape `(P,)`, or one set per step, shape `(L, P)`.
         b: driving input of each state at each step, shape `(L, P)`.
         initial: state before the first step, shape `(P,)`; zero by default.
         reverse: run from the last step to the first, `x_k = lam * x_{k+1} + b_k`. `initial` is then
@@ -56,6 +57,9 @@ def diagonal_scan(
             In float32, the error of each method is below 1e-4 of the largest state for up to
             16,384 steps and `1 - |lam| >= 1e-6`.
 
+            With one set of eigenvalues per step, every method computes the steps of each piece of
+            128 steps in parallel, and the pieces in order.
+
     Returns:
         The states in the order of `b`, shape `(L, P)`, and the last state computed, shape `(P,)`.
         Pass the last state as `initial` to continue the recurrence in another call. After no steps,
@@ -66,7 +70,11 @@ def diagonal_scan(
     """
     lam, b = jnp.asarray(lam), jnp.asarray(b)
     if b.shape[0] == 0:
-        return b, jnp.zeros_like(lam) if initial is None else jnp.asarray(initial)
+        return b, jnp.zeros(b.shape[1:], b.dtype) if initial is None else jnp.asarray(initial)
+    if lam.ndim == 2:
+        order = slice(None, None, -1 if reverse else 1)
+        states = varying_scan(lam[order], b[order], initial=initial)[order]
+        return states, states[0 if reverse else -1]
     if initial is not None:
         first = -1 if reverse else 0
         b = b.at[first].add(lam * initial)
@@ -122,7 +130,7 @@ def scan_split(
             f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
         )
     b = jnp.asarray(b, jnp.result_type(b, lam.real))
-    if b.shape[0] == 0:
+    if b.size == 0:
         return (b,) * len(directions)
     return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))
 
