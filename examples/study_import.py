@@ -72,11 +72,13 @@ def latencies(models, x, repeats=15):
     return [statistics.median(mine) for mine in times]
 
 
-def measure(file, task, root, images, path):
+def measure(file, task, location, images, path):
     """Measure every reduction of one network that `path` does not hold yet."""
     imported = lastax.interop.read(file)
     model = imported.model
-    data = lastax.data.open_data(lastax.interop.foreign_data_config(imported, task), root)
+    own, root = location
+    config = lastax.interop.foreign_data_config(imported, task, data=own)
+    data = lastax.data.open_data(config, root)
     known = {(one["method"], one["sequences"], one["ratio"], one["steps"]) for one in records(path)}
     sample = np.asarray(next(iter(data.evaluation_batches("test", limit=1)))["x"][0])
 
@@ -174,10 +176,11 @@ def table(found):
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of all data sets.")
+@click.option("--data", help="File or folder of the tasks arrays and audio-folder.")
 @click.option("--task", default="scifar", show_default=True)
 @click.option("--images", default=2000, show_default=True, help="Test records to evaluate on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-import"))
-def main(files, data_dir, task, images, out):
+def main(files, data_dir, data, task, images, out):
     """Prune the networks of FILES by several methods, and print tables."""
     present = [file for file in files if file.exists()]
     for file in set(files) - set(present):
@@ -187,7 +190,7 @@ def main(files, data_dir, task, images, out):
         return
     out.mkdir(parents=True, exist_ok=True)
     for file in present:
-        measure(file, task, data_dir, images, out / f"{file.stem}.jsonl")
+        measure(file, task, (data, data_dir), images, out / f"{file.stem}.jsonl")
     for file in present:
         print(f"\n## {file.stem}\n\n{table(records(out / f'{file.stem}.jsonl'))}")
 

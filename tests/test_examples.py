@@ -1,6 +1,7 @@
 """The code of the README, the documentation and the examples runs, and its commands exist."""
 
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -11,6 +12,7 @@ import click
 import jax
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import lastax
 
@@ -168,3 +170,31 @@ def test_drift_is_measured_on_runs(capsys, monkeypatch, folder):
     assert len(rows) == 9
     for row in rows:
         assert all(0 <= float(value) <= 100 for value in row.split()[-2:])
+
+
+def test_study_import_skips_resumes_and_prints_tables(folder):
+    path = ROOT / "examples/study_import.py"
+    study = runpy.run_path(str(path))
+    run = CliRunner().invoke
+    missing = run(study["main"], ["absent.pth"])
+    assert missing.exit_code == 0
+    assert "skipped: absent.pth does not exist" in missing.output
+    config = lastax.ModelConfig(layer="s4d", bidirectional=False, layers=1, channels=4, states=8,
+                                norm="layer", activation="full_glu", prenorm=False)  # fmt: skip
+    model = lastax.build_network(config, input_size=2, classes=2, key=jax.random.key(0))
+    lastax.interop.write("net.pth", model, format="s4-pth")
+    x = np.random.default_rng(0).normal(size=(40, 16, 2))
+    np.savez("own.npz", x_train=x, y_train=np.arange(40) % 2)
+    # The globals of the script's functions.
+    settings = study["measure"].__globals__
+    settings["RATIOS"] = (0.5,)
+    settings["REDUCTIONS"] = (("last", 0, (0.5,), 0), ("calibrated", 4, (0.5,), 0))
+    arguments = ["net.pth", "--task", "arrays", "--data", "own.npz", "--out", "study"]
+    first = run(study["main"], arguments, catch_exceptions=False)
+    lines = Path("study/net.jsonl").read_text().splitlines()
+    assert [json.loads(line)["states"] for line in lines] == [32, 16, 16]
+    assert "| `calibrated`, 4 images |" in first.output
+    # A second run measures nothing again, and prints the same tables.
+    second = run(study["main"], arguments, catch_exceptions=False)
+    assert Path("study/net.jsonl").read_text().splitlines() == lines
+    assert second.output in first.output
