@@ -130,11 +130,10 @@ def _polynomials(
     blocks = -(-length // steps)
     padded = np.pad(columns, ((0, 0), (0, blocks * steps - length), (0, 0)))
     inner, outer = _powers(lam, steps), _powers(lam**steps, blocks)
-    w = padded.reshape(count, blocks, steps, channels).transpose(3, 2, 0, 1)
-    w = w.reshape(channels, steps, count * blocks)
+    in_blocks = padded.reshape(count, blocks, steps, channels)
+    w = in_blocks.transpose(3, 2, 0, 1).reshape(channels, steps, count * blocks)
     parts = (inner.real @ w) + 1j * (inner.imag @ w)
-    parts = parts.reshape(*lam.shape, count, blocks)
-    return (parts @ outer[..., None])[..., 0]
+    return (parts.reshape(*lam.shape, count, blocks) @ outer[..., None])[..., 0]
 
 
 def _powers(lam: Complex[np.ndarray, "H N"], count: int) -> Complex[np.ndarray, "H N count"]:

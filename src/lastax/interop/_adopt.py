@@ -1,5 +1,6 @@
 """Layers of discretax inside an Equinox model, replaced by layers of lastax in the same places."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,6 @@ from lastax.nn._s5 import S5
 class AdoptedS5(S5):
     """An `S5` that is called as `layer(x, key)`, as discretax calls its sequence mixers."""
 
-    # The positional key is what differs from the base class.
     def __call__(self, u: Array, key: Array | None = None, **settings: Any) -> Array:
         """Apply the layer to one sequence; `key` is ignored."""
         return super().__call__(u, key=key, **settings)
@@ -43,7 +43,7 @@ class AdoptedLRU(LRU):
         return super().__call__(u, key=key, **settings)
 
 
-_ADOPTED = {S5: AdoptedS5, S4D: AdoptedS4D, LRU: AdoptedLRU}
+_ADOPTED: dict[Any, Any] = {S5: AdoptedS5, S4D: AdoptedS4D, LRU: AdoptedLRU}
 
 
 def adopt(model: Model) -> Model:
@@ -110,8 +110,8 @@ def _layer(node: Any, kind: LayerFormat) -> Layer:
     )
     arrays = {name: np.asarray(array) for name, array in _arrays(node).items()}
     try:
-        layer = kind.read(Scope(arrays), options)
+        layer: Any = kind.read(Scope(arrays), options)
     except RunError as error:
         raise ValueError(f"adopt: a {type(node).__name__}: {error}") from error
-    fields = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
+    fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
     return _ADOPTED[type(layer)](**fields)
