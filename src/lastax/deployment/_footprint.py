@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lastax.deployment._constants import cell_of, float32_cell
 from lastax.deployment._parts import Part, make_parts
-from lastax.deployment._rounding import Quantization, int8_cell
+from lastax.deployment._rounding import Quantization, rounded_cell
 from lastax.nn._networks import Network
 from lastax.nn._streaming_cell import StreamingCell
 
@@ -50,9 +50,7 @@ def footprint(
             finite.
     """
     cell = float32_cell("footprint", cell_of(model, compensated))
-    if quantize is not None:
-        cell = int8_cell(cell)
-    return footprint_of(make_parts(cell, quantize))
+    return footprint_of(make_parts(rounded_cell("footprint", cell, quantize), quantize))
 
 
 def footprint_of(parts: Sequence[Part]) -> Footprint:

@@ -53,7 +53,7 @@ def make_parts(cell: StreamingCell, quantize: Quantization | None = None) -> lis
 
     Args:
         cell: a cell with NumPy arrays in float32, as `float32_cell` returns it.
-        quantize: `int8` for a cell of `int8_cell`.
+        quantize: `int8` for a cell of `rounded_cell`.
     """
     int8 = quantize == "int8"
     parts = [_embedding(cell, int8)]
@@ -211,4 +211,4 @@ def _interleaved(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
 
 def literal(value: float | np.float32) -> str:
     """A number as a constant of C, which reads back as the same float32."""
-    return f"{np.float32(value)}f"
+    return f"{np.float32(value)!s}f"

@@ -28,12 +28,23 @@ def to_int8(
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
-def int8_cell(cell: StreamingCell) -> StreamingCell:
+def rounded_cell(
+    function: str, cell: StreamingCell, quantize: Quantization | None
+) -> StreamingCell:
     """The cell with the values that its weights have in 8 bits.
 
     Args:
+        function: the function that the user called, for messages.
         cell: a cell with NumPy arrays in float32, as `float32_cell` returns it.
+        quantize: `int8`, or None for the cell itself.
+
+    Raises:
+        ValueError: if `quantize` is anything else.
     """
+    if quantize is None:
+        return cell
+    if quantize != "int8":
+        raise ValueError(f"{function}: quantize must be 'int8' or None, got {quantize!r}")
     return dataclasses.replace(
         cell,
         embed=_linear(cell.embed),

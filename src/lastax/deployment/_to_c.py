@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
+from lastax._errors import RunError
 from lastax._typing import Array
 from lastax.deployment._constants import cell_of, float32_cell
 from lastax.deployment._footprint import Footprint
 from lastax.deployment._parts import make_parts
 from lastax.deployment._program import Golden, header_file, make_program, source_file, test_file
-from lastax.deployment._rounding import Quantization, int8_cell
+from lastax.deployment._rounding import Quantization, rounded_cell
 from lastax.nn._networks import Network
 from lastax.nn._streaming_cell import StreamingCell
 from lastax.serialization._files import folder_written_at_once
@@ -34,7 +35,7 @@ def to_c(
     name: str = "model",
     compensated: bool | None = None,
     quantize: Quantization | None = None,
-    example: Shaped[Array, "L *d"] | None = None,
+    example: Shaped[Array, "*shape"] | None = None,
 ) -> Footprint:
     """Write a network as C99 code that reads one step at a time in float32.
 
@@ -69,8 +70,7 @@ def to_c(
         )
     cell = float32_cell("to_c", cell_of(model, compensated))
     inputs = _inputs(cell, example)
-    if quantize is not None:
-        cell = int8_cell(cell)
+    cell = rounded_cell("to_c", cell, quantize)
     program = make_program(name, cell, make_parts(cell, quantize))
     texts = {
         f"{name}.h": header_file(program),
@@ -79,7 +79,10 @@ def to_c(
     }
     with folder_written_at_once(folder) as fresh:
         for file, text in texts.items():
-            (fresh / file).write_text(text)
+            try:
+                (fresh / file).write_text(text)
+            except OSError as error:
+                raise RunError(f"cannot write {folder}: {error.strerror}") from error
     return program.footprint
 
 
