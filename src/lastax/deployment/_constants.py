@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -47,7 +48,7 @@ def cell_of(model: Network | StreamingCell, compensated: bool | None = None) -> 
 
 
 def float32_cell(function: str, cell: StreamingCell) -> StreamingCell:
-    """The cell with NumPy arrays in float32, and with `B = 1` in recurrences of scalar channels.
+    """The cell in float32, with `B = 1` in recurrences of scalar channels.
 
     Args:
         function: the function that the user called, for messages.
@@ -56,13 +57,12 @@ def float32_cell(function: str, cell: StreamingCell) -> StreamingCell:
     Raises:
         ValueError: if a number is not finite, or if a state is unstable.
     """
-    cell = jax.tree.map(np.asarray, cell)
     blocks = tuple(
         dataclasses.replace(block, recurrence=_float32_recurrence(block.recurrence))
         for block in cell.blocks
     )
     cell = jax.tree.map(
-        lambda leaf: leaf.astype(np.float32), dataclasses.replace(cell, blocks=blocks)
+        lambda leaf: np.asarray(leaf, np.float32), dataclasses.replace(cell, blocks=blocks)
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(cell):
         if not np.isfinite(leaf).all():
@@ -86,13 +86,13 @@ def _float32_recurrence(recurrence: Recurrence) -> Recurrence:
     if not isinstance(recurrence, ChannelRecurrence):
         return recurrence
     # Channels have one input and one output, so that only the product of `B` and `C` matters.
-    B, C = (half.astype(float) for half in (recurrence.B, recurrence.C))
+    B, C = (np.asarray(weights, float) for weights in (recurrence.B, recurrence.C))
     states = len(B) // 2
     gains = (C[:states] - 1j * C[states:]) * (B[:states] + 1j * B[states:])
     return dataclasses.replace(
         recurrence,
-        B=np.concatenate([np.ones(states), np.zeros(states)]),
-        C=np.concatenate([gains.real, -gains.imag]),
+        B=jnp.asarray([1.0] * states + [0.0] * states, jnp.float32),
+        C=jnp.asarray(np.concatenate([gains.real, -gains.imag]), jnp.float32),
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lastax._typing import Array
 from lastax.deployment._rounding import Quantization, to_int8
 from lastax.nn._blocks import Gate, Linear
 from lastax.nn._cell_block import CellBlock, CellNorm
@@ -26,7 +27,7 @@ class Constant(NamedTuple):
     """
 
     name: str
-    values: np.ndarray
+    values: Array | np.ndarray
 
 
 class Part(NamedTuple):
@@ -52,7 +53,7 @@ def make_parts(cell: StreamingCell, quantize: Quantization | None = None) -> lis
     """The parts of a step, in order.
 
     Args:
-        cell: a cell with NumPy arrays in float32, as `float32_cell` returns it.
+        cell: a cell in float32, as `float32_cell` returns it.
         quantize: `int8` for a cell of `rounded_cell`.
     """
     int8 = quantize == "int8"
@@ -96,7 +97,9 @@ def _norm(name: str, norm: CellNorm, x: str, y: str) -> Part:
         Constant(f"{name}_norm_scale", norm.scale),
         Constant(f"{name}_norm_bias", norm.bias),
     )
-    statements = (f"scale_and_shift({channels}, {scale.name}, {bias.name}, {x}, {y});",)
+    statements: tuple[str, ...] = (
+        f"scale_and_shift({channels}, {scale.name}, {bias.name}, {x}, {y});",
+    )
     if norm.epsilon is not None:
         statements = (
             f"normalize({channels}, {literal(norm.epsilon)}, {x}, {y});",
@@ -196,16 +199,16 @@ def _linear(name: str, linear: Linear, x: str, y: str, int8: bool) -> Part:
     return Part(name, statements, (*weights, bias), (), inputs * outputs)
 
 
-def _matrix(name: str, rows: np.ndarray, int8: bool) -> tuple[tuple[Constant, ...], str, str]:
+def _matrix(name: str, rows: Array, int8: bool) -> tuple[tuple[Constant, ...], str, str]:
     """The constants of a matrix, the arguments that name them, and the end of a function's name."""
     if not int8:
         return (Constant(name, rows),), name, ""
-    integers, scales = to_int8(rows)
+    integers, scales = to_int8(np.asarray(rows))
     constants = (Constant(name, integers), Constant(f"{name}_scale", scales))
     return constants, f"{name}, {name}_scale", "_int8"
 
 
-def _interleaved(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+def _interleaved(real: Array | np.ndarray, imaginary: Array | np.ndarray) -> np.ndarray:
     return np.stack([real, imaginary], axis=-1).reshape(-1)
 
 

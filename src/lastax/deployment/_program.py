@@ -254,9 +254,9 @@ int main(void)
 
 def array(constant: Constant) -> str:
     """The definition of a constant array."""
-    values = constant.values.reshape(-1)
-    to_text = literal if constant.values.dtype == np.float32 else str
-    kind = _TYPES[str(constant.values.dtype)]
+    values = np.asarray(constant.values).reshape(-1)
+    to_text = literal if values.dtype == np.float32 else str
+    kind = _TYPES[str(values.dtype)]
     lines = "\n".join(_lines(map(to_text, values)))
     return f"static const {kind} {constant.name}[{len(values)}] = {{\n{lines}\n}};"
 

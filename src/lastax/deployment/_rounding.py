@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int8
 
@@ -35,7 +36,7 @@ def rounded_cell(
 
     Args:
         function: the function that the user called, for messages.
-        cell: a cell with NumPy arrays in float32, as `float32_cell` returns it.
+        cell: a cell in float32, as `float32_cell` returns it.
         quantize: `int8`, or None for the cell itself.
 
     Raises:
@@ -59,7 +60,7 @@ def _rounded(rows: np.ndarray) -> np.ndarray:
 
 
 def _linear(linear: Linear) -> Linear:
-    return Linear(_rounded(linear.weight.T).T, linear.bias)
+    return linear.replaced(_rounded(np.asarray(linear.weight).T).T, np.asarray(linear.bias))
 
 
 def _block(block: CellBlock) -> CellBlock:
@@ -72,14 +73,13 @@ def _block(block: CellBlock) -> CellBlock:
 
 
 def _recurrence(recurrence: Recurrence) -> Recurrence:
-    B, C, D = recurrence.B, recurrence.C, recurrence.D
+    B, C, D = map(np.asarray, (recurrence.B, recurrence.C, recurrence.D))
     if isinstance(recurrence, ChannelRecurrence):
         channel = np.tile(np.repeat(np.arange(len(recurrence.counts)), recurrence.counts), 2)
-        rows = [_rounded(C[None, channel == number])[0] for number in range(len(recurrence.counts))]
         rounded = np.zeros_like(C)
-        for number, row in enumerate(rows):
-            rounded[channel == number] = row
-        return dataclasses.replace(recurrence, C=rounded)
+        for number in range(len(recurrence.counts)):
+            rounded[channel == number] = _rounded(C[None, channel == number])[0]
+        return dataclasses.replace(recurrence, C=jnp.asarray(rounded))
     # States have units of their own. In these units, the largest output weight of each state is 1,
     # so that the states share the 8 bits of an output channel fairly.
     states = len(recurrence.lam_re)
@@ -87,7 +87,7 @@ def _recurrence(recurrence: Recurrence) -> Recurrence:
     units = np.tile(np.where(largest > 0, largest, 1), 2).astype(np.float32)
     return dataclasses.replace(
         recurrence,
-        B=_rounded((B * units).T).T,
-        C=_rounded((C / units[:, None]).T).T,
-        D=_rounded(D.T).T if D.ndim == 2 else D,
+        B=jnp.asarray(_rounded((B * units).T).T),
+        C=jnp.asarray(_rounded((C / units[:, None]).T).T),
+        D=jnp.asarray(_rounded(D.T).T) if D.ndim == 2 else recurrence.D,
     )

@@ -93,16 +93,16 @@ def _inputs(cell: StreamingCell, example: Array | None) -> np.ndarray:
         if cell.tokens:
             return rng.integers(0, size, _STEPS).astype(dtype)
         return rng.standard_normal((_STEPS, size)).astype(dtype)
-    example = np.asarray(example)
+    given = np.asarray(example)
     expected = "tokens of shape (L,)" if cell.tokens else f"features of shape (L, {size})"
-    fits = example.ndim == 1 if cell.tokens else example.shape[1:] == (size,)
-    integers = np.issubdtype(example.dtype, np.integer)
-    if not fits or not len(example) or (cell.tokens and not integers):
+    fits = given.ndim == 1 if cell.tokens else given.shape[1:] == (size,)
+    kind = np.integer if cell.tokens else np.number
+    if not fits or not len(given) or not np.issubdtype(given.dtype, kind):
         raise ValueError(
-            f"to_c: example must be {expected} with L >= 1, got {example.dtype} of shape "
-            f"{example.shape}"
+            f"to_c: example must be {expected} with L >= 1, got {given.dtype} of shape "
+            f"{given.shape}"
         )
-    return example.astype(dtype)
+    return given.astype(dtype)
 
 
 def _golden(cell: StreamingCell, inputs: np.ndarray) -> Golden:
