@@ -164,7 +164,7 @@ static float sum_of_products(float a, float b, float c, float d, float *error)
 {
     float p = a * b, q = c * d, total = p + q, added = total - p;
     *error = (p - (total - added)) + (q - added);
-    *error += fmaf(a, b, -p) + fmaf(c, d, -q);
+    *error += PRODUCT_ERROR(a, b, p) + PRODUCT_ERROR(c, d, q);
     return total;
 }
 

@@ -162,6 +162,7 @@ def source_file(program: Program) -> str:
     )
     functions = definitions(program.statements + clearing)
     strict = _STRICT if "add_compensated" in functions else ""
+    strict += _PRODUCT_ERROR if "PRODUCT_ERROR" in functions else ""
     unused = "" if clearing else "    (void)state;\n"
     return f"""\
 /* {program.summary}.
@@ -200,6 +201,15 @@ _STRICT = """
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("fp-contract=off")
+#endif
+"""
+
+_PRODUCT_ERROR = """
+/* What rounding takes from the product p of a and b. In software, fmaf is slow. */
+#if defined(FP_FAST_FMAF) || DBL_MANT_DIG < 48
+#define PRODUCT_ERROR(a, b, p) fmaf(a, b, -(p))
+#else
+#define PRODUCT_ERROR(a, b, p) ((float)((double)(a) * (b) - (p)))
 #endif
 """
 
