@@ -33,11 +33,11 @@ def cell_of(model: Network | StreamingCell, compensated: bool | None = None) -> 
         ValueError: if the model cannot stream.
     """
     if isinstance(model, StreamingCell):
+        if compensated is None:
+            return model
         cell = model
     else:
         cell = streaming(model, compensated=False)
-    if compensated is None and isinstance(model, StreamingCell):
-        return cell
 
     def chosen(block: CellBlock) -> CellBlock:
         needed = _needs_compensation(block.recurrence) if compensated is None else compensated

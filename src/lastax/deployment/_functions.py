@@ -152,7 +152,7 @@ static void add_gated(int n, const float *x, const float *z, float *h)
 }
 
 /* The complex state x becomes lam x + b. */
-static void advance_state(const float *lam, float b_re, float b_im, float *x)
+static void advance_one(const float *lam, float b_re, float b_im, float *x)
 {
     float re = lam[0] * x[0] - lam[1] * x[1] + b_re;
     x[1] = lam[0] * x[1] + lam[1] * x[0] + b_im;
@@ -178,8 +178,8 @@ static float add_compensated(float value, float b, float *error)
     return value;
 }
 
-/* The same as advance_state. The rounding errors e of x are carried along. */
-static void advance_state_compensated(const float *lam, float b_re, float b_im, float *x, float *e)
+/* The same as advance_one. The rounding errors e of x are carried along. */
+static void advance_one_compensated(const float *lam, float b_re, float b_im, float *x, float *e)
 {
     float re_error, im_error;
     float re = sum_of_products(lam[0], x[0], -lam[1], x[1], &re_error);
@@ -197,14 +197,14 @@ static void advance(int n, const float *lam, const float *b, float *x)
 {
     int i;
     for (i = 0; i < 2 * n; i += 2)
-        advance_state(lam + i, b[i], b[i + 1], x + i);
+        advance_one(lam + i, b[i], b[i + 1], x + i);
 }
 
 static void advance_compensated(int n, const float *lam, const float *b, float *x, float *e)
 {
     int i;
     for (i = 0; i < 2 * n; i += 2)
-        advance_state_compensated(lam + i, b[i], b[i + 1], x + i, e + i);
+        advance_one_compensated(lam + i, b[i], b[i + 1], x + i, e + i);
 }
 
 /* `n` channels, each with its own number of states and an input weight of 1. */
@@ -214,7 +214,7 @@ static void advance_channels(int n, const uint16_t *counts, const float *lam, co
     int j, i;
     for (j = 0; j < n; j++)
         for (i = 0; i < counts[j]; i++, lam += 2, x += 2)
-            advance_state(lam, u[j], 0.0f, x);
+            advance_one(lam, u[j], 0.0f, x);
 }
 
 static void advance_channels_compensated(int n, const uint16_t *counts, const float *lam,
@@ -223,7 +223,7 @@ static void advance_channels_compensated(int n, const uint16_t *counts, const fl
     int j, i;
     for (j = 0; j < n; j++)
         for (i = 0; i < counts[j]; i++, lam += 2, x += 2, e += 2)
-            advance_state_compensated(lam, u[j], 0.0f, x, e);
+            advance_one_compensated(lam, u[j], 0.0f, x, e);
 }
 
 static void observe_channels(int n, const uint16_t *counts, const float *w, const float *x,
