@@ -89,7 +89,7 @@ def build(folder):
 
 def outputs(library, xs, state_bytes):
     """The logits of each step, by the compiled code."""
-    code = ctypes.CDLL(library)
+    code = ctypes.CDLL(str(library))
     state = ctypes.create_string_buffer(b"\xff" * state_bytes, state_bytes)
     code.model_init(state)
     logits, rows = (ctypes.c_float * CLASSES)(), []
