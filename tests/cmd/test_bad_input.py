@@ -69,6 +69,12 @@ from lastax.data import speech
         (["train", "--from", "RUN", "--task", "text"], 2, ["--task text", "speech"]),
         (["train", "--from", "RUN", "--resume"], 2, ["--from", "--resume"]),
         (["score", "RUN", "--seed", "-1"], 2, ["--seed"]),
+        (["export", "RUN", "--to", "c", "--out", "x"], 1, ["bidirectional", "--no-bidirectional"]),
+        (["export", "RUN", "--to", "c", "--format", "npz", "--out", "x"], 2, ["--to", "--format"]),
+        (["export", "RUN", "--to", "c", "--pad", "refuse", "--out", "x"], 2, ["--pad"]),
+        (["export", "RUN", "--to", "basic", "--out", "x"], 2, ["'basic'", "safetensors"]),
+        (["export", "RUN", "--quantize", "int8", "--out", "x"], 2, ["--quantize", "--to c"]),
+        (["export", "none", "--to", "c", "--out", "x"], 1, ["no run at none"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

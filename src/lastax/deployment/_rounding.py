@@ -1,0 +1,93 @@
+"""Weights in 8 bits, with one scale per output channel. States and `lam` keep float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int8
+
+from lastax.nn._blocks import Linear
+from lastax.nn._cell_block import CellBlock
+from lastax.nn._channel_recurrence import ChannelRecurrence
+from lastax.nn._recurrence import Recurrence
+from lastax.nn._streaming_cell import StreamingCell
+
+Quantization = Literal["int8"]
+
+_LARGEST = 127
+
+
+def to_int8(
+    rows: Float[np.ndarray, "m n"],
+) -> tuple[Int8[np.ndarray, "m n"], Float[np.ndarray, " m"]]:
+    """Integers and one scale per row, whose products are nearest to `rows`."""
+    largest = np.abs(rows).max(axis=1, initial=0)
+    scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales
+
+
+def rounded_cell(
+    function: str, cell: StreamingCell, quantize: Quantization | None
+) -> StreamingCell:
+    """The cell with the values that its weights have in 8 bits.
+
+    Args:
+        function: the function that the user called, for messages.
+        cell: a cell in float32, as `float32_cell` returns it.
+        quantize: `int8`, or None for the cell itself.
+
+    Raises:
+        ValueError: if `quantize` is anything else.
+    """
+    if quantize is None:
+        return cell
+    if quantize != "int8":
+        raise ValueError(f"{function}: quantize must be 'int8' or None, got {quantize!r}")
+    return dataclasses.replace(
+        cell,
+        embed=_linear(cell.embed),
+        blocks=tuple(map(_block, cell.blocks)),
+        head=_linear(cell.head),
+    )
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    integers, scales = to_int8(rows)
+    return integers * scales[:, None]
+
+
+def _linear(linear: Linear) -> Linear:
+    return linear.replaced(_rounded(np.asarray(linear.weight).T).T, np.asarray(linear.bias))
+
+
+def _block(block: CellBlock) -> CellBlock:
+    gate = dataclasses.replace(
+        block.gate,
+        value=None if block.gate.value is None else _linear(block.gate.value),
+        gate=None if block.gate.gate is None else _linear(block.gate.gate),
+    )
+    return dataclasses.replace(block, gate=gate, recurrence=_recurrence(block.recurrence))
+
+
+def _recurrence(recurrence: Recurrence) -> Recurrence:
+    B, C, D = map(np.asarray, (recurrence.B, recurrence.C, recurrence.D))
+    if isinstance(recurrence, ChannelRecurrence):
+        channel = np.tile(np.repeat(np.arange(len(recurrence.counts)), recurrence.counts), 2)
+        rounded = np.zeros_like(C)
+        for number in range(len(recurrence.counts)):
+            rounded[channel == number] = _rounded(C[None, channel == number])[0]
+        return dataclasses.replace(recurrence, C=jnp.asarray(rounded))
+    # States have units of their own. In these units, the largest output weight of each state is 1,
+    # so that the states share the 8 bits of an output channel fairly.
+    states = len(recurrence.lam_re)
+    largest = np.abs(C).reshape(2, states, -1).max(axis=(0, 2), initial=0)
+    units = np.tile(np.where(largest > 0, largest, 1), 2).astype(np.float32)
+    return dataclasses.replace(
+        recurrence,
+        B=jnp.asarray(_rounded((B * units).T).T),
+        C=jnp.asarray(_rounded((C / units[:, None]).T).T),
+        D=jnp.asarray(_rounded(D.T).T) if D.ndim == 2 else recurrence.D,
+    )
