@@ -8,12 +8,14 @@ Channels may have different numbers of states, including none.
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
-from lastax.ssm._powers import power_tables
+from lastax.ssm._powers import power, power_tables
+from lastax.ssm._scan_methods import LONGEST_CHUNK
 
 
 def channel_kernels(
@@ -84,6 +86,51 @@ def convolve(
         circular = circular + jnp.roll(jnp.flip(backward, axis=1), 1, axis=1)
     spectrum = jnp.fft.rfft(u.T, size) * jnp.fft.rfft(circular)
     return jnp.fft.irfft(spectrum, size)[:, :length].T
+
+
+def response_in_pieces(
+    lam: Complex[Array, " S"],
+    B: Complex[Array, " S"],
+    C: Complex[Array, " S"],
+    counts: Sequence[int],
+    u: Float[Array, "L H"],
+) -> Float[Array, "L H"]:
+    """The real part of the response of scalar channels, for a symbolic length of `jax.export`.
+
+    An FFT needs a known length. This function convolves pieces of 128 steps and carries the states
+    from piece to piece.
+
+    Args:
+        lam: eigenvalues, shape `(S,)`, ordered by channel.
+        B: input weights, shape `(S,)`.
+        C: output weights, shape `(S,)`.
+        counts: number of states of each of the `H` channels.
+        u: input, shape `(L, H)`.
+
+    Returns:
+        The output without feedthrough, shape `(L, H)`.
+    """
+    steps, channels = LONGEST_CHUNK, u.shape[1]
+    pieces = -(-u.shape[0] // steps)
+    padded = jnp.pad(u, ((0, pieces * steps - u.shape[0]), (0, 0)))
+    padded = padded.reshape(pieces, steps, channels)
+    channel = np.repeat(np.arange(channels), counts)
+    backward_powers = power_tables(lam, steps, 1)[0][:, ::-1]
+    factor = power(lam, steps)
+
+    def follow(state: Array, piece: Array) -> tuple[Array, Array]:
+        end = B * jnp.sum(backward_powers * piece.T[channel], axis=1)
+        return factor * state + end, state
+
+    starts = jax.lax.scan(follow, jnp.zeros_like(lam), padded)[1]
+    kernel = channel_kernels(lam, C * B, counts, steps)
+
+    def respond(piece: Array, start: Array) -> Array:
+        carried = channel_kernels(lam, C * lam * start, counts, steps)
+        return convolve(piece, kernel) + carried.T
+
+    y = jax.vmap(respond)(padded, starts)
+    return y.reshape(pieces * steps, channels)[: u.shape[0]]
 
 
 def steps_per_chunk(length: int) -> int:
