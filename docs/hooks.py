@@ -11,7 +11,7 @@ import lastax
 
 PACKAGES = (
     *("ssm", "analysis", "nn", "surgery", "calibration", "pruning"),
-    *("serialization", "training", "experiments", "interop", "plots", "data"),
+    *("serialization", "training", "experiments", "interop", "deployment", "plots", "data"),
 )
 
 

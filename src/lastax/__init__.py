@@ -10,8 +10,8 @@ package imports only from those before it:
 - `calibration`: closed-form refits on unlabeled data
 - `pruning`: scores, selection, methods, plans
 - `serialization`: saving and loading
-- `training`, `experiments`, `interop`, `plots`: training and pruning of runs, foreign checkpoints,
-  figures and reports
+- `training`, `experiments`, `interop`, `deployment`, `plots`: training and pruning of runs, foreign
+  checkpoints, files for other runtimes, figures and reports
 
 `lastax.data` holds the Grain pipelines, `lastax.cmd` the command line. Names and packages are
 loaded when they are first used: `import lastax` alone does not load JAX.
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 _PACKAGES = (
     *("ssm", "analysis", "nn", "surgery", "calibration", "pruning"),
-    *("serialization", "training", "experiments", "interop", "plots", "data", "cmd"),
+    *("serialization", "training", "experiments", "interop", "deployment", "plots"),
+    *("data", "cmd"),
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lastax import calibration as calibration
     from lastax import cmd as cmd
     from lastax import data as data
+    from lastax import deployment as deployment
     from lastax import experiments as experiments
     from lastax import interop as interop
     from lastax import nn as nn

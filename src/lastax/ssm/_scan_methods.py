@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 
-from lastax._typing import Array
+from lastax._typing import Array, Size
 from lastax.ssm._powers import SplitComplex, add, multiply, power
 
 ScanMethod = Literal["associative", "chunked", "sequential"]
@@ -95,7 +95,7 @@ def join_halves(parts: SplitComplex) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _chunk_length(length: int) -> int:
+def _chunk_length(length: Size) -> int:
     """Steps per chunk: the largest divisor of `length` within the bounds, or the upper bound.
 
     A symbolic length, as in `jax.export`, gives the upper bound.
@@ -116,7 +116,7 @@ def _cut(x: Array, steps: int) -> Array:
     return x.reshape(*x.shape[:-2], chunks, steps, x.shape[-1])
 
 
-def _rejoin(x: Array, length: int) -> Array:
+def _rejoin(x: Array, length: Size) -> Array:
     """`(..., n, T, F)` as `(..., L, F)`."""
     return x.reshape(*x.shape[:-3], x.shape[-3] * x.shape[-2], x.shape[-1])[..., :length, :]
 
@@ -165,7 +165,7 @@ def _all_states(
     return jax.lax.fori_loop(0, steps, advance, (starts, chunks))[1]
 
 
-def _positions(directions: tuple[bool, ...], step: Array, steps: int) -> tuple[Array, ...]:
+def _positions(directions: tuple[bool, ...], step: Array, steps: Size) -> tuple[Array, ...]:
     return tuple(steps - 1 - step if reverse else step for reverse in directions)
 
 
