@@ -38,8 +38,9 @@ def network(*layers, tokens=False, **settings):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def s5(seed=3, **options):
-    return random_layer(seed, channels=CHANNELS, **options)
+def s5(seed=3, scan_method=None, **options):
+    layer = random_layer(seed, channels=CHANNELS, **options)
+    return dataclasses.replace(layer, scan_method=scan_method)
 
 
 def s4d(**options):

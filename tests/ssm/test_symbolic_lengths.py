@@ -5,7 +5,6 @@ import jax.export
 import numpy as np
 import pytest
 
-import lastax
 from lastax.ssm._products import precise_total
 
 from ..systems import mimo, random_channels, random_system

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from lastax._errors import MissingPackageError
 from lastax._typing import Array
-from lastax.nn._networks import Classifier, Network, Retrieval
+from lastax.nn._networks import Network, Retrieval
 from lastax.nn._prediction import predict
 from lastax.nn._streaming_cell import StreamingCell
 from lastax.serialization._arrays import named_arrays
@@ -46,15 +47,28 @@ def to_stablehlo(
     Raises:
         MissingPackageError: if flatbuffers is not installed.
         RunError: if the file cannot be written.
-        ValueError: if `model` is neither a network nor a cell, or a platform is unknown.
+        ValueError: if a platform is unknown.
     """
     function, arguments = _program(model)
-    exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
+    with _no_source_lines():
+        exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     try:
         import flatbuffers  # type: ignore[import-untyped, unused-ignore] # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingPackageError("to_stablehlo", error) from error
     write_atomically(file, bytes(exported.serialize()))
+
+
+@contextlib.contextmanager
+def _no_source_lines() -> Iterator[None]:
+    """Leave the lines and files of the source code out of the program."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, limit)
 
 
 def _program(
@@ -77,10 +91,6 @@ def _program(
 
         names = tuple(state)
         return step, (_input(cell.embed.weight, cell.tokens, (batch,)), state)
-    if not isinstance(model, Classifier | Retrieval):
-        raise ValueError(
-            f"to_stablehlo: model must be a network or a streaming cell, got {type(model).__name__}"
-        )
     network, encoder = model, model.encoder
     leading = (batch, 2, length) if isinstance(model, Retrieval) else (batch, length)
 
