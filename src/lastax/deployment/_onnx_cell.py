@@ -38,14 +38,9 @@ def step_model(cell: StreamingCell, classes: Sequence[str]) -> bytes:
     for name in states:
         graph.rename(new[name], f"next.{name}")
 
-    def infos(kind: str) -> list:
-        return [
-            value_info(f"{kind}.{name}", state.dtype.type, ("batch", *state.shape))
-            for name, state in states.items()
-        ]
-
-    inputs = [_input(cell, ("batch",)), *infos("state")]
-    outputs = [value_info("logits", np.float32, ("batch", len(cell.head.bias))), *infos("next")]
+    inputs = [_input(cell, ("batch",)), *_infos("state", states)]
+    logits = value_info("logits", np.float32, ("batch", len(cell.head.bias)))
+    outputs = [logits, *_infos("next", states)]
     return graph.model("step", inputs, outputs, _metadata(cell, classes))
 
 
@@ -54,53 +49,50 @@ def sequence_model(cell: StreamingCell, classes: Sequence[str]) -> bytes:
     cell, states = _on_host(cell), _states(cell)
     states.pop("pooled.steps", None)
     if cell.pooling == "last":
+        # The output of the last block takes the place of the sum.
         states["pooled.value"] = np.zeros(len(cell.embed.bias), np.float32)
     graph = Graph()
     embedded = _embed(graph, cell, "x")
-    body = Graph(graph)
-    values = {name: f"state.{name}" for name in states}
-    h, new = _blocks(body, cell, "h", values)
-    if cell.pooling == "mean":
-        total, error = add_compensated(body, values["pooled.value"], values["pooled.error"], h)
-        new |= {"pooled.value": total, "pooled.error": error}
-    else:
-        new["pooled.value"] = h
-    for name in states:
-        body.rename(new[name], f"next.{name}")
-    rows = [*states.items()]
-    inside = body.finished(
-        "body",
-        [
-            *(value_info(f"state.{name}", np.float32, ("batch", *x.shape)) for name, x in rows),
-            value_info("h", np.float32, ("batch", len(cell.embed.bias))),
-        ],
-        [value_info(f"next.{name}", np.float32, ("batch", *x.shape)) for name, x in rows],
-    )
     sizes = graph.add("Shape", "x")
     batch, length = (graph.add("Gather", sizes, np.array([axis])) for axis in (0, 1))
+    shapes = (np.array(state.shape, np.int64) for state in states.values())
     zeros = [
-        graph.add(
-            "ConstantOfShape",
-            graph.add("Concat", batch, np.array(x.shape, np.int64), axis=0),
-        )
-        for _, x in rows
+        graph.add("ConstantOfShape", graph.add("Concat", batch, shape, axis=0)) for shape in shapes
     ]
-    last = graph.add_many(
-        "Scan",
-        *zeros,
-        embedded,
-        outputs=len(zeros),
-        body=inside,
-        num_scan_inputs=1,
-        scan_input_axes=[1],
-    )
-    h = last[[name for name, _ in rows].index("pooled.value")]
+    options = {"body": _scanned(graph, cell, states), "num_scan_inputs": 1, "scan_input_axes": [1]}
+    final = graph.add_many("Scan", *zeros, embedded, outputs=len(zeros), **options)
+    h = dict(zip(states, final, strict=True))["pooled.value"]
     if cell.pooling == "mean":
         h = _mean(graph, h, length)
     graph.rename(_linear(graph, cell.head, h), "logits")
     inputs = [_input(cell, ("batch", "length"))]
     outputs = [value_info("logits", np.float32, ("batch", len(cell.head.bias)))]
     return graph.model("sequence", inputs, outputs, _metadata(cell, classes))
+
+
+def _scanned(
+    parent: Graph, cell: StreamingCell, states: Mapping[str, np.ndarray]
+) -> onnx.GraphProto:
+    """The loop body: the new states, given the states and one embedded step."""
+    graph = Graph(parent)
+    values = {name: f"state.{name}" for name in states}
+    h, new = _blocks(graph, cell, "h", values)
+    if cell.pooling == "mean":
+        total, error = add_compensated(graph, values["pooled.value"], values["pooled.error"], h)
+        new |= {"pooled.value": total, "pooled.error": error}
+    else:
+        new["pooled.value"] = h
+    for name in states:
+        graph.rename(new[name], f"next.{name}")
+    step = value_info("h", np.float32, ("batch", len(cell.embed.bias)))
+    return graph.finished("body", [*_infos("state", states), step], _infos("next", states))
+
+
+def _infos(kind: str, states: Mapping[str, np.ndarray]) -> list[onnx.ValueInfoProto]:
+    return [
+        value_info(f"{kind}.{name}", state.dtype.type, ("batch", *state.shape))
+        for name, state in states.items()
+    ]
 
 
 def _on_host(cell: StreamingCell) -> StreamingCell:
@@ -118,7 +110,7 @@ def _states(cell: StreamingCell) -> dict[str, np.ndarray]:
     }
 
 
-def _input(cell: StreamingCell, leading: tuple[str, ...]) -> object:
+def _input(cell: StreamingCell, leading: tuple[str, ...]) -> onnx.ValueInfoProto:
     if cell.tokens:
         return value_info("x", np.int32, leading)
     return value_info("x", np.float32, (*leading, cell.embed.weight.shape[0]))
@@ -155,7 +147,7 @@ def _blocks(
     graph: Graph, cell: StreamingCell, h: str, values: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """The output of the last block, and the new states by name."""
-    new = {}
+    new: dict[str, str] = {}
     for number, block in enumerate(cell.blocks):
         names = [f"layers.{number}.{part}" for part in ("value", "error")]
         state, h = _block(graph, block, h, [values.get(name) for name in names])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lastax._typing import Array
 from lastax.deployment._onnx_graph import Graph
 
 # Splits a float32 into two parts of 12 bits. Dekker, Numerische Mathematik 18, 1971.
@@ -12,7 +13,7 @@ _SPLITTER = np.array([2**12 + 1], np.float32)
 
 def advance(
     graph: Graph,
-    lam: tuple[np.ndarray, np.ndarray],
+    lam: tuple[Array, Array],
     value: str,
     error: str | None,
     driven: str,

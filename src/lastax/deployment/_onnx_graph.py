@@ -10,13 +10,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 import lastax
+from lastax._typing import Array
 
 OPSET = 20
 # The version of the file format that belongs to the operator set.
 IR_VERSION = 9
 
 # A constant, or the name of a value.
-Operand = np.ndarray | str
+Operand = Array | np.ndarray | str
 Size = int | str
 
 
@@ -78,7 +79,7 @@ class Graph:
         onnx.checker.check_model(model, full_check=True)
         return model.SerializeToString()
 
-    def _constant(self, array: np.ndarray) -> str:
+    def _constant(self, array: Array | np.ndarray) -> str:
         """The name of a constant. Equal constants are stored once."""
         array = np.ascontiguousarray(array)
         key = (array.dtype.str, array.shape, array.tobytes())

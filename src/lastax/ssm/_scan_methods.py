@@ -110,9 +110,10 @@ def _chunk_length(length: Size) -> int:
 def _cut(x: Array, steps: int) -> Array:
     """`(..., L, F)` as `(..., n, T, F)`. Zeros fill the last chunk and do not change any state."""
     chunks = -(-x.shape[-2] // steps)
-    missing = chunks * steps - x.shape[-2]
+    missing: Size = chunks * steps - x.shape[-2]
     if is_symbolic_dim(missing) or missing:
-        x = jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, missing), (0, 0)))
+        widths: list[tuple[Size, Size]] = [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, [*widths, (0, missing), (0, 0)])
     return x.reshape(*x.shape[:-2], chunks, steps, x.shape[-1])
 
 
