@@ -43,9 +43,15 @@ def channel_kernels(
     outer = weight[:, None] * outer
     rows, order = [], []
     for channels, positions in _groups(counts):
+        # One array, so that a program contains it once.
+        index = jnp.asarray(positions)
         # Re(outer inner) as one real product. Shapes are (h, 2 n, chunks) and (h, 2 n, steps).
-        starts = jnp.concatenate([_at(outer.real, positions), -_at(outer.imag, positions)], axis=1)
-        powers = jnp.concatenate([_at(inner.real, positions), _at(inner.imag, positions)], axis=1)
+        starts = jnp.concatenate(
+            [_at(outer.real, positions, index), -_at(outer.imag, positions, index)], axis=1
+        )
+        powers = jnp.concatenate(
+            [_at(inner.real, positions, index), _at(inner.imag, positions, index)], axis=1
+        )
         kernel = jnp.einsum("hnc,hnt->hct", starts, powers)
         rows.append(kernel.reshape(len(channels), -1)[:, :length])
         order.append(channels)
@@ -123,13 +129,9 @@ def response_in_pieces(
         return factor * state + end, state
 
     starts = jax.lax.scan(follow, jnp.zeros_like(lam), padded)[1]
-    kernel = channel_kernels(lam, C * B, counts, steps)
-
-    def respond(piece: Array, start: Array) -> Array:
-        carried = channel_kernels(lam, C * lam * start, counts, steps)
-        return convolve(piece, kernel) + carried.T
-
-    y = jax.vmap(respond)(padded, starts)
+    weights = jnp.concatenate([(C * B)[None], (C * lam)[None] * starts])
+    kernels = jax.vmap(lambda w: channel_kernels(lam, w, counts, steps))(weights)
+    y = jax.vmap(convolve, (0, None))(padded, kernels[0]) + kernels[1:].mT
     return y.reshape(pieces * steps, channels)[: u.shape[0]]
 
 
@@ -161,8 +163,10 @@ def _groups(
     return groups
 
 
-def _at(table: Float[Array, "S T"], positions: Int[np.ndarray, "h n"]) -> Float[Array, "h n T"]:
-    """Rows of a table at `positions`; zeros where the position is -1."""
+def _at(
+    table: Float[Array, "S T"], positions: Int[np.ndarray, "h n"], index: Int[Array, "h n"]
+) -> Float[Array, "h n T"]:
+    """Rows of a table at `positions`, which are those of `index`; zeros where they are -1."""
     if np.array_equal(positions.ravel(), np.arange(table.shape[0])):
         return table.reshape(*positions.shape, -1)
-    return jnp.where(positions[..., None] < 0, 0, table[positions])
+    return jnp.where(index[..., None] < 0, 0, table[index])
