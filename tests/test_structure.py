@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 # Each package imports only from itself and those before it.
 ORDER = (
     *("ssm", "analysis", "nn", "surgery", "calibration", "pruning"),
-    *("serialization", "training", "experiments", "interop", "deployment", "plots", "data", "cmd"),
+    *("serialization", "training", "experiments", "interop", "deployment", "plots"),
+    *("data", "cmd"),
 )
 FOLDERS = {name: ROOT / "src/lastax" / name for name in ORDER[:-2]}
 FOLDERS |= {"data": ROOT / "data", "cmd": ROOT / "cmd/lastax"}

@@ -8,7 +8,7 @@ import click
 
 import lastax
 from lastax.cmd._console import emit, err, out, resolve_run
-from lastax.cmd._options import debug_option, json_option, require_flag, run_argument
+from lastax.cmd._options import Name, debug_option, json_option, require_flag, run_argument
 
 
 @click.command()
@@ -23,8 +23,8 @@ from lastax.cmd._options import debug_option, json_option, require_flag, run_arg
 @click.option(
     "--to",
     "target",
-    type=click.Choice(["c", "safetensors"]),
-    help="C code that reads a stream step by step, or plain arrays.",
+    type=Name("target", lambda: ("c", "safetensors", *lastax.deployment.TARGETS)),
+    help="Runtime to write for: c, onnx, stablehlo, ...",
 )
 @click.option(
     "--format",
@@ -57,21 +57,31 @@ def export(
     quantize: lastax.deployment.Quantization | None,
     as_json: bool,
 ) -> None:
-    """Write the network of RUN for other machines, or as other people's code loads it.
+    """Write the network of RUN for another runtime, or for other people's code.
 
-    RUN defaults to the newest trained run. `--to c` writes C99 code without dependencies, and a
-    program that tests it. It needs a unidirectional run. Formats are those of `lastax.interop`
-    (docs): a naming and a kind of file, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels
-    with different numbers of states are filled with states of C = 0.
+    RUN defaults to the newest trained run. `--to` writes the network for a machine without lastax:
+    `c` is C99 code without dependencies that reads one step of a stream, with a program that tests
+    it; `stablehlo` reads whole sequences, `stablehlo-step` and `onnx` one step, and
+    `onnx-sequence` a sequence step by step; `safetensors` holds plain arrays. `c`, `onnx` and the
+    steps need a unidirectional network.
+
+    Without `--to`, the file is a checkpoint. Formats are those of `lastax.interop` (docs): a
+    naming and a kind of file, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels with
+    different numbers of states are filled with states of C = 0.
     """
     if target is not None and file_format is not None:
         raise click.UsageError(
-            "--to and --format exclude each other: pass --to for a machine without lastax, or "
-            "--format for other people's code"
+            "give only one of --to and --format: --to for a machine without lastax, --format for "
+            "other people's code"
         )
-    if target == "c":
+    if target is not None:
         require_flag({"like": "--like", "pad": "--pad"}, "--format")
-        _, network = lastax.training.load_run(resolve_run(run))
+    if target != "c":
+        require_flag({"name": "--name", "quantize": "--quantize"}, "--to c")
+    run = resolve_run(run)
+    notes: tuple[str, ...] = ()
+    if target == "c":
+        _, network = lastax.training.load_run(run)
         sizes = lastax.deployment.to_c(network, file, name=name, quantize=quantize)
         if as_json:
             emit({"folder": str(file), **sizes._asdict()})
@@ -81,12 +91,13 @@ def export(
             f"{sizes.multiply_adds:,} multiply-adds per step"
         )
         return
-    require_flag({"name": "--name", "quantize": "--quantize"}, "--to c")
-    if target is not None:
-        file_format = target
-    notes = lastax.interop.export_run(
-        resolve_run(run), file, format=file_format, like=like, pad=pad
-    )
+    if target in (None, "safetensors"):
+        notes = lastax.interop.export_run(
+            run, file, format=file_format or target, like=like, pad=pad
+        )
+    else:
+        config, network = lastax.training.load_run(run)
+        lastax.deployment.TARGETS[target](network, file, config.labels)
     if as_json:
         emit({"file": str(file), "notes": list(notes)})
         return

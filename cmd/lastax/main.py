@@ -24,7 +24,7 @@ COMMANDS = {
     "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
     "score": ("lastax.cmd.score:score", "Score every state of a run."),
     "prune": ("lastax.cmd.prune:prune", "Remove the least important states of a run."),
-    "export": ("lastax.cmd.export:export", "Write a run for other people's code."),
+    "export": ("lastax.cmd.export:export", "Write a run for a runtime or other code."),
     "sweep": ("lastax.cmd.sweep:sweep", "Accuracy of runs by method and ratio."),
     "report": ("lastax.cmd.report:report", "Write an HTML page on a run or on sweeps."),
     "bench": ("lastax.cmd.bench:bench", "Measure speed and memory on this machine."),

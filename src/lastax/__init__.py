@@ -11,7 +11,7 @@ package imports only from those before it:
 - `pruning`: scores, selection, methods, plans
 - `serialization`: saving and loading
 - `training`, `experiments`, `interop`, `deployment`, `plots`: training and pruning of runs, foreign
-  checkpoints, code for other machines, figures and reports
+  checkpoints, files for other runtimes, figures and reports
 
 `lastax.data` holds the Grain pipelines, `lastax.cmd` the command line. Names and packages are
 loaded when they are first used: `import lastax` alone does not load JAX.
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 _PACKAGES = (
     *("ssm", "analysis", "nn", "surgery", "calibration", "pruning"),
-    *("serialization", "training", "experiments", "interop", "deployment", "plots", "data", "cmd"),
+    *("serialization", "training", "experiments", "interop", "deployment", "plots"),
+    *("data", "cmd"),
 )
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ class DataError(Exception):
 class MissingPackageError(ModuleNotFoundError):
     """A package is not installed, and an extra of lastax brings it."""
 
-    def __init__(self, user: str, error: ModuleNotFoundError) -> None:
-        """Say that `user` needs the package that `error` did not find, and how to install it."""
+    def __init__(self, user: str, error: ModuleNotFoundError, extra: str = "cli") -> None:
+        """Say that `user` needs the package that `error` did not find, and the extra to install."""
         package = (error.name or str(error)).partition(".")[0]
-        super().__init__(f"{user} needs {package}: run pip install 'lastax[cli]'", name=error.name)
+        super().__init__(
+            f"{user} needs {package}: run pip install 'lastax[{extra}]'", name=error.name
+        )

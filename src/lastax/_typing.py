@@ -23,6 +23,10 @@ StepRescale = Scalar | Float[Array, " L"]
 # Any PyTree. A function that takes a `Model` and returns a `Model` returns the same type.
 Model = TypeVar("Model")
 
+# Size of an axis: an int or, while `jax.export` traces a function, an expression with symbols. The
+# class of such expressions has no public name.
+Size = Any
+
 # Arrays with a leading batch axis: `x` and, where they apply, `label`, `length` and `weight`.
 Batch = Mapping[str, jax.Array | np.ndarray]
 
@@ -45,6 +49,7 @@ __all__ = [
     "PRNGKeyArray",
     "Record",
     "Scalar",
+    "Size",
     "StepRescale",
     "silent",
 ]

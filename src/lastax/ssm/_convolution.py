@@ -8,12 +8,14 @@ Channels may have different numbers of states, including none.
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
-from lastax.ssm._powers import power_tables
+from lastax.ssm._powers import power, power_tables
+from lastax.ssm._scan_methods import LONGEST_CHUNK
 
 
 def channel_kernels(
@@ -41,9 +43,15 @@ def channel_kernels(
     outer = weight[:, None] * outer
     rows, order = [], []
     for channels, positions in _groups(counts):
+        # One array, so that a program contains it once.
+        index = jnp.asarray(positions)
         # Re(outer inner) as one real product. Shapes are (h, 2 n, chunks) and (h, 2 n, steps).
-        starts = jnp.concatenate([_at(outer.real, positions), -_at(outer.imag, positions)], axis=1)
-        powers = jnp.concatenate([_at(inner.real, positions), _at(inner.imag, positions)], axis=1)
+        starts = jnp.concatenate(
+            [_at(outer.real, positions, index), -_at(outer.imag, positions, index)], axis=1
+        )
+        powers = jnp.concatenate(
+            [_at(inner.real, positions, index), _at(inner.imag, positions, index)], axis=1
+        )
         kernel = jnp.einsum("hnc,hnt->hct", starts, powers)
         rows.append(kernel.reshape(len(channels), -1)[:, :length])
         order.append(channels)
@@ -86,6 +94,47 @@ def convolve(
     return jnp.fft.irfft(spectrum, size)[:, :length].T
 
 
+def response_in_pieces(
+    lam: Complex[Array, " S"],
+    B: Complex[Array, " S"],
+    C: Complex[Array, " S"],
+    counts: Sequence[int],
+    u: Float[Array, "L H"],
+) -> Float[Array, "L H"]:
+    """The real part of the response of scalar channels, for a symbolic length of `jax.export`.
+
+    An FFT needs a known length. This function convolves pieces of 128 steps and carries the states
+    from piece to piece.
+
+    Args:
+        lam: eigenvalues, shape `(S,)`, ordered by channel.
+        B: input weights, shape `(S,)`.
+        C: output weights, shape `(S,)`.
+        counts: number of states of each of the `H` channels.
+        u: input, shape `(L, H)`.
+
+    Returns:
+        The output without feedthrough, shape `(L, H)`.
+    """
+    steps, channels = LONGEST_CHUNK, u.shape[1]
+    pieces = -(-u.shape[0] // steps)
+    padded = jnp.pad(u, ((0, pieces * steps - u.shape[0]), (0, 0)))
+    padded = padded.reshape(pieces, steps, channels)
+    channel = np.repeat(np.arange(channels), counts)
+    backward_powers = power_tables(lam, steps, 1)[0][:, ::-1]
+    factor = power(lam, steps)
+
+    def follow(state: Array, piece: Array) -> tuple[Array, Array]:
+        end = B * jnp.sum(backward_powers * piece.T[channel], axis=1)
+        return factor * state + end, state
+
+    starts = jax.lax.scan(follow, jnp.zeros_like(lam), padded)[1]
+    weights = jnp.concatenate([(C * B)[None], (C * lam)[None] * starts])
+    kernels = jax.vmap(lambda w: channel_kernels(lam, w, counts, steps))(weights)
+    y = jax.vmap(convolve, (0, None))(padded, kernels[0]) + kernels[1:].mT
+    return y.reshape(pieces * steps, channels)[: u.shape[0]]
+
+
 def steps_per_chunk(length: int) -> int:
     """A power of two near the square root of `length`."""
     return 1 << max(0, math.ceil(math.log2(length) / 2))
@@ -114,8 +163,10 @@ def _groups(
     return groups
 
 
-def _at(table: Float[Array, "S T"], positions: Int[np.ndarray, "h n"]) -> Float[Array, "h n T"]:
-    """Rows of a table at `positions`; zeros where the position is -1."""
+def _at(
+    table: Float[Array, "S T"], positions: Int[np.ndarray, "h n"], index: Int[Array, "h n"]
+) -> Float[Array, "h n T"]:
+    """Rows of a table at `positions`, which are those of `index`; zeros where they are -1."""
     if np.array_equal(positions.ravel(), np.arange(table.shape[0])):
         return table.reshape(*positions.shape, -1)
-    return jnp.where(positions[..., None] < 0, 0, table[positions])
+    return jnp.where(index[..., None] < 0, 0, table[index])

@@ -10,10 +10,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 from jaxtyping import Bool, Complex, Float, Int
 
 from lastax._typing import Array
-from lastax.ssm._convolution import channel_kernels, convolve
+from lastax.ssm._convolution import channel_kernels, convolve, response_in_pieces
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, state_after
 from lastax.ssm._scan_methods import ScanMethod
@@ -97,16 +98,28 @@ class MultiSISO(eqx.Module):
         )
 
     def __call__(self, u: Float[Array, "L H"]) -> Float[Array, "L H"]:
-        """The output `(L, H)` for the input `u` from the zero state, computed by convolution."""
+        """The output `(L, H)` for the input `u` from the zero state, computed by convolution.
+
+        With a symbolic length, as in `jax.export`, it is computed in pieces.
+        """
         active = np.flatnonzero(self.counts)
         own, u = u, at_least_float32(u)
         y = self.D[None, :] * u
-        if len(active) == len(self.counts):
+        if is_symbolic_dim(u.shape[0]):
+            y = y + self._in_pieces(u, self.C)
+            if self.C_reverse is not None:
+                y = y + self._in_pieces(u[::-1], self.C_reverse)[::-1]
+        elif len(active) == len(self.counts):
             y = y + convolve(u, *self.kernels(u.shape[0]))
         elif len(active) > 0:
             kernels = (kernel[active] for kernel in self.kernels(u.shape[0]))
             y = y.at[:, active].add(convolve(u[:, active], *kernels))
         return in_dtype_of(y, own)
+
+    def _in_pieces(self, u: Array, C: Array) -> Array:
+        lam, B = jnp.asarray(self.lam), jnp.asarray(self.B)
+        s = 2 if self.conj_sym else 1
+        return response_in_pieces(lam, B, s * jnp.asarray(C), self.counts, u)
 
     def kernels(self, length: int) -> tuple[Float[Array, "H L"], ...]:
         """Impulse responses of all channels without `D`, shape `(H, length)`, for each direction.

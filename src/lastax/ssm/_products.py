@@ -7,6 +7,7 @@ takes most of the time of a training step.
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 from jaxtyping import Float
@@ -32,10 +33,11 @@ def precise_total(x: Float[Array, "L n"]) -> Float[Array, " n"]:
     after another.
     """
     steps = 128
-    if x.shape[0] <= steps:
+    if not is_symbolic_dim(x.shape[0]) and x.shape[0] <= steps:
         return total(x)
-    padded = jnp.pad(x, ((0, -x.shape[0] % steps), (0, 0)))
-    return total(total(padded.reshape(-1, steps, x.shape[1])))
+    pieces = -(-x.shape[0] // steps)
+    padded = jnp.pad(x, ((0, pieces * steps - x.shape[0]), (0, 0)))
+    return total(total(padded.reshape(pieces, steps, x.shape[1])))
 
 
 def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jax.interpreters import ad
 from jaxtyping import Complex, Float, Int
 
@@ -56,6 +57,8 @@ def diagonal_scan(
 
             In float32, the error of each method is below 1e-4 of the largest state for up to
             16,384 steps and `1 - |lam| >= 1e-6`.
+
+            A symbolic length, as in `jax.export`, always takes `chunked`.
 
             With one set of eigenvalues per step, every method computes the steps of each piece of
             128 steps in parallel, and the pieces in order.
@@ -123,6 +126,9 @@ def scan_split(
     Raises:
         ValueError: if `method` is unknown.
     """
+    if is_symbolic_dim(b.shape[0]):
+        # It needs no length, and it is fast on every device.
+        method = "chunked"
     if method is None:
         method = _default_method(b.shape[0])
     if method not in SCAN_METHODS:

@@ -12,8 +12,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 
-from lastax._typing import Array
+from lastax._typing import Array, Size
 from lastax.ssm._powers import SplitComplex, add, multiply, power
 
 ScanMethod = Literal["associative", "chunked", "sequential"]
@@ -94,8 +95,13 @@ def join_halves(parts: SplitComplex) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _chunk_length(length: int) -> int:
-    """Steps per chunk: the largest divisor of `length` within the bounds, or the upper bound."""
+def _chunk_length(length: Size) -> int:
+    """Steps per chunk: the largest divisor of `length` within the bounds, or the upper bound.
+
+    A symbolic length, as in `jax.export`, gives the upper bound.
+    """
+    if is_symbolic_dim(length):
+        return LONGEST_CHUNK
     within_bounds = range(SHORTEST_CHUNK, LONGEST_CHUNK + 1)
     divisors = (steps for steps in within_bounds if length % steps == 0)
     return min(length, max(divisors, default=LONGEST_CHUNK))
@@ -103,15 +109,17 @@ def _chunk_length(length: int) -> int:
 
 def _cut(x: Array, steps: int) -> Array:
     """`(..., L, F)` as `(..., n, T, F)`. Zeros fill the last chunk and do not change any state."""
-    missing = -x.shape[-2] % steps
-    if missing:
-        x = jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, missing), (0, 0)))
-    return x.reshape(*x.shape[:-2], -1, steps, x.shape[-1])
+    chunks = -(-x.shape[-2] // steps)
+    missing: Size = chunks * steps - x.shape[-2]
+    if is_symbolic_dim(missing) or missing:
+        widths: list[tuple[Size, Size]] = [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, [*widths, (0, missing), (0, 0)])
+    return x.reshape(*x.shape[:-2], chunks, steps, x.shape[-1])
 
 
-def _rejoin(x: Array, length: int) -> Array:
+def _rejoin(x: Array, length: Size) -> Array:
     """`(..., n, T, F)` as `(..., L, F)`."""
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])[..., :length, :]
+    return x.reshape(*x.shape[:-3], x.shape[-3] * x.shape[-2], x.shape[-1])[..., :length, :]
 
 
 def _last_states(
@@ -158,7 +166,7 @@ def _all_states(
     return jax.lax.fori_loop(0, steps, advance, (starts, chunks))[1]
 
 
-def _positions(directions: tuple[bool, ...], step: Array, steps: int) -> tuple[Array, ...]:
+def _positions(directions: tuple[bool, ...], step: Array, steps: Size) -> tuple[Array, ...]:
     return tuple(steps - 1 - step if reverse else step for reverse in directions)
 
 
