@@ -2,7 +2,7 @@
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,7 +19,7 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes/s, bytes/frame, bits/sample
 _SUBFORMAT = 24  # place of the tag in an extensible format
 # Types of samples, by tag and bits, and the value that is 1.
-_SAMPLES = {
+_SAMPLES: Mapping[tuple[int, int], tuple[np.dtype, int]] = {
     (_PCM, 16): (np.dtype("<i2"), 2**15),
     (_PCM, 32): (np.dtype("<i4"), 2**31),
     (_FLOAT, 32): (np.dtype("<f4"), 1),

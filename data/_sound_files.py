@@ -134,7 +134,8 @@ def divide_sound(packed: bytes | mmap.mmap) -> DividedSound:
         with soundfile.SoundFile(_readable(packed)) as file:
             kind, floating = file.format, file.subtype in ("FLOAT", "DOUBLE")
         divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind)
-        parts = [_readable(packed)] if divide is None else [*divide(packed[:])]
+        parts: list[io.BytesIO | mmap.mmap] = []
+        parts += [_readable(packed)] if divide is None else divide(packed[:])
         rates = []
         for part in parts:
             with soundfile.SoundFile(part) as file:

@@ -220,7 +220,7 @@ def _advance(
 
 @jax.jit
 def _chunk(
-    cell: StreamingCell, state: StreamingState, xs: jax.Array | Features
+    cell: StreamingCell, state: StreamingState, xs: jax.Array
 ) -> tuple[StreamingState, jax.Array]:
     state, logits = cell.chunk(state, xs)
     return state, jax.nn.softmax(logits[-1])
@@ -228,7 +228,7 @@ def _chunk(
 
 @jax.jit
 def _step(
-    cell: StreamingCell, state: StreamingState, x: jax.Array | Features
+    cell: StreamingCell, state: StreamingState, x: jax.Array
 ) -> tuple[StreamingState, jax.Array]:
     state, logits = cell.step(state, x)
     return state, jax.nn.softmax(logits)
