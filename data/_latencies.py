@@ -26,7 +26,7 @@ class Latencies:
         place = math.log10(max(seconds, _FASTEST) / _FASTEST) * _PER_DECADE
         self._counts[min(round(place), len(self._counts) - 1)] += 1
 
-    def percentile(self, percent: float) -> float:
+    def percentile(self, percent: float | int) -> float:
         """The time in seconds that `percent` of all times do not exceed; 0 without times."""
         if not self.count:
             return 0.0

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 Waveform = Float32[np.ndarray, " samples"]
+Resampled = Float32[np.ndarray, " resampled"]
 
 
 class StreamResampler:
@@ -22,14 +23,14 @@ class StreamResampler:
         self._read = self._written = 0
         self._stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
 
-    def chunk(self, samples: Waveform) -> Waveform:
+    def chunk(self, samples: Waveform) -> Resampled:
         """Read a block of any length. Returns the samples that are finished."""
         self._read += len(samples)
         finished = self._stream.resample_chunk(samples)
         self._written += len(finished)
         return finished
 
-    def finish(self) -> Waveform:
+    def finish(self) -> Resampled:
         """The last samples."""
         rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         # librosa rounds the length up in this way.

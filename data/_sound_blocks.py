@@ -4,7 +4,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -32,6 +32,14 @@ _OTHERS = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"caff": "CAF", b".
 _OTHERS |= {b"RF64": "RF64", b"RIFX": "RIFX", b"riff": "W64"}
 
 
+@runtime_checkable
+class BinaryStream(Protocol):
+    """A binary file, for example `sys.stdin.buffer`. `read` returns fewer bytes only at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next `size` bytes."""
+
+
 class SoundBlocks(NamedTuple):
     """A sound as an iterator of blocks of mono samples, for example of a microphone.
 
@@ -47,7 +55,7 @@ class SoundBlocks(NamedTuple):
     floating: bool = False
 
 
-def open_sound(path: str | Path, *, seconds: float = 0.1) -> SoundBlocks:
+def open_sound(path: str | Path, *, seconds: float | int = 0.1) -> SoundBlocks:
     """A sound file that libsndfile reads, decoded block by block. Channels are averaged.
 
     Memory does not depend on the length. However, Ogg and MP3 files are read into memory before
@@ -87,7 +95,7 @@ def open_sound(path: str | Path, *, seconds: float = 0.1) -> SoundBlocks:
     return SoundBlocks(blocks(), rate, sound.floating)
 
 
-def read_pcm(file: BinaryIO, *, rate: int, seconds: float = 0.1) -> SoundBlocks:
+def read_pcm(file: BinaryStream, *, rate: int, seconds: float | int = 0.1) -> SoundBlocks:
     """Samples from a pipe: 16-bit little-endian mono PCM, or a WAV stream.
 
     WAV streams have PCM samples of 16 or 32 bits or floating-point samples, and any number of
@@ -112,7 +120,7 @@ def read_pcm(file: BinaryIO, *, rate: int, seconds: float = 0.1) -> SoundBlocks:
     return SoundBlocks(_pcm_blocks(file, head, round(seconds * rate)), rate)
 
 
-def _read_wav(file: BinaryIO, seconds: float) -> SoundBlocks:
+def _read_wav(file: BinaryStream, seconds: float | int) -> SoundBlocks:
     """A WAV stream behind its first four bytes."""
     if _exactly(file, 8)[4:] != b"WAVE":
         raise DataError("the stream holds a RIFF file of another kind than WAVE; pass WAV")
@@ -142,7 +150,7 @@ def _read_wav(file: BinaryIO, seconds: float) -> SoundBlocks:
 
 
 def _pcm_blocks(
-    file: BinaryIO,
+    file: BinaryStream,
     head: bytes,
     samples: int,
     *,
@@ -173,7 +181,7 @@ def _pcm_blocks(
         raise DataError(f"the stream ends early: it has {done:,} of {limit:,} bytes")
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: BinaryStream, size: int) -> bytes:
     content = file.read(size)
     if len(content) < size:
         raise DataError("the stream ends inside the header of a WAV stream")

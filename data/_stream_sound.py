@@ -71,8 +71,8 @@ def stream_sound(
     features: StreamFeatures,
     sound: SoundBlocks,
     *,
-    every: float = 0.1,
-    reset: float | None = None,
+    every: float | int = 0.1,
+    reset: float | int | None = None,
     on_prediction: Callable[[StreamPrediction], None] = lambda prediction: None,
     on_nan: Callable[[str], None] | None = None,
 ) -> StreamSummary:
