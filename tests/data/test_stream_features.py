@@ -1,5 +1,6 @@
 """Sounds that come in block by block: features, resampling, decoding, predictions."""
 
+import dataclasses
 import io
 import shutil
 import struct
@@ -277,7 +278,10 @@ def test_predictions_are_those_of_the_network(opened, model, cell):
 
 
 def test_an_hour_needs_the_memory_of_a_second(opened, cell):
-    features = opened["speech"][0].stream_features()
+    # Other values in the same buffers: an hour of spectra takes several seconds.
+    features = dataclasses.replace(
+        opened["speech"][0].stream_features(), compute=lambda windows: windows[:, 100:140].copy()
+    )
     block = noise(40_000)
     second, _ = stream(cell, features, [block], every=5)
     arrays, peaks = len(jax.live_arrays()), []
