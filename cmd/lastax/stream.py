@@ -177,12 +177,13 @@ class _Shown:
                 }
             )
             return
+        steps = f"{summary.steps_per_chunk} step{'s' if summary.steps_per_chunk > 1 else ''}"
         half, most, nearly_all = (f"{milliseconds:.2f} ms" for milliseconds in times)
         lines = [
             f"final class: {name}  {percent(probability)}, after {summary.seconds:.2f} s of sound",
             f"real-time factor: {summary.real_time_factor:.4f}",
-            f"latency per chunk of {summary.steps_per_chunk} steps: {half} (50 %), {most} (95 %), "
-            f"{nearly_all} (99 %)",
+            f"latency per chunk of {steps}: {half} (50 %), {most} (95 %), {nearly_all} (99 %)",
+            f"lookahead of the features: {1000 * summary.lookahead:.1f} ms",
             f"state: {summary.state_bytes:,} bytes; buffers: {summary.buffer_bytes:,} bytes",
         ]
         if summary.not_finite:

@@ -86,7 +86,8 @@ def test_the_final_prediction_is_that_of_predict(call, runs):
     ]
     shown = f"{expected['class']}  {100 * expected['probability']:.2f} %"
     assert lines[11] == f"final class: {shown}, after 1.00 s of sound"
-    factor, latency, state = lines[12:]
+    factor, latency, lookahead, state = lines[12:]
+    assert lookahead == "lookahead of the features: 16.0 ms"
     assert float(factor.removeprefix("real-time factor: ")) > 0
     times = re.fullmatch(
         r"latency per chunk of 10 steps: (.+) ms \(50 %\), (.+) ms \(95 %\), (.+) ms \(99 %\)",
