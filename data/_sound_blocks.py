@@ -74,6 +74,8 @@ def open_sound(path: str | Path, *, seconds: float | int = 0.1) -> SoundBlocks:
         with path.open("rb") as file:
             packed = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
+        if path.is_fifo():
+            raise DataError(f"{path} is a pipe; pass - and read it from stdin") from None
         raise unreadable(path, error) from None
     except ValueError:  # an empty file cannot be mapped
         raise DataError(f"{path} is empty; pass a sound file") from None
