@@ -39,7 +39,7 @@ class StreamSummary(NamedTuple):
     """What `stream_sound` measured.
 
     Attributes:
-        probabilities: probability of each class at the end of the sound.
+        probabilities: probability of each class at the end of the sound, since the last reset.
         seconds: length of the sound.
         steps: number of steps of the network.
         chunks: number of chunks.
@@ -100,7 +100,9 @@ def stream_sound(
         if value is not None and not value > 0:
             raise ValueError(f"stream_sound: {name} must be positive, got {value}")
     length = max(round(every * features.steps_per_second), 1)
-    chunks_per_reset = None if reset is None else max(round(reset / every), 1)
+    chunks_per_reset = None
+    if reset is not None:
+        chunks_per_reset = max(round(reset * features.steps_per_second / length), 1)
     reader = _SampleReader(features, sound, on_nan)
     state, probabilities = cell.init(), np.zeros(0, np.float32)
     pending = features.chunk(features.init(), np.zeros(0, np.float32))[1]
