@@ -38,6 +38,14 @@ from lastax.data._pipeline import batches_per_epoch as batches_per_epoch
 from lastax.data._pipeline import evaluation_batches as evaluation_batches
 from lastax.data._pipeline import training_batches as training_batches
 from lastax.data._registry import DATASETS as DATASETS
+from lastax.data._sound_blocks import SoundBlocks as SoundBlocks
+from lastax.data._sound_blocks import open_sound as open_sound
+from lastax.data._sound_blocks import read_pcm as read_pcm
+from lastax.data._stream_features import FeatureState as FeatureState
+from lastax.data._stream_features import StreamFeatures as StreamFeatures
+from lastax.data._stream_sound import StreamPrediction as StreamPrediction
+from lastax.data._stream_sound import StreamSummary as StreamSummary
+from lastax.data._stream_sound import stream_sound as stream_sound
 from lastax.data._views import every_step as every_step
 from lastax.data._views import first_steps as first_steps
 from lastax.data._views import some_records as some_records
@@ -51,9 +59,14 @@ __all__ = [
     "DataReport",
     "DataSet",
     "Example",
+    "FeatureState",
     "Remote",
+    "SoundBlocks",
     "Source",
     "SplitReport",
+    "StreamFeatures",
+    "StreamPrediction",
+    "StreamSummary",
     "TrainingBatches",
     "balanced_records",
     "batches_per_epoch",
@@ -68,7 +81,10 @@ __all__ = [
     "fetch",
     "first_steps",
     "open_data",
+    "open_sound",
+    "read_pcm",
     "reopen_data",
     "some_records",
+    "stream_sound",
     "training_batches",
 ]

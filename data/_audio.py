@@ -9,7 +9,7 @@ import io
 import warnings
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from lastax.data._errors import DataError
 
@@ -65,6 +65,23 @@ def log_mel(
         power = spectra.real**2 + spectra.imag**2
         features[part] = np.log(FLOOR + np.swapaxes(power, 1, 2) @ bank.T)
     return features
+
+
+def log_mel_of_windows(
+    windows: Float32[np.ndarray, "n window"], *, rate: int
+) -> Float32[np.ndarray, "n bands"]:
+    """The frames of `log_mel` of these windows of samples, for sounds that come in blocks."""
+    # librosa multiplies and transforms in double precision, and stores single precision.
+    spectra = np.fft.rfft(windows * _hann(windows.shape[1])).astype(np.complex64)
+    power = spectra.real**2 + spectra.imag**2
+    return np.log(FLOOR + power @ _filter_bank(rate, windows.shape[1]).T)
+
+
+@functools.lru_cache(maxsize=8)
+def _hann(window: int) -> Float64[np.ndarray, " window"]:
+    import librosa
+
+    return librosa.filters.get_window("hann", window, fftbins=True)
 
 
 @functools.lru_cache(maxsize=8)  # computing one costs half as much as the rest of a clip

@@ -4,6 +4,7 @@ libsndfile reads a truncated file without an error, so the sizes of the chunks a
 size of the file.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Chunk:
     is_open: bool = False
 
 
-def chunks(packed: bytes) -> Iterator[Chunk]:
+def chunks(packed: bytes | mmap.mmap) -> Iterator[Chunk]:
     """The chunks up to the one with the samples; none for files of other kinds.
 
     Bytes behind the samples are ignored. If their size is a placeholder, or if it is 0 and the size
@@ -97,7 +98,7 @@ def chunks(packed: bytes) -> Iterator[Chunk]:
         raise DataError("ends inside the header of a chunk")
 
 
-def with_stated_size(packed: bytes) -> bytes:
+def with_stated_size(packed: bytes | mmap.mmap) -> bytes | mmap.mmap:
     """`packed` with the size of the samples in its header, if it is open and below 4 GiB.
 
     Raises:

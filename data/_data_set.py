@@ -15,6 +15,7 @@ from lastax.data._pipeline import (
     training_batches,
 )
 from lastax.data._selection import some
+from lastax.data._stream_features import StreamFeatures
 
 # Limits of a default evaluation batch.
 _MOST_RECORDS = 128
@@ -44,6 +45,8 @@ class Data:
         pairs: whether a record holds two sequences with one label.
         read_file: reads a file as records like those of the sources, but without labels; None if
             records are not read from files.
+        stream_features: makes the features of a sound that comes in block by block; None if records
+            are not sounds. It raises DataError if the features need the whole sound.
     """
 
     sources: Mapping[str, Source]
@@ -57,6 +60,7 @@ class Data:
     notes: tuple[str, ...] = ()
     pairs: bool = False
     read_file: Callable[[Path], Source] | None = None
+    stream_features: Callable[[], StreamFeatures] | None = None
 
     def records(self, split: str) -> int:
         """Number of records of a split."""

@@ -3,9 +3,12 @@
 librosa is imported inside a function, because the import takes seconds.
 """
 
+import contextlib
 import io
+import mmap
 import struct
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +25,7 @@ _BLOCK = 2**18  # samples that are decoded at once
 _AU = struct.Struct(">4sII")  # magic, place of the samples, their bytes
 _AU_UNKNOWN = 2**32 - 1
 _UNKNOWN_LENGTH = 2**63 - 1
+_NOTHING = np.zeros(0, np.float32)
 
 Waveform = Float32[np.ndarray, " samples"]
 
@@ -86,26 +90,84 @@ def read_sound(packed: bytes) -> Sound:
             MP3 file without a length header, is not detected, because these files do not store the
             length.
     """
-    import soundfile
-
-    if not packed:
-        raise DataError("is empty")
-    packed = with_stated_size(packed)
-    _check_au(packed)
-    try:
-        with soundfile.SoundFile(io.BytesIO(packed)) as file:
-            kind, floating = file.format, file.subtype in ("FLOAT", "DOUBLE")
-        divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind, _undivided)
-        parts = [_decode(part) for part in divide(packed)]
-    except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-        raise DataError(f"cannot be decoded ({_reason(error)})") from None
-    rate = parts[0][1]
-    waveform = np.concatenate([resample(part, found, rate) for part, found in parts])
+    sound = divide_sound(packed)
+    waveform = np.concatenate(
+        [
+            resample(np.concatenate([_NOTHING, *decode_blocks(part)]), rate, sound.rates[0])
+            for part, rate in zip(sound.parts, sound.rates, strict=True)
+        ]
+    )
     if not len(waveform):
         raise DataError("has no samples")
     if not np.isfinite(waveform).all():
         raise DataError("has samples that are not finite")
-    return Sound(waveform, rate, floating)
+    return Sound(waveform, sound.rates[0], sound.floating)
+
+
+class DividedSound(NamedTuple):
+    """A file that is not decoded yet.
+
+    Attributes:
+        parts: what was joined end to end to this file; mostly one part.
+        rates: samples per second of each part.
+        floating: whether the file stores floating-point samples, which may exceed -1..1.
+    """
+
+    parts: list[io.BytesIO | mmap.mmap]
+    rates: list[int]
+    floating: bool
+
+
+def divide_sound(packed: bytes | mmap.mmap) -> DividedSound:
+    """The parts of an audio file. A file in a memory map is not copied, if it is not compressed.
+
+    Raises:
+        DataError: if the file is damaged, truncated or empty. The message is the reason alone.
+    """
+    import soundfile
+
+    if not len(packed):
+        raise DataError("is empty")
+    packed = with_stated_size(packed)
+    _check_au(packed)
+    with _decoding():
+        with soundfile.SoundFile(_readable(packed)) as file:
+            kind, floating = file.format, file.subtype in ("FLOAT", "DOUBLE")
+        divide = {"MP3": mp3_parts, "OGG": ogg_parts}.get(kind)
+        parts: list[io.BytesIO | mmap.mmap] = []
+        parts += [_readable(packed)] if divide is None else divide(packed[:])
+        rates = []
+        for part in parts:
+            with soundfile.SoundFile(part) as file:
+                rates.append(file.samplerate)
+            part.seek(0)
+    return DividedSound(parts, rates, floating)
+
+
+def decode_blocks(
+    part: io.BytesIO | mmap.mmap, *, samples: int = _BLOCK
+) -> Iterator[Float32[np.ndarray, " block"]]:
+    """The mean of the channels of a part of a `DividedSound`, in blocks of `samples` samples.
+
+    Raises:
+        DataError: if the part is damaged or truncated. The message is the reason alone.
+    """
+    import soundfile
+
+    # Otherwise soundfile allocates the length that the file states, which may be unknown, and
+    # seeks after each block, which some decoders cannot do.
+    class Sequential(soundfile.SoundFile):
+        def seekable(self) -> bool:
+            return False
+
+    with _decoding(), Sequential(part) as file:
+        count = 0
+        while len(block := file.read(samples, dtype="float32", always_2d=True)):
+            count += len(block)
+            yield block.mean(axis=1)
+        endless = isinstance(part, EndlessFile) or file.frames == _UNKNOWN_LENGTH
+        if count < file.frames and not endless:
+            raise DataError(f"ends at sample {count:,} of {file.frames:,}")
 
 
 def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, " resampled"]:
@@ -120,32 +182,25 @@ def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, 
         return librosa.resample(waveform, orig_sr=rate, target_sr=wanted)
 
 
-def _undivided(packed: bytes) -> list[io.BytesIO]:
-    return [io.BytesIO(packed)]
+def _readable(packed: bytes | mmap.mmap) -> io.BytesIO | mmap.mmap:
+    if isinstance(packed, bytes):
+        return io.BytesIO(packed)
+    packed.seek(0)
+    return packed
 
 
-def _decode(stream: io.BytesIO) -> tuple[Waveform, int]:
-    """The waveform of a stream and its rate."""
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Turn errors of the decoder into DataError."""
     import soundfile
 
-    # Otherwise soundfile allocates the length that the file states, which may be unknown, and
-    # seeks after each block, which some decoders cannot do.
-    class Sequential(soundfile.SoundFile):
-        def seekable(self) -> bool:
-            return False
-
-    with Sequential(stream) as file:
-        blocks = [np.zeros(0, np.float32)]
-        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-            blocks.append(block.mean(axis=1))
-        waveform = np.concatenate(blocks)
-        endless = isinstance(stream, EndlessFile) or file.frames == _UNKNOWN_LENGTH
-        if len(waveform) < file.frames and not endless:
-            raise DataError(f"ends at sample {len(waveform):,} of {file.frames:,}")
-        return waveform, file.samplerate
+    try:
+        yield
+    except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
+        raise DataError(f"cannot be decoded ({_reason(error)})") from None
 
 
-def _check_au(packed: bytes) -> None:
+def _check_au(packed: bytes | mmap.mmap) -> None:
     """Raise DataError if an AU file is shorter than it states."""
     if packed[:4] == b".snd" and len(packed) >= _AU.size:
         _, start, size = _AU.unpack_from(packed)

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from lastax.data._data_set import Data
 from lastax.data._pipeline import Example, Source
 from lastax.data._selection import some
+from lastax.data._stream_features import StreamFeatures
 
 
 def first_steps(data: Data, count: int) -> Data:
@@ -77,8 +78,16 @@ def _stepped(data: Data, steps: slice) -> Data:
         read_file=functools.partial(_stepped_file, data.read_file, steps, axis)
         if data.read_file is not None
         else None,
+        stream_features=functools.partial(_stepped_features, data.stream_features, steps.step)
+        if data.stream_features is not None
+        else None,
         length=len(range(data.length)[steps]),
     )
+
+
+def _stepped_features(make: Callable[[], StreamFeatures], step: int) -> StreamFeatures:
+    features = make()
+    return dataclasses.replace(features, every=features.every * step)
 
 
 def _stepped_file(

@@ -24,6 +24,7 @@ from lastax.data._sound_files import Sound, read_sound, resample
 from lastax.data._sound_folders import READABLE, SoundFolder, find_clips
 from lastax.data._sound_scale import Scale, fitting_scale
 from lastax.data._sound_steps import FEATURES, SoundSteps
+from lastax.data._stream_features import StreamFeatures, Windows
 from lastax.data.speech import augment
 
 SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a window of 25 ms cannot resolve 40 bands
@@ -124,10 +125,19 @@ def open_audio_folder(
         length=opened.length,
         with_length=not about["uniform"],
     )
+    stream = functools.partial(
+        _stream_features,
+        steps=FEATURES[features],
+        rate=rate,
+        scale=about["scale"],
+        mean=mean,
+        std=std,
+    )
     return dataclasses.replace(
         opened,
         augment=varied,
         read_file=read,
+        stream_features=stream,
         skipped=opened.skipped + sum(found.left_out.values()),
         left_out=found.left_out,
         notes=(*found.notes, *opened.notes),
@@ -149,6 +159,22 @@ def _read_one(
     values = steps.compute(read_waveform(path, rate=rate, scale=scale), rate)
     standardized = (values.astype(np.float32) - mean) / std
     return [padded_record(standardized, length=length, with_length=with_length, path=path)]
+
+
+def _stream_features(
+    *,
+    steps: SoundSteps,
+    rate: int,
+    scale: float,
+    mean: Float32[np.ndarray, " d"],
+    std: Float32[np.ndarray, " d"],
+) -> StreamFeatures:
+    def compute(windows: Windows) -> Float32[np.ndarray, "n d"]:
+        return (steps.of_windows(windows, rate).astype(np.float32) - mean) / std
+
+    return StreamFeatures(
+        compute, rate=rate, window=steps.window(rate), hop=steps.hop(rate), scale=scale
+    )
 
 
 def _standardize(

@@ -14,12 +14,22 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from lastax.data._archive import Archive, open_archive
-from lastax.data._audio import BANDS, COEFFICIENTS, FLOOR, WINDOW, decode_clip, log_mel, mfcc
+from lastax.data._audio import (
+    BANDS,
+    COEFFICIENTS,
+    FLOOR,
+    WINDOW,
+    decode_clip,
+    log_mel,
+    log_mel_of_windows,
+    mfcc,
+)
 from lastax.data._cache import Arrays, cached
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._files import one_second
 from lastax.data._pipeline import Example
+from lastax.data._stream_features import StreamFeatures, Windows
 
 SPLITS = ("train", "validation", "test")
 LISTS = {
@@ -33,7 +43,7 @@ HOP = 80  # 10 ms
 LENGTH = RATE // HOP + 1
 VERSION = 1  # of the features; increment it when the code that computes them changes
 HINT = "restore it with git, or run data/make_speech_sample.py"
-Frames = Float32[np.ndarray, "N L d"]
+Frames = Float32[np.ndarray, "... L d"]
 FEATURES: Mapping[str, Callable[[Frames], Frames]] = MappingProxyType(
     {"log-mel": lambda frames: frames, "mfcc": mfcc}
 )
@@ -68,6 +78,7 @@ def open_speech(
         length=LENGTH,
         augment=augment,
         read_file=functools.partial(_read_one, features=features, source=sources["train"]),
+        stream_features=functools.partial(_stream_features, features, sources["train"]),
         skipped=sum(source.skipped for source in sources.values()),
     )
 
@@ -76,6 +87,14 @@ def _read_one(path: Path, *, features: str, source: "Speech") -> list[Example]:
     """The record of a sound file, with the statistics of a split."""
     frames = log_mel(one_second(path, rate=RATE)[None], rate=RATE, hop=HOP)
     return [{"x": (FEATURES[features](frames)[0] - source.mean) / source.std}]
+
+
+def _stream_features(features: str, source: "Speech") -> StreamFeatures:
+    def compute(windows: Windows) -> Frames:
+        frames = FEATURES[features](log_mel_of_windows(windows, rate=RATE))
+        return (frames - source.mean) / source.std
+
+    return StreamFeatures(compute, rate=RATE, window=WINDOW, hop=HOP, shortest=RATE)
 
 
 class Speech:

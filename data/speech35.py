@@ -27,6 +27,7 @@ from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_files import read_pcm16
 from lastax.data._sound_folders import find_clips
 from lastax.data._sound_steps import raw
+from lastax.data._stream_features import StreamFeatures, Windows
 
 FOLDER = "speech_commands_v0.02"
 # In the order of the published code, which defines the labels.
@@ -98,10 +99,12 @@ def open_speech35(root: Path, *, normalization: str = "standard", skip_bad: bool
     ready = prepared("speech35", identity, build)
     decode = functools.partial(_normalize, **_statistics(ready, normalization))
     read = functools.partial(_read_one, decode=decode)
+    stream = functools.partial(_stream_features, decode, normalization)
     opened = open_sequences(ready, decode, words)
     return dataclasses.replace(
         opened,
         read_file=read,
+        stream_features=stream,
         skipped=opened.skipped + sum(found.left_out.values()),
         left_out=found.left_out,
         notes=(*found.notes, *opened.notes),
@@ -113,6 +116,22 @@ def _read_one(
 ) -> list[Example]:
     """The record of a sound file."""
     return [{"x": decode(raw(one_second(path, rate=RATE), RATE)[:, 0])}]
+
+
+def _stream_features(
+    decode: Callable[[Int16[np.ndarray, " L"]], Float32[np.ndarray, "L 1"]], normalization: str
+) -> StreamFeatures:
+    if normalization == "published":
+        raise DataError(
+            "speech35: normalization published standardizes each of the 16,000 time steps of a "
+            "record with its own mean and deviation, so it cannot stream; train with "
+            "--normalization standard"
+        )
+
+    def compute(windows: Windows) -> Float32[np.ndarray, "L 1"]:
+        return decode(raw(windows[:, 0], RATE)[:, 0])
+
+    return StreamFeatures(compute, rate=RATE, shortest=LENGTH)
 
 
 def _normalize(

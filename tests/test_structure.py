@@ -28,7 +28,7 @@ MODULES = {
 }
 PACKAGES = ORDER[:-1]
 # What the library leaves to the packages above it.
-APPLICATION_PACKAGES = {"absl", "click", "grain", "librosa", "rich", "soundfile"}
+APPLICATION_PACKAGES = {"absl", "click", "grain", "librosa", "rich", "soundfile", "soxr"}
 
 
 def imported(path):

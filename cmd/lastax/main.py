@@ -22,6 +22,7 @@ COMMANDS = {
     "import": ("lastax.cmd.import_:import_", "Write other people's checkpoint as a run."),
     "evaluate": ("lastax.cmd.evaluate:evaluate", "Accuracy and loss of a run on a split."),
     "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
+    "stream": ("lastax.cmd.stream:stream", "Class probabilities while a sound comes in."),
     "score": ("lastax.cmd.score:score", "Score every state of a run."),
     "prune": ("lastax.cmd.prune:prune", "Remove the least important states of a run."),
     "export": ("lastax.cmd.export:export", "Write a run for a runtime or other code."),

@@ -9,6 +9,7 @@ or less, 16 bits at 16 kHz.
 import io
 import sys
 import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def write(path: Path, content: bytes) -> None:
     """Write a file below folders that are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def small_speech_archive(path: Path) -> Path:
+    """Write an archive like that of `speech`, with a few of its clips in each split."""
+    from lastax.data import speech
+    from lastax.data._archive import open_archive
+
+    clips = speech.clips_of_splits(open_archive(speech.ARCHIVE, hint=""))
+    names = [name for split in clips.values() for name in split[::20][:5]]
+    with zipfile.ZipFile(speech.ARCHIVE) as archive, zipfile.ZipFile(path, "w") as small:
+        for name in (*speech.LISTS.values(), *names):
+            small.writestr(name, archive.read(name))
+    return path
 
 
 def main(folder: Path = FIXTURES) -> None:
