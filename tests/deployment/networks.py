@@ -9,7 +9,7 @@ import numpy as np
 
 import lastax
 
-from ..systems import random_layer
+from ..systems import filled_layer, random_layer
 
 INPUTS, CLASSES, CHANNELS = 3, 4, 4
 
@@ -45,13 +45,13 @@ def s5(seed=3, scan_method=None, **options):
 
 def s4d(**options):
     """Channels with 2, 1, 0 and 3 states."""
-    layer = lastax.S4D.initialize(CHANNELS, 3, key=jax.random.key(1), **options)
+    layer = filled_layer(lastax.S4D, CHANNELS, 3, **options)
     return layer.keep(np.array([1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1], bool))
 
 
 def lru(**options):
     """A layer with a dense feedthrough."""
-    layer = lastax.LRU.initialize(CHANNELS, 5, key=jax.random.key(2), **options)
+    layer = filled_layer(lastax.LRU, CHANNELS, 5, **options)
     return dataclasses.replace(layer, D=jnp.asarray(np.cos(np.arange(16.0)).reshape(4, 4)))
 
 
@@ -77,6 +77,10 @@ UNIDIRECTIONAL = {
         s4d(), norm="layer", prenorm=False, activation="gelu", pooling="last", tokens=True
     ),
 }
+
+
+# One compiled program instead of one per operation.
+streaming = eqx.filter_jit(lastax.streaming)
 
 
 def inputs(model, batch, length):

@@ -21,6 +21,7 @@ from .networks import (
     logits,
     network,
     s5,
+    streaming,
 )
 
 BATCH, LENGTH = 2, 20
@@ -63,7 +64,7 @@ def step(session, x, states):
 @pytest.mark.parametrize("compensated", [True, False])
 def test_steps_and_sequences_give_the_logits_of_the_network(session, name, compensated):
     model = UNIDIRECTIONAL[name]()
-    cell = lastax.streaming(model, compensated=compensated)
+    cell = streaming(model, compensated=compensated)
     x = inputs(model, BATCH, LENGTH)
     wanted = logits(model, x)
     stream = session(cell)
@@ -79,7 +80,7 @@ def test_steps_and_sequences_give_the_logits_of_the_network(session, name, compe
 
 
 def test_states_and_outputs_have_the_names_of_the_cell(session):
-    cell = lastax.streaming(UNIDIRECTIONAL["layer norm"]())
+    cell = streaming(UNIDIRECTIONAL["layer norm"]())
     found = session(cell)
     states = ["layers.0.value", "layers.0.error", "pooled.value", "pooled.error", "pooled.steps"]
     assert [value.name for value in found.get_inputs()] == ["x", *(f"state.{n}" for n in states)]
@@ -94,7 +95,7 @@ def test_rounding_errors_of_slow_states_do_not_add_up(session, compensated, low,
     layer = lastax.LRU.initialize(
         CHANNELS, 6, key=jax.random.key(0), radius_range=(0.99999, 0.999999)
     )
-    cell = lastax.streaming(network(layer), compensated=compensated)
+    cell = streaming(network(layer), compensated=compensated)
     stream = session(cell)
     states, x = start(stream, 1), np.ones((1, 3), np.float32)
     _, states = step(stream, x, states)
@@ -111,8 +112,8 @@ def test_rounding_errors_of_slow_states_do_not_add_up(session, compensated, low,
 
 def test_a_pruned_network_gives_a_smaller_file_with_fewer_operations(onnx, tmp_path):
     model, small = full_and_pruned()
-    to_onnx(model, tmp_path / "full.onnx", whole_sequence=True)
-    to_onnx(small, tmp_path / "small.onnx", whole_sequence=True)
+    to_onnx(streaming(model), tmp_path / "full.onnx", whole_sequence=True)
+    to_onnx(streaming(small), tmp_path / "small.onnx", whole_sequence=True)
     graphs = [onnx.load(tmp_path / f"{name}.onnx").graph for name in ("full", "small")]
     # Each number of a matrix is multiplied once in every step.
     before, after = (
@@ -126,7 +127,7 @@ def test_a_pruned_network_gives_a_smaller_file_with_fewer_operations(onnx, tmp_p
 
 def test_a_file_tells_its_classes_and_uses_real_numbers_only(onnx, tmp_path):
     model = UNIDIRECTIONAL["mixture"]()
-    to_onnx(model, tmp_path / "net.onnx", classes=("a", "b", "c", "d"))
+    to_onnx(streaming(model), tmp_path / "net.onnx", classes=("a", "b", "c", "d"))
     found = onnx.load(tmp_path / "net.onnx")
     metadata = {entry.key: entry.value for entry in found.metadata_props}
     assert metadata["lastax.format"] == "1"

@@ -8,7 +8,6 @@ import jax.export
 import numpy as np
 import pytest
 
-import lastax
 from lastax._errors import MissingPackageError
 from lastax.deployment import to_stablehlo
 
@@ -22,6 +21,7 @@ from .networks import (
     network,
     s4d,
     s5,
+    streaming,
 )
 
 # The length is above or below that of one piece of a recurrence.
@@ -66,7 +66,7 @@ def test_a_process_without_lastax_computes_the_logits(flatbuffers, tmp_path):
 
 def test_steps_give_the_logits_of_the_network(flatbuffers, tmp_path):
     model = UNIDIRECTIONAL["layer norm"]()
-    to_stablehlo(lastax.streaming(model), tmp_path / "step.bin")
+    to_stablehlo(streaming(model), tmp_path / "step.bin")
     exported = jax.export.deserialize(bytearray((tmp_path / "step.bin").read_bytes()))
     step = jax.jit(exported.call)
     x = inputs(model, 2, 20)
@@ -80,7 +80,7 @@ def test_steps_give_the_logits_of_the_network(flatbuffers, tmp_path):
 
 def test_a_pruned_network_gives_a_smaller_file_with_fewer_operations(flatbuffers, tmp_path):
     def measure(model):
-        to_stablehlo(lastax.streaming(model, compensated=False), tmp_path / "step.bin")
+        to_stablehlo(streaming(model, compensated=False), tmp_path / "step.bin")
         content = (tmp_path / "step.bin").read_bytes()
         # No names of files on this machine.
         assert b".py" not in content
