@@ -97,6 +97,8 @@ def main() -> None:
         # XLA may be compiling in a thread that cannot be stopped, and would crash when its client
         # is destroyed.
         sys.stdout.flush()
+        # Iterators that were interrupted while they were made report that they cannot be closed.
+        sys.unraisablehook = lambda unraisable: None
         gc.collect()  # Releases memory that was shared with worker processes.
         os._exit(status)
     sys.exit(status)
