@@ -63,12 +63,11 @@ def latencies(models, x, repeats=15):
     for function in compiled:
         function(x).block_until_ready()
     times = [[] for _ in models]
-    for _, (function, mine) in itertools.product(
-        range(repeats), list(zip(compiled, times, strict=True))
-    ):
-        started = time.perf_counter()
-        function(x).block_until_ready()
-        mine.append(1e3 * (time.perf_counter() - started))
+    for _ in range(repeats):
+        for function, mine in zip(compiled, times, strict=True):
+            started = time.perf_counter()
+            function(x).block_until_ready()
+            mine.append(1e3 * (time.perf_counter() - started))
     return [statistics.median(mine) for mine in times]
 
 

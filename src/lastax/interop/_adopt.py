@@ -13,34 +13,31 @@ from lastax.interop._discretax import DISCRETAX
 from lastax.interop._format import LayerFormat
 from lastax.interop._options import ImportOptions
 from lastax.interop._scope import Scope
+from lastax.nn._diagonal_layer import DiagonalLayer
 from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
 from lastax.nn._s4d import S4D
 from lastax.nn._s5 import S5
 
 
-class AdoptedS5(S5):
-    """An `S5` that is called as `layer(x, key)`, as discretax calls its sequence mixers."""
+class _CalledWithKey(DiagonalLayer):
+    """A layer that is called as `layer(x, key)`, as discretax calls its sequence mixers."""
 
     def __call__(self, u: Array, key: Array | None = None, **settings: Any) -> Array:
         """Apply the layer to one sequence; `key` is ignored."""
         return super().__call__(u, key=key, **settings)
 
 
-class AdoptedS4D(S4D):
-    """An `S4D` that is called as `layer(x, key)`, as discretax calls its sequence mixers."""
-
-    def __call__(self, u: Array, key: Array | None = None, **settings: Any) -> Array:
-        """Apply the layer to one sequence; `key` is ignored."""
-        return super().__call__(u, key=key, **settings)
+class AdoptedS5(_CalledWithKey, S5):
+    """An `S5` that is called as `layer(x, key)`."""
 
 
-class AdoptedLRU(LRU):
-    """An `LRU` that is called as `layer(x, key)`, as discretax calls its sequence mixers."""
+class AdoptedS4D(_CalledWithKey, S4D):
+    """An `S4D` that is called as `layer(x, key)`."""
 
-    def __call__(self, u: Array, key: Array | None = None, **settings: Any) -> Array:
-        """Apply the layer to one sequence; `key` is ignored."""
-        return super().__call__(u, key=key, **settings)
+
+class AdoptedLRU(_CalledWithKey, LRU):
+    """An `LRU` that is called as `layer(x, key)`."""
 
 
 _ADOPTED: dict[Any, Any] = {S5: AdoptedS5, S4D: AdoptedS4D, LRU: AdoptedLRU}
