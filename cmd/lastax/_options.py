@@ -73,6 +73,14 @@ class DataLocation:
     data: str | None = None
     skip_bad: bool = False
 
+    def absolute(self) -> DataLocation:
+        """The same place, seen from any working directory."""
+        return dataclasses.replace(
+            self,
+            root=self.root and self.root.absolute(),
+            data=self.data and str(Path(self.data).absolute()),
+        )
+
     def open(self, config: lastax.training.RunConfig) -> lastax.data.Data:
         """Open the data of a run, which must be those it was trained on."""
         skip_bad = True if self.skip_bad else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +137,11 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     "  [default: none]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
+@click.option("--jobs", type=click.IntRange(1), default=1, help="Worker processes on this machine.")
 @click.option(
-    "--jobs", type=click.IntRange(1), default=1, help="Processes, each with runs of its own."
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Or: a Dask scheduler whose workers do the work, as tcp://10.0.0.1:8786.",
 )
 @calibration_options
 @seed_option
@@ -163,6 +169,7 @@ def sweep(
     distill: bool,
     limit: int | None,
     jobs: int,
+    scheduler: str | None,
     sequences: int,
     budget: str,
     seed: int,
@@ -179,9 +186,6 @@ def sweep(
         require_flag({"layers": "--layer", "size": "--size", "seeds": "--seeds"}, "--task")
     if not finetune:
         require_flag({"finetune_rate": "--finetune-rate", "distill": "--distill"}, "--finetune")
-    chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, jobs)]
-    chosen = chosen or [resolve_run(None)]
-    folder = folder or chosen[0] / "sweep"
     grid = lastax.experiments.Grid(
         methods=tuple(methods or lastax.METHODS),
         ratios=tuple(ratios),
@@ -194,24 +198,29 @@ def sweep(
         calibration=lastax.experiments.CalibrationOptions(sequences, budget),
         limit=limit,
     )
-    for run in chosen:
-        _, model = lastax.training.load_run(run)
-        unstable = [(abs(system.lam) >= 1).tolist() for system in lastax.systems(model)]
-        report_unstable(unstable, f"{run.name}, ")
-    with Counter("sweep") as counter:
-        cells = lastax.experiments.sweep(
-            chosen,
-            grid,
-            folder,
-            location.open,
-            jobs=jobs,
-            initialize=prepare_process,
-            on_start=counter.start,
-            on_cell=lambda cell: counter.update(
-                f"{Path(cell['run']).name} {cell['method']} {cell['ratio']:g}"
-            ),
-            on_run=lambda run, count: err.print(f"{run}: {count} cells"),
-        )
+    if scheduler and jobs > 1:
+        raise click.UsageError("--jobs and --scheduler exclude each other: leave one out")
+    location = location.absolute()
+    with _executor(jobs, scheduler) as executor:
+        chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, executor)]
+        chosen = chosen or [resolve_run(None)]
+        for run in chosen:
+            _, model = lastax.training.load_run(run)
+            unstable = [(abs(system.lam) >= 1).tolist() for system in lastax.systems(model)]
+            report_unstable(unstable, f"{run.name}, ")
+        folder = folder or chosen[0] / "sweep"
+        with Counter("sweep") as counter:
+            cells = lastax.experiments.sweep(
+                chosen,
+                grid,
+                folder,
+                location.open,
+                executor=executor,
+                on_start=counter.start,
+                on_cell=lambda cell: counter.update(
+                    f"{Path(cell['run']).name} {cell['method']} {cell['ratio']:g}"
+                ),
+            )
     results = lastax.experiments.sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
     lastax.experiments.save_sweep(folder, results)
     groups = lastax.experiments.sweep_groups(cells)
@@ -230,8 +239,21 @@ def sweep(
     out.print(", ".join(str(folder / name) for name in files))
 
 
-def prepare_process() -> None:
-    """What each worker process does first."""
+@contextlib.contextmanager
+def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor | None]:
+    """The workers that were asked for; None for this process."""
+    if scheduler:
+        with lastax.experiments.scheduler_cluster(scheduler, prepare=prepare_worker) as executor:
+            yield executor
+    elif jobs > 1:
+        with lastax.experiments.local_cluster(jobs, prepare=prepare_worker) as executor:
+            yield executor
+    else:
+        yield None
+
+
+def prepare_worker() -> None:
+    """What each worker does first."""
     # `main` imports this module, so it can only be imported here.
     from lastax.cmd.main import import_named_modules
 
@@ -245,7 +267,7 @@ def _trained(
     size: str,
     seeds: list[int],
     location: DataLocation,
-    jobs: int,
+    executor: Executor | None,
 ) -> list[Path]:
     """Runs of presets; those that do not exist yet are trained by `lastax train`."""
     found, missing = [], []
@@ -264,21 +286,19 @@ def _trained(
         for flag, value in (("--data-dir", location.root), ("--data", location.data)):
             command += [] if value is None else [flag, str(value)]
         missing.append(command)
-    statuses = (
-        map(_train, missing)
-        if jobs == 1
-        else lastax.experiments.map_processes(_train, missing, jobs)
-    )
+    # A worker may have another working directory.
+    train = functools.partial(_train, folder=Path.cwd())
+    statuses = (map if executor is None else executor.map)(train, missing)
     for command, status in zip(missing, statuses, strict=True):
         if status:
             raise RunError(f"lastax {' '.join(command)} ended with status {status}")
     return found
 
 
-def _train(command: list[str]) -> int:
+def _train(command: list[str], folder: Path) -> int:
     err.print(f"lastax {' '.join(command)}")
-    done = subprocess.run([sys.executable, "-m", "lastax.cmd.main", *command], check=False)
-    return done.returncode
+    program = [sys.executable, "-m", "lastax.cmd.main"]
+    return subprocess.run([*program, *command], cwd=folder, check=False).returncode
 
 
 def _draw(folder: Path, groups: Mapping[str, lastax.experiments.SweepCurves]) -> None:

@@ -2,11 +2,19 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import lastax
+from lastax._errors import RunError
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
@@ -77,8 +85,47 @@ def test_other_settings_are_other_cells(cli, trained, tmp_path):
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 5
 
 
+def without_seconds(cells):
+    """Cells in one order, without what differs between two measurements of the same cell."""
+    cells = [{**cell, "seconds": 0} for cell in cells]
+    return sorted(cells, key=lambda cell: (cell["run"], cell["method"], cell["post_processing"]))
+
+
+def test_an_executor_measures_the_same(trained, tmp_path, monkeypatch):
+    grid = lastax.experiments.Grid(methods=("last", "lamp"), ratios=(0.5,), recalibrate=("last",))
+    monkeypatch.chdir(trained.parent)
+    run = Path(trained.name)
+    here, elsewhere = [], []
+    options = (grid, tmp_path / "here", lastax.data.reopen_data)
+    cells = lastax.experiments.sweep([run], *options, on_cell=here.append)
+    options = (grid, tmp_path / "elsewhere", lastax.data.reopen_data)
+    with ThreadPoolExecutor(2) as executor:
+        lastax.experiments.sweep([run], *options, executor=executor, on_cell=elsewhere.append)
+    assert len(cells) == 4
+    assert without_seconds(here) == without_seconds(elsewhere) == without_seconds(cells)
+
+
+class DyingWorkers(ThreadPoolExecutor):
+    """An executor whose workers die."""
+
+    def submit(self, *call, **options):
+        future = Future()
+        future.set_exception(BrokenProcessPool("terminated abruptly"))
+        return future
+
+
+def test_a_worker_that_dies_each_time_is_named_with_its_cell(trained, tmp_path):
+    grid = lastax.experiments.Grid(ratios=(0.5,))
+    with DyingWorkers() as executor, pytest.raises(RunError, match=": the worker died each time"):
+        lastax.experiments.sweep(
+            [trained], grid, tmp_path, lastax.data.reopen_data, executor=executor
+        )
+    assert not lastax.experiments.read_cells(tmp_path)
+
+
 @pytest.mark.slow
-def test_processes_measure_the_same(cli, trained, tmp_path):
+def test_workers_of_this_machine_measure_the_same(cli, trained, tmp_path):
+    pytest.importorskip("distributed")
     runs = [trained, tmp_path / "pruned"]
     cli("prune", trained, "--ratio", 0.25, "--out", runs[1])
     options = ("--methods", "last,calibrated", "--ratios", "0.5", "--json")
@@ -86,12 +133,72 @@ def test_processes_measure_the_same(cli, trained, tmp_path):
         cli("sweep", *runs, *options, "--jobs", jobs, "--out", tmp_path / str(jobs)).result
         for jobs in (1, 2)
     )
+    assert without_seconds(one["cells"]) == without_seconds(two["cells"])
 
-    def sorted_cells(answer):
-        cells = [{**cell, "seconds": 0} for cell in answer["cells"]]
-        return sorted(cells, key=lambda cell: (cell["run"], cell["method"]))
 
-    assert sorted_cells(one) == sorted_cells(two)
+@pytest.fixture
+def scheduler(tmp_path):
+    """A Dask scheduler with two workers: its address, and the workers."""
+    pytest.importorskip("distributed")
+    program = [sys.executable, "-m", "distributed.cli."]
+    file = tmp_path / "scheduler.json"
+    address = ["--scheduler-file", str(file)]
+
+    def start(name, *options):
+        return subprocess.Popen([*program[:-1], program[-1] + name, *address, *options])
+
+    own = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+    processes = [start("dask_scheduler", *own)]
+    # Without a nanny a killed worker stays dead.
+    for name in "ab":
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name)
+        folder = ("--local-directory", str(tmp_path / name))
+        processes.append(start("dask_worker", *options, *folder))
+    while not file.exists():
+        assert processes[0].poll() is None
+    yield json.loads(file.read_text())["address"], processes[1:]
+    for process in reversed(processes):
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_the_work_of_a_killed_worker_is_repeated(trained, tmp_path, scheduler):
+    address, workers = scheduler
+    grid = lastax.experiments.Grid(methods=("last", "aire"), ratios=(0.25, 0.5))
+
+    def kill_one(cell):
+        if workers[0].poll() is None:
+            os.kill(workers[0].pid, signal.SIGKILL)
+            workers[0].wait()
+
+    cells = lastax.experiments.sweep([trained], grid, tmp_path / "h", lastax.data.reopen_data)
+    with lastax.experiments.scheduler_cluster(address) as executor:
+        again = lastax.experiments.sweep(
+            [trained],
+            grid,
+            tmp_path / "cluster",
+            lastax.data.reopen_data,
+            executor=executor,
+            on_cell=kill_one,
+        )
+    assert workers[0].returncode == -signal.SIGKILL
+    assert len(cells) == 5
+    assert without_seconds(cells) == without_seconds(again)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--jobs", 2, "--scheduler", "tcp://127.0.0.1:1"), "exclude each other"),
+        (("--scheduler", "127.0.0.1:x"), "no Dask scheduler answers at 127.0.0.1:x"),
+    ],
+)
+def test_a_scheduler_that_is_none(cli, trained, options, words):
+    pytest.importorskip("distributed")
+    ended = cli("sweep", trained, *options)
+    assert ended.status in (1, 2)
+    assert words in ended.stderr
 
 
 def test_post_processing_has_rows_of_its_own(cli, trained, tmp_path):
@@ -138,7 +245,8 @@ def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
     """Only the call of `lastax train`, and the report of its failure."""
     called = []
 
-    def run(command, check):
+    def run(command, cwd, check):
+        assert cwd == Path.cwd()
         called.append(command[3:])
         return type("Done", (), {"returncode": 3})()
 

@@ -4,6 +4,8 @@ from lastax.experiments._cells import CELLS_FILE as CELLS_FILE
 from lastax.experiments._cells import UNPRUNED as UNPRUNED
 from lastax.experiments._cells import Grid as Grid
 from lastax.experiments._cells import read_cells as read_cells
+from lastax.experiments._cluster import local_cluster as local_cluster
+from lastax.experiments._cluster import scheduler_cluster as scheduler_cluster
 from lastax.experiments._post_processing import PostProcessing as PostProcessing
 from lastax.experiments._prune_run import AUTO as AUTO
 from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
@@ -24,7 +26,6 @@ from lastax.experiments._sweep import SWEEP_TABLE as SWEEP_TABLE
 from lastax.experiments._sweep import save_sweep as save_sweep
 from lastax.experiments._sweep import sweep as sweep
 from lastax.experiments._sweep import sweep_results as sweep_results
-from lastax.experiments._workers import map_processes as map_processes
 
 __all__ = [
     "AUTO",
@@ -43,11 +44,12 @@ __all__ = [
     "PrunedRun",
     "SweepCurves",
     "compressible_ratio",
-    "map_processes",
+    "local_cluster",
     "prune_run",
     "pruning_key",
     "read_cells",
     "save_sweep",
+    "scheduler_cluster",
     "sweep",
     "sweep_groups",
     "sweep_results",

@@ -131,7 +131,6 @@ def read_cells(folder: str | Path) -> list[Record]:
 
 def append_cell(folder: Path, cell: Mapping[str, Any]) -> None:
     """Write one cell to the disk."""
-    # One write, so that lines of several processes do not mix.
     with (folder / CELLS_FILE).open("ab") as file:
         file.write(json.dumps(cell).encode() + b"\n")
         file.flush()

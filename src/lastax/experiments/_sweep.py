@@ -1,14 +1,18 @@
 """Sweeps: the accuracy of runs, pruned by several methods at several ratios."""
 
 import csv
+import dataclasses
 import functools
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
+from lastax._errors import RunError
 from lastax._typing import Record
 from lastax.calibration._batch_norm import recalibrate_batch_norm
 from lastax.experiments._cells import (
@@ -23,7 +27,6 @@ from lastax.experiments._cells import (
 from lastax.experiments._post_processing import PostProcessing
 from lastax.experiments._prune_run import SPLITS, make_reducer
 from lastax.experiments._summary import sweep_summary
-from lastax.experiments._workers import do_nothing, map_processes
 from lastax.nn._networks import Network
 from lastax.serialization._files import write_atomically
 from lastax.surgery._counts import keep_count
@@ -40,7 +43,16 @@ SWEEP_FIGURE = "sweep.png"
 RECONSTRUCTION_STEPS = 100
 
 OpenData = Callable[[RunConfig], TrainingData]
-_Work = tuple[Path, list[Cell], Grid, OpenData, Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """Cells of one run that share a pruned network."""
+
+    run: Path
+    cells: tuple[Cell, ...]
+    grid: Grid
+    open_data: OpenData
 
 
 def sweep(
@@ -49,11 +61,9 @@ def sweep(
     folder: str | Path,
     open_data: OpenData,
     *,
-    jobs: int = 1,
-    initialize: Callable[[], None] = do_nothing,
+    executor: Executor | None = None,
     on_start: Callable[[int], None] = lambda cells: None,
     on_cell: Callable[[Mapping[str, Any]], None] = lambda cell: None,
-    on_run: Callable[[str, int], None] = lambda run, cells: None,
 ) -> list[Record]:
     """Measure every cell of a grid for every run.
 
@@ -64,20 +74,19 @@ def sweep(
     Args:
         runs: folders of finished runs.
         grid: what to measure.
-        folder: where the cells are kept.
-        open_data: opens the data of a run, for example `lastax.data.reopen_data`. With several
-            jobs it must be picklable.
-        jobs: number of processes, each with whole runs and cores of its own.
-        initialize: called once in each of several processes.
-        on_start: called with the number of cells to measure, if there is one job.
-        on_cell: called with each measured cell, if there is one job.
-        on_run: called with each finished run and its number of cells, if there are several jobs.
+        folder: where the cells are kept. Only this process writes to it.
+        open_data: opens the data of a run, for example `lastax.data.reopen_data`. With an executor
+            it must be picklable.
+        executor: where cells are measured: any `concurrent.futures.Executor`, for example of
+            `local_cluster` or `scheduler_cluster`. This process if None.
+        on_start: called with the number of cells to measure.
+        on_cell: called with each measured cell.
 
     Returns:
         The cells of the grid, those measured earlier included.
 
     Raises:
-        RunError: if a run or the folder cannot be read.
+        RunError: if a run or the folder cannot be read, or if the workers of the executor died.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,15 +96,17 @@ def sweep(
         run: [cell for cell in grid.cells() if identity_key(grid.identity(run, cell)) not in known]
         for run in runs
     }
-    work = [(run, cells, grid, open_data, folder) for run, cells in missing.items() if cells]
-    if jobs == 1 or len(work) < 2:
-        on_start(sum(map(len, missing.values())))
-        for one in work:
-            for cell in _measure_run(*one):
-                on_cell(cell)
-    else:
-        for run, count in map_processes(_count_cells, work, jobs, initialize=initialize):
-            on_run(run, count)
+    on_start(sum(map(len, missing.values())))
+    measured = (
+        itertools.chain.from_iterable(
+            _measure_run(run, cells, grid, open_data) for run, cells in missing.items() if cells
+        )
+        if executor is None
+        else _measure_elsewhere(_divide(missing, grid, open_data), executor)
+    )
+    for cell in measured:
+        append_cell(folder, cell)
+        on_cell(cell)
     wanted = {identity_key(grid.identity(run, cell)) for run in runs for cell in grid.cells()}
     return [cell for cell in read_cells(folder) if identity_key(cell) in wanted]
 
@@ -130,49 +141,82 @@ def save_sweep(folder: str | Path, results: Mapping[str, Any]) -> None:
     write_atomically(Path(folder) / SWEEP_RESULTS, (json.dumps(results, indent=1) + "\n").encode())
 
 
-def _count_cells(work: _Work) -> tuple[str, int]:
-    return str(work[0]), sum(1 for _ in _measure_run(*work))
+def _divide(
+    missing: Mapping[Path, Sequence[Cell]], grid: Grid, open_data: OpenData
+) -> Iterator[_Work]:
+    for run, cells in missing.items():
+        for _, same in itertools.groupby(cells, lambda cell: (cell.method, cell.ratio)):
+            yield _Work(run, tuple(same), grid, open_data)
 
 
-def _measure_run(
-    run: Path, cells: list[Cell], grid: Grid, open_data: OpenData, folder: Path
-) -> Iterator[Record]:
-    config, model = load_run(run)
-    measure = _Measurement(model, config, open_data(config), grid)
-    for cell in cells:
-        started = time.monotonic()
-        measured = {
-            **grid.identity(run, cell),
-            "task": config.task,
-            "layer": config.model.layer,
-            "bidirectional": config.model.bidirectional,
-            "seed": config.seed,
-            **measure(cell),
-        }
-        measured["seconds"] = round(time.monotonic() - started, 3)
-        append_cell(folder, measured)
-        yield measured
+def _measure_elsewhere(works: Iterator[_Work], executor: Executor) -> Iterator[Record]:
+    # A worker may have another working directory.
+    work_of = {
+        executor.submit(_measure_work, dataclasses.replace(work, run=work.run.resolve())): work
+        for work in works
+    }
+    try:
+        for future in as_completed(work_of):
+            work = work_of[future]
+            error = future.exception()
+            # Executors have different names for this: `BrokenProcessPool`, `KilledWorker`.
+            if error is not None and type(error).__name__ in {"BrokenProcessPool", "KilledWorker"}:
+                raise RunError(
+                    f"sweep: {work.run}, {work.cells[0].method} at {work.cells[0].ratio:g}: the "
+                    "worker died each time, perhaps for lack of memory: see its log"
+                ) from error
+            for cell in future.result():
+                yield {**cell, "run": str(work.run)}
+    finally:
+        for future in work_of:
+            future.cancel()
+
+
+def _measure_work(work: _Work) -> list[Record]:
+    weights = work.grid.identity(work.run, work.cells[0])["weights"]
+    measurement = _kept_measurement(work.run, weights, work.grid, work.open_data)
+    return [measurement.record(cell) for cell in work.cells]
+
+
+# A worker measures many cells of one run, and what they share takes long.
+@functools.lru_cache(maxsize=1)
+def _kept_measurement(run: Path, weights: str, grid: Grid, open_data: OpenData) -> "_Measurement":
+    return _Measurement(run, grid, open_data)
+
+
+def _measure_run(run: Path, cells: list[Cell], grid: Grid, open_data: OpenData) -> Iterator[Record]:
+    measurement = _Measurement(run, grid, open_data)
+    yield from map(measurement.record, cells)
 
 
 class _Measurement:
-    """Measures cells of one network."""
+    """Measures cells of one run."""
 
-    def __init__(
-        self,
-        model: Network,
-        config: RunConfig,
-        data: TrainingData,
-        grid: Grid,
-    ) -> None:
-        self._model, self._config, self._data, self._grid = model, config, data, grid
-        self._batch = calibration_batch(data, grid.calibration.sequences, seed=grid.seed)
+    def __init__(self, run: Path, grid: Grid, open_data: OpenData) -> None:
+        self._run, self._grid = run, grid
+        self._config, self._model = config, model = load_run(run)
+        self._data = open_data(config)
+        self._batch = calibration_batch(self._data, grid.calibration.sequences, seed=grid.seed)
         self._reducer = make_reducer(model, config, self._batch, grid.calibration, seed=grid.seed)
         # Cells of one pruned network are neighbors.
         self._reduce = functools.lru_cache(maxsize=1)(
             lambda method, count: self._reducer.reduce(method, states=count)
         )
 
-    def __call__(self, cell: Cell) -> Record:
+    def record(self, cell: Cell) -> Record:
+        """What is known of a cell and its run, with what was measured."""
+        started = time.monotonic()
+        return {
+            **self._grid.identity(self._run, cell),
+            "task": self._config.task,
+            "layer": self._config.model.layer,
+            "bidirectional": self._config.model.bidirectional,
+            "seed": self._config.seed,
+            **self._measure(cell),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+    def _measure(self, cell: Cell) -> Record:
         """States and accuracies, or the reason why a method does not suit the network."""
         counts = list(self._config.states)
         if cell.method == UNPRUNED:
