@@ -10,7 +10,7 @@ from lastax.deployment import to_c
 
 from .networks import UNIDIRECTIONAL
 
-START = Path(__file__).with_name("cortex_m")
+START = Path(__file__).parents[2] / "examples/device/cortex_m"
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-mthumb")
 CORE = ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "--specs=rdimon.specs")
