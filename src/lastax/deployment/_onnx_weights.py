@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from lastax._typing import Array
 from lastax.deployment._onnx_graph import Graph, Operand
 from lastax.deployment._rounding import channels_to_int8, to_int8
 
 
-def matrix(graph: Graph, weights: np.ndarray) -> Operand:
+def matrix(graph: Graph, weights: Array) -> Operand:
     """A matrix whose columns are outputs."""
     if graph.quantize is None:
         return weights
-    integers, scales = to_int8(weights.T)
+    integers, scales = to_int8(np.asarray(weights).T)
     # Outside of a loop, weights are converted only once.
     return graph.outermost.add("DequantizeLinear", integers.T, scales, axis=1)
 
@@ -26,7 +27,7 @@ def rows(graph: Graph, weights: np.ndarray, index: str) -> str:
     return graph.add("DequantizeLinear", graph.add("Gather", integers.T, index), scales, axis=-1)
 
 
-def channel_weights(graph: Graph, weights: np.ndarray, channel: np.ndarray) -> Operand:
+def channel_weights(graph: Graph, weights: Array, channel: np.ndarray) -> Operand:
     """Weights of states, whose real parts come before the imaginary parts.
 
     Args:
@@ -36,7 +37,7 @@ def channel_weights(graph: Graph, weights: np.ndarray, channel: np.ndarray) -> O
     """
     if graph.quantize is None:
         return weights
-    integers, scales = channels_to_int8(weights, channel)
+    integers, scales = channels_to_int8(np.asarray(weights), channel)
     graph = graph.outermost
     scale = graph.add("Gather", scales, channel)
     scale = graph.add("Concat", scale, scale, axis=0)
