@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report study study-refit study-import bench bench-check \
+.PHONY: help setup train evaluate score prune sweep report study study-refit study-import study-device bench bench-check \
 	check lint types test test-all test-versions test-lowest test-newest docs docs-serve format package clean
 
 help: ## list the targets
@@ -110,6 +110,15 @@ CHECKPOINTS ?=
 
 study-import: $(INSTALLED) ## prune other people's networks: CHECKPOINTS="a.pth b.pth" ARGS="--data-dir ..."
 	$(BIN)/python examples/study_import.py $(CHECKPOINTS) $(ARGS)
+
+# C code of unidirectional networks, and all runtimes. Trains the networks; resumes if interrupted.
+DEVICE_RUNS := $(foreach seed,0 1 2,runs/speech/s5-unidirectional-seed$(seed))
+
+study-device: $(INSTALLED) ## networks as C code, and checks of all runtimes; half an hour: docs/device.md
+	for run in $(DEVICE_RUNS); do test -f $$run/results.json || \
+		$(LASTAX) train --task speech --no-bidirectional --seed $${run##*seed} --out $$run \
+			$$(test -d $$run && echo --resume) || exit 1; done
+	$(BIN)/python examples/study_device.py $(DEVICE_RUNS) $(ARGS)
 
 bench: $(INSTALLED) ## speed compared with a reference implementation: ARGS="--shape short"
 	$(LASTAX) bench train-step $(ARGS)

@@ -12,26 +12,30 @@ from lastax.data._errors import DataError
 from lastax.data._folders import read_file, unreadable
 from lastax.data._pipeline import Example
 from lastax.data._sound_files import Waveform, read_sound, resample
+from lastax.data._sound_scale import NORMAL, Scale
 
 
-def read_waveform(path: Path, *, rate: int, scale: float = 1.0) -> Waveform:
+def read_waveform(path: Path, *, rate: int, scale: Scale = NORMAL) -> Waveform:
     """The samples of a sound file at `rate` Hz.
 
     Args:
         path: the file.
         rate: samples per second.
-        scale: factor on floating-point samples, as in the data set that the file is added to.
+        scale: how floating-point samples are brought into -1..1 in the data set that the network
+            was trained on.
 
     Raises:
-        DataError: if the file is missing or cannot be decoded.
+        DataError: if the file is missing, cannot be decoded or is out of scale.
     """
     packed = read_file(path)
     try:
         sound = read_sound(packed)
+        if sound.floating:
+            scale.check(float(np.abs(sound.waveform).max()))
     except DataError as error:
-        raise DataError(f"{path} {error}; pass a sound file") from None
+        raise DataError(f"{path} {error}; pass a sound like those of the training data") from None
     waveform = resample(sound.waveform, sound.rate, rate)
-    return waveform * np.float32(scale) if sound.floating else waveform
+    return waveform * np.float32(scale.factor) if sound.floating else waveform
 
 
 def one_second(path: Path, *, rate: int) -> Waveform:

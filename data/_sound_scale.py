@@ -52,6 +52,10 @@ class Scale:
         )
 
 
+# Of sounds that stay in -1..1, such as all sounds that are stored as integers.
+NORMAL = Scale(limit=_HOT)
+
+
 def fitting_scale(peaks: Float64[np.ndarray, " n"]) -> Scale:
     """The scale for sounds with these largest samples; 0 for sounds that are silent or integers.
 
@@ -59,6 +63,8 @@ def fitting_scale(peaks: Float64[np.ndarray, " n"]) -> Scale:
     two that brings all others into -1..1.
     """
     heard = peaks[peaks > 0]
+    if not len(heard):
+        return NORMAL
     limit = _HOT if np.median(heard) <= 1 else _LARGEST
     loudest = float(heard[heard <= limit].max(initial=1.0))
     return Scale(2.0 ** math.ceil(math.log2(loudest)), limit)

@@ -8,27 +8,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int16, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from lastax.data._clip_splits import LISTS, check_classes, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
-from lastax.data._files import padded_record, read_waveform
 from lastax.data._folders import list_folder, read_file
-from lastax.data._pipeline import Example
 from lastax.data._prepared import ArrayWriter, fingerprint, load_about, prepared
 from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
 from lastax.data._skipping import HINT, Skipping
+from lastax.data._sound_encoding import SoundEncoding
 from lastax.data._sound_files import Sound, read_sound, resample
 from lastax.data._sound_folders import READABLE, SoundFolder, find_clips
 from lastax.data._sound_scale import Scale, fitting_scale
 from lastax.data._sound_steps import FEATURES, SoundSteps
-from lastax.data._stream_features import StreamFeatures, Windows
 from lastax.data.speech import augment
 
 SLOWEST, FASTEST = 4_000, 192_000  # Hz; below, a window of 25 ms cannot resolve 40 bands
-VERSION = 3  # of the prepared files; increment it when the code that makes them changes
+VERSION = 4  # of the prepared files; increment it when the code that makes them changes
 
 
 def open_audio_folder(
@@ -85,11 +83,43 @@ def open_audio_folder(
         raise DataError(f"open_audio_folder: rate must be in {SLOWEST}..{FASTEST} Hz; got {rate}")
     folder = Path(data).expanduser()
     found = _clips(folder)
+    ready = _prepared(folder, found.clips, features=features, rate=rate, skip_bad=skip_bad)
+    about = load_about(ready)
+    encoding = SoundEncoding(
+        FEATURES[features],
+        rate,
+        Scale(**about["scale"]),
+        *(np.array(about[name], np.float32) for name in ("mean", "std")),
+    )
+    opened = open_ragged(
+        ready,
+        encoding.standardize,
+        classes=tuple(about["classes"]),
+        input_size=len(encoding.mean),
+    )
+    # Masking and shifting frames requires clips of equal length.
+    varied = augment if about["uniform"] and features != "raw" else None
+    read = functools.partial(
+        encoding.read_record, length=opened.length, with_length=not about["uniform"]
+    )
+    return dataclasses.replace(
+        opened,
+        augment=varied,
+        read_file=read,
+        stream_features=encoding.stream_features,
+        skipped=opened.skipped + sum(found.left_out.values()),
+        left_out=found.left_out,
+        notes=(*found.notes, *opened.notes),
+    )
+
+
+def _prepared(folder: Path, names: list[str], *, features: str, rate: int, skip_bad: bool) -> Path:
+    """Where the steps of all clips are, which are computed once."""
     lists = _lists(folder)
     identity = {
         "version": VERSION,
         "files": fingerprint(
-            [*(folder / name for name in found.clips), *lists.values()], skip_bad=skip_bad
+            [*(folder / name for name in names), *lists.values()], skip_bad=skip_bad
         ),
         "features": features,
         "rate": rate,
@@ -98,92 +128,13 @@ def open_audio_folder(
     build = functools.partial(
         _build,
         source=folder,
-        names=found.clips,
+        names=names,
         lists=lists,
         steps=FEATURES[features],
         rate=rate,
         skip=skip_bad,
     )
-    ready = prepared("audio-folder", identity, build)
-    about = load_about(ready)
-    mean, std = (np.array(about[name], np.float32) for name in ("mean", "std"))
-    opened = open_ragged(
-        ready,
-        functools.partial(_standardize, mean=mean, std=std),
-        classes=tuple(about["classes"]),
-        input_size=len(mean),
-    )
-    # Masking and shifting frames requires clips of equal length.
-    varied = augment if about["uniform"] and features != "raw" else None
-    read = functools.partial(
-        _read_one,
-        steps=FEATURES[features],
-        rate=rate,
-        scale=about["scale"],
-        mean=mean,
-        std=std,
-        length=opened.length,
-        with_length=not about["uniform"],
-    )
-    stream = functools.partial(
-        _stream_features,
-        steps=FEATURES[features],
-        rate=rate,
-        scale=about["scale"],
-        mean=mean,
-        std=std,
-    )
-    return dataclasses.replace(
-        opened,
-        augment=varied,
-        read_file=read,
-        stream_features=stream,
-        skipped=opened.skipped + sum(found.left_out.values()),
-        left_out=found.left_out,
-        notes=(*found.notes, *opened.notes),
-    )
-
-
-def _read_one(
-    path: Path,
-    *,
-    steps: SoundSteps,
-    rate: int,
-    scale: float,
-    mean: Float32[np.ndarray, " d"],
-    std: Float32[np.ndarray, " d"],
-    length: int,
-    with_length: bool,
-) -> list[Example]:
-    """The record of a sound file."""
-    values = steps.compute(read_waveform(path, rate=rate, scale=scale), rate)
-    standardized = (values.astype(np.float32) - mean) / std
-    return [padded_record(standardized, length=length, with_length=with_length, path=path)]
-
-
-def _stream_features(
-    *,
-    steps: SoundSteps,
-    rate: int,
-    scale: float,
-    mean: Float32[np.ndarray, " d"],
-    std: Float32[np.ndarray, " d"],
-) -> StreamFeatures:
-    def compute(windows: Windows) -> Float32[np.ndarray, "n d"]:
-        return (steps.of_windows(windows, rate).astype(np.float32) - mean) / std
-
-    return StreamFeatures(
-        compute, rate=rate, window=steps.window(rate), hop=steps.hop(rate), scale=scale
-    )
-
-
-def _standardize(
-    values: Int16[np.ndarray, " values"],
-    *,
-    mean: Float32[np.ndarray, " d"],
-    std: Float32[np.ndarray, " d"],
-) -> Float32[np.ndarray, "L d"]:
-    return (values.reshape(-1, len(mean)).astype(np.float32) - mean) / std
+    return prepared("audio-folder", identity, build)
 
 
 def _clips(folder: Path) -> SoundFolder:
@@ -240,9 +191,9 @@ def _build(
     encode = functools.partial(
         _encode, folder, [source / name for name in names], splits == "train", steps, rate
     )
-    clips, scale = encode(Scale(), Skipping(skip)), Scale()
+    clips = encode(Scale(), Skipping(skip))
+    scale = fitting_scale(clips.peaks)
     if clips.peaks.max() > 1:
-        scale = fitting_scale(clips.peaks)
         clips = encode(scale, Skipping(skip))
     lengths, moments, good = clips.lengths, clips.moments, clips.lengths > 0
     classes = sorted({name.split("/")[0] for name in names})
@@ -264,7 +215,7 @@ def _build(
         classes=classes,
         length=longest if uniform else -(-longest // tenth) * tenth,
         uniform=uniform,
-        scale=scale.factor,
+        scale=dataclasses.asdict(scale),
         mean=mean.tolist(),
         std=std.tolist(),
     )

@@ -2,15 +2,16 @@
 
     python docs/figures.py
 
-writes `images/sweep.png` (docs/study.md and docs/refit.md), `images/study.png` (docs/study.md) and
-`images/speed.png` (docs/performance.md). The tables have means over seeds and no ranges.
+writes `images/sweep.png` (docs/study.md and docs/refit.md), `images/study.png` (docs/study.md),
+`images/speed.png` (docs/performance.md) and `images/device.png` (docs/device.md). The tables have
+means over seeds and no ranges.
 """
 
 import re
 from pathlib import Path
 
 from lastax.experiments import SweepCurves
-from lastax.plots import draw_speeds, draw_sweep
+from lastax.plots import draw_sizes, draw_speeds, draw_sweep
 
 DOCS = Path(__file__).parent
 METHODS = (
@@ -110,6 +111,24 @@ def step_times() -> dict[str, dict[str, list[float]]]:
     return times
 
 
+def device_curves() -> dict[str, dict[float, list[float]]]:
+    """Accuracies by kilobytes of flash, from docs/device.md, the unpruned networks included."""
+    (header, *rows) = next(rows for _, rows in tables("device.md") if "flash, bytes" in rows[0])
+    accuracy, flash = header.index("accuracy, %"), header.index("flash, bytes")
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for row in rows:
+        _, method, weights, *_ = row
+        size = numbers(row[flash].replace(",", ""))[0] / 1000
+        points = found.setdefault(weights, {}).setdefault(method, {})
+        points[size] = [numbers(row[accuracy])[0] / 100]
+    return {
+        method if weights == "float32" else f"{method}, {weights}": methods[""] | points
+        for weights, methods in found.items()
+        for method, points in methods.items()
+        if method
+    }
+
+
 def main() -> None:
     """Draw all figures."""
     title = "train-step: speedup over the reference implementation"
@@ -117,6 +136,7 @@ def main() -> None:
         "sweep": draw_sweep(sweep_curves()),
         "study": draw_sweep(study_curves()),
         "speed": draw_speeds(step_times(), "reference", title=title),
+        "device": draw_sizes(device_curves(), xlabel="flash, kB"),
     }
     for name, figure in figures.items():
         figure.savefig(DOCS / "images" / f"{name}.png", dpi=110)

@@ -5,7 +5,9 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
+import types
 from pathlib import Path
 
 import click
@@ -201,3 +203,100 @@ def test_study_import_skips_resumes_and_prints_tables(folder):
     second = run(study["main"], arguments, catch_exceptions=False)
     assert Path("study/net.jsonl").read_text().splitlines() == lines
     assert second.output in first.output
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The scripts of the study of small devices."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc); install one")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    code = importlib.import_module("device_code")
+    monkeypatch.setattr(code, "REPEATS", 2)
+    return types.SimpleNamespace(code=code, study=importlib.import_module("study_device"))
+
+
+def unidirectional_run(folder, **settings):
+    """An untrained network for the task `speech`, as a run."""
+    model = lastax.ModelConfig(bidirectional=False, **settings)
+    config = lastax.training.RunConfig(
+        task="speech",
+        seed=0,
+        data=lastax.training.DataConfig("speech", features="log-mel"),
+        input_size=40,
+        classes=10,
+        length=101,
+        model=model,
+        training=lastax.training.TrainingConfig(),
+        states=lastax.training.untrained_counts(model),
+        labels=lastax.data.speech.CLASSES,
+    )
+    network = lastax.build_network(model, input_size=40, classes=10, key=jax.random.key(0))
+    lastax.save(folder, network)
+    lastax.training.save_config(folder, config)
+    return network
+
+
+def test_features_in_C_are_those_of_records(device, tmp_path):
+    rng = np.random.default_rng(0)
+    sound = rng.normal(size=(2, 8000)).astype(np.float32) * np.array([[0.1], [1e-4]], np.float32)
+    mean, deviation = rng.normal(size=40), rng.uniform(1, 2, 40)
+    features = device.code.Features(tmp_path, mean, deviation)
+    found = features(np.pad(sound, ((0, 0), (0, 128))))
+    frames = lastax.data._audio.log_mel(sound, rate=8000, hop=80)
+    np.testing.assert_allclose(found, (frames - mean) / deviation, atol=1e-4)
+
+
+def test_study_device_measures_what_is_missing(device, folder, monkeypatch, capsys):
+    network = unidirectional_run(folder / "run", layers=1, channels=4, states=4)
+    cost = {"flash_bytes": 100, "state_bytes": 10, "multiply_adds": 1000, "microseconds": 1.5}
+    rng = np.random.default_rng(0)
+    study = types.SimpleNamespace(
+        data=types.SimpleNamespace(classes=lastax.data.speech.CLASSES, length=101),
+        x=rng.normal(size=(8, 101, 40)).astype(np.float32),
+        label=np.arange(8),
+        cost=cost,
+        difference=0.0,
+    )
+    study.measure = device.study.Study.measure.__get__(study)
+    monkeypatch.setattr(lastax.training, "calibration_batch", lambda data, sequences: None)
+    monkeypatch.setattr(device.study, "METHODS", ("last",))
+    monkeypatch.setattr(device.study, "RATIOS", (0.5,))
+    monkeypatch.setattr(device.study, "WEIGHTS", ("float32",))
+    path = folder / "networks.jsonl"
+    device.study.measure_run(study, folder / "run", path)
+    before, after = device.study.records(path)
+    sizes = lastax.deployment.footprint(network)
+    assert before["flash_bytes"] == sizes.flash_bytes + 100
+    assert before["work"] == 100 * (sizes.multiply_adds + 1000)
+    assert before["microseconds"] > 1.5
+    assert max(before["difference"], after["difference"]) < 1e-6
+    logits = np.asarray(lastax.predict(network, {"x": study.x}))
+    assert before["accuracy"] == np.mean(logits.argmax(axis=1) == study.label)
+    assert after["flash_bytes"] < before["flash_bytes"]
+    device.study.measure_run(study, folder / "run", path)
+    assert device.study.records(path) == [before, after]
+    rows = device.study.table([before, {**before, "accuracy": 1.0}, after]).splitlines()
+    assert rows[2].startswith("| 0 % |  | float32 |")
+    assert " ± " in rows[2]
+    assert rows[3].startswith(f"| 50 % | `last` | float32 | {100 * after['accuracy']:.1f} |")
+
+
+@pytest.mark.slow
+def test_study_device_checks_all_runtimes(device, folder):
+    """The whole command, on an untrained network."""
+    pytest.importorskip("flatbuffers")
+    unidirectional_run(folder / "run", layers=1, channels=8, states=8)
+    vars(device.study).update(METHODS=("calibrated",), RATIOS=(0.5,), CHECKED=("calibrated", 0.5))
+    ended = CliRunner().invoke(device.study.main, ["run"], catch_exceptions=False)
+    assert ended.exit_code == 0
+    table = ended.output.partition("largest difference |")[2]
+    differences = dict(re.findall(r"^\| ([\w ,-]+) \| (\S+) \|$", table, re.MULTILINE))
+    expected = {"chunks of 37 steps", "single steps", "stablehlo", "stablehlo-step", "safetensors"}
+    expected |= {"c", "c, int8"}
+    if importlib.util.find_spec("onnxruntime"):
+        expected |= {"onnx", "onnx, int8", "onnx-sequence", "onnx-sequence, int8"}
+    assert set(differences) == expected
+    assert max(map(float, differences.values())) < 1e-5
+    within = re.search(r"through a pipe: probabilities within (\S+)\.$", ended.output, re.MULTILINE)
+    assert float(within[1]) < 1e-4

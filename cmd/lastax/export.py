@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import lastax
 from lastax.cmd._console import emit, err, out, resolve_run
-from lastax.cmd._options import Name, debug_option, json_option, require_flag, run_argument
+from lastax.cmd._options import (
+    DataLocation,
+    Name,
+    debug_option,
+    json_option,
+    location_options,
+    require_flag,
+    run_argument,
+)
+from lastax.cmd._rounding_loss import rounding_line, rounding_loss
+
+# Targets with weights in 8 bits.
+QUANTIZED = ("c", "onnx", "onnx-sequence")
 
 
 @click.command()
@@ -43,7 +56,12 @@ from lastax.cmd._options import Name, debug_option, json_option, require_flag, r
     help="Where S4D channels or layers get equal sizes.",
 )
 @click.option("--name", default="model", help="Prefix of the files and names in C.")
-@click.option("--quantize", type=click.Choice(["int8"]), help="Weights in 8 bits, with --to c.")
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Weights in 8 bits, with --to c, onnx or onnx-sequence.",
+)
+@location_options
 @json_option
 @debug_option
 def export(
@@ -55,6 +73,7 @@ def export(
     pad: lastax.interop.Pad,
     name: str,
     quantize: lastax.deployment.Quantization | None,
+    location: DataLocation,
     as_json: bool,
 ) -> None:
     """Write the network of RUN for another runtime, or for other people's code.
@@ -63,7 +82,8 @@ def export(
     `c` is C99 code without dependencies that reads one step of a stream, with a program that tests
     it; `stablehlo` reads whole sequences, `stablehlo-step` and `onnx` one step, and
     `onnx-sequence` a sequence step by step; `safetensors` holds plain arrays. `c`, `onnx` and the
-    steps need a unidirectional network.
+    steps need a unidirectional network. `--quantize` also prints the accuracy on test before and
+    after rounding, if the data of RUN are present.
 
     Without `--to`, the file is a checkpoint. Formats are those of `lastax.interop` (docs): a
     naming and a kind of file, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels with
@@ -77,30 +97,41 @@ def export(
     if target is not None:
         require_flag({"like": "--like", "pad": "--pad"}, "--format")
     if target != "c":
-        require_flag({"name": "--name", "quantize": "--quantize"}, "--to c")
+        require_flag({"name": "--name"}, "--to c")
+    if target not in QUANTIZED:
+        require_flag({"quantize": "--quantize"}, f"--to {', '.join(QUANTIZED)}")
     run = resolve_run(run)
-    notes: tuple[str, ...] = ()
-    if target == "c":
-        _, network = lastax.training.load_run(run)
-        sizes = lastax.deployment.to_c(network, file, name=name, quantize=quantize)
-        if as_json:
-            emit({"folder": str(file), **sizes._asdict()})
-            return
-        out.print(
-            f"{file}: constants {sizes.flash_bytes:,} bytes, state {sizes.state_bytes:,} bytes, "
-            f"{sizes.multiply_adds:,} multiply-adds per step"
-        )
-        return
     if target in (None, "safetensors"):
         notes = lastax.interop.export_run(
             run, file, format=file_format or target, like=like, pad=pad
         )
-    else:
-        config, network = lastax.training.load_run(run)
-        lastax.deployment.TARGETS[target](network, file, config.labels)
-    if as_json:
-        emit({"file": str(file), "notes": list(notes)})
+        for note in () if as_json else notes:
+            err.print(note)
+        _show({"file": str(file), "notes": list(notes)}, _size(file), as_json)
         return
-    for note in notes:
-        err.print(note)
-    out.print(f"{file}: {file.stat().st_size:,} bytes")
+    config, network = lastax.training.load_run(run)
+    if target == "c":
+        sizes = lastax.deployment.to_c(network, file, name=name, quantize=quantize)
+        record = {"folder": str(file), **sizes._asdict()}
+        line = (
+            f"{file}: constants {sizes.flash_bytes:,} bytes, state {sizes.state_bytes:,} bytes, "
+            f"{sizes.multiply_adds:,} multiply-adds per step"
+        )
+    else:
+        lastax.deployment.TARGETS[target](network, file, config.labels, quantize)
+        record, line = {"file": str(file), "notes": []}, _size(file)
+    if quantize is not None:
+        record["rounding"] = rounding_loss(config, network, quantize, location)
+        line = f"{line}\n{rounding_line(record['rounding'])}"
+    _show(record, line, as_json)
+
+
+def _size(file: Path) -> str:
+    return f"{file}: {file.stat().st_size:,} bytes"
+
+
+def _show(record: dict[str, Any], line: str, as_json: bool) -> None:
+    if as_json:
+        emit(record)
+    else:
+        out.print(line)

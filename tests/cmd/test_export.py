@@ -9,12 +9,12 @@ import lastax
 
 @pytest.fixture
 def run(tmp_path):
-    """A unidirectional run without training."""
+    """A unidirectional run without training and without data."""
     model = lastax.ModelConfig(layers=1, channels=4, states=2, bidirectional=False)
     config = lastax.training.RunConfig(
-        task="speech",
+        task="arrays",
         seed=0,
-        data=lastax.training.DataConfig("speech", features="log-mel"),
+        data=lastax.training.DataConfig("arrays", data="gone.npz"),
         input_size=3,
         classes=2,
         length=101,
@@ -33,8 +33,12 @@ def run(tmp_path):
 def test_c_and_safetensors(cli, run, tmp_path):
     network = lastax.load(run)
     words = ("--quantize", "int8", "--name", "word")
-    result = cli("export", run, "--to", "c", "--out", "code", *words, "--json").result
+    ended = cli("export", run, "--to", "c", "--out", "code", *words, "--json")
+    result = ended.result
     assert result.pop("folder") == "code"
+    # The data of the run are gone.
+    assert 1e-4 < result.pop("rounding")["logit_difference"] < 0.03
+    assert "the accuracy was not measured: file not found: " in ended.stderr
     assert result == lastax.deployment.footprint(network, quantize="int8")._asdict()
     names = {"word.h", "word.c", "word_test.c"}
     assert {path.name for path in (tmp_path / "code").iterdir()} == names
@@ -46,3 +50,29 @@ def test_c_and_safetensors(cli, run, tmp_path):
     assert ended.status == 0
     (one,) = lastax.find_layers(lastax.interop.read("net.safetensors").model)
     np.testing.assert_allclose(one.C, lastax.find_layers(network)[0].C, rtol=1e-6)
+
+
+def test_rounding_shows_its_accuracy(cli, tmp_path):
+    """On the records of the run, by an untrained network."""
+    x = np.random.default_rng(0).normal(size=(60, 12, 2))
+    np.savez("own.npz", x_train=x, y_train=np.arange(60) % 2)
+    preset = lastax.training.Preset(
+        lastax.ModelConfig(layers=1, channels=4, states=2, bidirectional=False),
+        lastax.training.TrainingConfig(epochs=1),
+    )
+    data_config = lastax.training.DataConfig("arrays", data="own.npz")
+    data = lastax.data.open_data(data_config)
+    config = lastax.training.make_run_config("arrays", data, preset, data_config=data_config)
+    network = lastax.build_network(config.model, input_size=2, classes=2, key=jax.random.key(0))
+    lastax.save("run", network)
+    lastax.training.save_config("run", config)
+    ended = cli("export", "run", "--to", "c", "--out", "code", "--quantize", "int8", "--json")
+    assert ended.stderr == ""
+    found = ended.result["rounding"]
+    rounded = lastax.deployment.quantized_cell(network)
+    for key, model in (("accuracy_before", network), ("accuracy_after", rounded)):
+        assert found[key] == lastax.training.evaluate_split(model, data, "test").accuracy
+    assert 0 < found["agreement"] <= 1
+    ended = cli("export", "run", "--to", "stablehlo", "--out", "net", "--quantize", "int8")
+    assert ended.status == 2
+    assert "--quantize has no effect without --to c, onnx, onnx-sequence" in ended.stderr

@@ -339,6 +339,11 @@ def test_one_clip_out_of_scale_is_bad(tmp_path):
     assert failure(folder).startswith(
         f"{folder / 'high/11.wav'} has samples up to 10,000, while most clips stay in -1..1; "
     )
+    # Also as a single file, as in `lastax predict`.
+    (record,) = before.read_file(folder / "low/1.wav")
+    assert np.ptp(record["x"]) > 1
+    with pytest.raises(DataError, match=r"0.wav has samples up to 10,000, while most .*; pass a "):
+        before.read_file(folder / "low/0.wav")
     data = open_folder(folder, features="raw", skip_bad=True)
     assert (data.skipped, data.notes) == (2, ())
     record = data.sources["test"][0]["x"]

@@ -14,7 +14,7 @@ import pytest
 
 import lastax
 from lastax._errors import RunError
-from lastax.deployment import footprint, to_c
+from lastax.deployment import footprint, quantized_cell, to_c
 
 from ..systems import compiled, filled, filled_layer, random_system
 
@@ -210,7 +210,8 @@ def test_a_pruned_network_is_smaller(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize("tokens", [False, True])
 def test_weights_in_8_bits(tokens, tmp_path):
-    model = network([lru(), ragged_s4d()], tokens=tokens, activation="full_glu")
+    layers = [lru(), ragged_s4d(), s5().keep(np.zeros(4, bool))]
+    model = network(layers, tokens=tokens, activation="full_glu")
     full, small = footprint(model), to_c(model, tmp_path / "c", quantize="int8")
     assert (small.state_bytes, small.multiply_adds) == (full.state_bytes, full.multiply_adds)
     assert small == footprint(model, quantize="int8")
@@ -222,6 +223,8 @@ def test_weights_in_8_bits(tokens, tmp_path):
     got = outputs(library, xs, small.state_bytes)
     error = np.abs(got - wanted).max() / np.abs(wanted).max()
     assert 1e-4 < error < 0.03
+    rounded = np.asarray(stepwise(quantized_cell(model), xs))
+    np.testing.assert_allclose(got, rounded, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_errors_name_the_function_and_the_remedy(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """ONNX files give the logits of the network, step by step and for whole sequences."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 import lastax
 from lastax._errors import MissingPackageError
-from lastax.deployment import to_onnx
+from lastax.deployment import quantized_cell, to_onnx
 
 from .networks import (
     CHANNELS,
@@ -27,6 +28,11 @@ from .networks import (
 BATCH, LENGTH = 2, 20
 
 
+def unstable():
+    layer = lastax.LRU.initialize(CHANNELS, 2, key=jax.random.key(0))
+    return network(dataclasses.replace(layer, nu_log=jnp.full(2, -30.0)))
+
+
 @pytest.fixture
 def onnx():
     return pytest.importorskip("onnx", reason="exports to ONNX need the package onnx")
@@ -39,7 +45,10 @@ def session(onnx, tmp_path):
 
     def open_session(model, **options):
         to_onnx(model, tmp_path / "net.onnx", **options)
-        return runtime.InferenceSession(tmp_path / "net.onnx")
+        settings = runtime.SessionOptions()
+        # By default, onnxruntime also rounds the inputs of matrices of integers.
+        settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        return runtime.InferenceSession(tmp_path / "net.onnx", settings)
 
     return open_session
 
@@ -87,6 +96,38 @@ def test_states_and_outputs_have_the_names_of_the_cell(session):
     names = [value.name for value in found.get_outputs()]
     assert names == ["logits", *(f"next.{name}" for name in states)]
     assert found.get_inputs()[1].shape == ["batch", 12]
+
+
+@pytest.mark.parametrize("name", ["mixture", "layer norm", "tokens"])
+def test_weights_in_8_bits_give_the_logits_of_the_rounded_cell(session, name):
+    model = UNIDIRECTIONAL[name]()
+    cell = quantized_cell(model)
+    x = inputs(model, BATCH, LENGTH)
+    wanted = logits(cell, x)
+    stream = session(model, quantize="int8")
+    states = start(stream, BATCH)
+    for k in range(LENGTH):
+        found, states = step(stream, x[:, k], states)
+    assert_close(found, wanted)
+    whole = session(model, quantize="int8", whole_sequence=True)
+    assert_close(whole.run(None, {"x": x})[0], wanted)
+
+
+def test_weights_in_8_bits_are_integers_outside_of_the_loop(onnx, tmp_path):
+    """All matrices, but not the eigenvalues."""
+    cell = streaming(full_and_pruned()[0])
+    size = {}
+    for quantize in (None, "int8"):
+        to_onnx(cell, tmp_path / "net.onnx", whole_sequence=True, quantize=quantize)
+        graph = onnx.load(tmp_path / "net.onnx").graph
+        size[quantize] = (tmp_path / "net.onnx").stat().st_size
+    weights = [x for x in graph.initializer if len(x.dims) == 2]
+    assert {x.data_type for x in weights} == {onnx.TensorProto.INT8}
+    (loop,) = (node.attribute[0].g for node in graph.node if node.op_type == "Scan")
+    assert "DequantizeLinear" in {node.op_type for node in graph.node}
+    assert "DequantizeLinear" not in {node.op_type for node in loop.node}
+    removed = 3 * sum(np.prod(x.dims) for x in weights)
+    assert 0.5 * removed < size[None] - size["int8"] < removed
 
 
 @pytest.mark.parametrize(("compensated", "low", "high"), [(True, 0, 1e-7), (False, 3e-6, 1)])
@@ -151,6 +192,11 @@ def test_double_precision_becomes_single(session, x64):
     [
         (lambda: network(s5(bidirectional=True)), {}, "streaming: .*bidirectional=False"),
         (UNIDIRECTIONAL["postnorm"], {"classes": ("a",)}, "to_onnx: classes has 1 names, .* 4"),
+        (
+            unstable,
+            {"quantize": "int8"},
+            r"to_onnx: the states \[0, 1\] of block 0 have .lam. >= 1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(model, options, words, tmp_path):

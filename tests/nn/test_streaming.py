@@ -154,6 +154,15 @@ def test_steps_and_chunks_give_the_logits_of_the_whole_network(name):
     assert_equal_states(last, state)
 
 
+def test_a_cell_predicts_whole_sequences():
+    """For a batch of padded sequences, whose padding is NaN."""
+    _, cell, x, wanted = case()
+    lengths = np.array([1, 9, LENGTH])
+    batch = jnp.where(np.arange(LENGTH)[:, None] < lengths[:, None, None], x, jnp.nan)
+    found = compiled(lastax.predict)(cell, {"x": batch, "length": lengths})
+    assert_close(found, wanted[lengths - 1])
+
+
 def test_states_without_compensation_give_the_same_logits():
     model, _, x, wanted = case("postnorm")
     cell = lastax.streaming(model, compensated=False)

@@ -14,6 +14,7 @@ from lastax.plots import (
     draw_layout,
     draw_learning,
     draw_poles,
+    draw_sizes,
     draw_speeds,
     draw_states,
     draw_sweep,
@@ -67,6 +68,7 @@ FIGURES = {
     "sweep": lambda: draw_sweep(sweep_of("random", "last, BatchNorm recalibrated", "calibrated")),
     "one shape": lambda: draw_speeds(times_of(["short forward"]), "reference", title="title"),
     "speeds": lambda: draw_speeds(times_of("abcdef"), "reference", title="title"),
+    "sizes": lambda: draw_sizes({"last, int8": {60.5: [0.8], 30: [0.7]}}, xlabel="flash, kB"),
     "poles": poles_figure,
     "states": lambda: draw_states([32, 1024], [30, 1024], title="run"),
     "layout": lambda: draw_layout([SCORES] * 2, [KEEP] * 2, title="scores: last"),
@@ -115,7 +117,15 @@ def test_sweeps_begin_at_the_unpruned_networks():
     assert figure.axes[0].get_xlim()[0] == 0
 
 
+def test_sizes_are_in_order_and_seeds_are_averaged():
+    figure = draw_sizes({"last, int8": {60.5: [0.8, 0.9], 30: [0.7]}}, xlabel="flash, kB")
+    (line,) = lines_of(figure).values()
+    assert line.get_xdata().tolist() == [30, 60.5]
+    np.testing.assert_allclose(line.get_ydata(), [70, 85])
+
+
 def test_a_method_has_one_color_in_all_figures():
+    sizes = lines_of(draw_sizes({"last, int8": {1: [0.8]}}, xlabel="kB"))["last, int8"]
     few = lines_of(draw_sweep(sweep_of("calibrated", "last")))
     many = lines_of(draw_sweep(sweep_of("last", "mine", "random", "last + 3 epochs", "calibrated")))
     for name in ("last", "calibrated"):
@@ -123,6 +133,8 @@ def test_a_method_has_one_color_in_all_figures():
         assert few[name].get_marker() == many[name].get_marker()
     assert many["last + 3 epochs"].get_color() == many["last"].get_color()
     assert many["last + 3 epochs"].get_linestyle() != many["last"].get_linestyle()
+    assert sizes.get_color() == few["last"].get_color()
+    assert sizes.get_linestyle() != few["last"].get_linestyle()
     names = ("last", "mine", "random", "calibrated")
     assert len({many[name].get_color() for name in names}) == 4
 
@@ -167,6 +179,9 @@ def test_figures_of_the_documentation_agree_with_its_tables(documented):
     assert study["text, s5, bidirectional"].unpruned == [0.693]
     (sweep,) = documented.sweep_curves().values()
     assert sweep.test["calibrated, reconstructed"][0.9] == [0.835]
+    sizes = documented.device_curves()
+    assert set(sizes) == {"last", "calibrated", "last, int8", "calibrated, int8"}
+    assert all(len(points) == 5 for points in sizes.values())
     times = documented.step_times()
     assert len(times) == 10
     (_, (header, *rows)), *_ = (

@@ -11,14 +11,14 @@ static float dot(int n, const float *w, const float *x)
 {
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
     int i;
-    for (i = 0; i + 4 <= n; i += 4) {
+    for (i = 0; i < n % 4; i++)
+        s0 += w[i] * x[i];
+    for (; i < n; i += 4) {
         s0 += w[i] * x[i];
         s1 += w[i + 1] * x[i + 1];
         s2 += w[i + 2] * x[i + 2];
         s3 += w[i + 3] * x[i + 3];
     }
-    for (; i < n; i++)
-        s0 += w[i] * x[i];
     return (s0 + s1) + (s2 + s3);
 }
 
@@ -27,14 +27,14 @@ static float dot_int8(int n, const int8_t *w, const float *x)
 {
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
     int i;
-    for (i = 0; i + 4 <= n; i += 4) {
+    for (i = 0; i < n % 4; i++)
+        s0 += (float)w[i] * x[i];
+    for (; i < n; i += 4) {
         s0 += (float)w[i] * x[i];
         s1 += (float)w[i + 1] * x[i + 1];
         s2 += (float)w[i + 2] * x[i + 2];
         s3 += (float)w[i + 3] * x[i + 3];
     }
-    for (; i < n; i++)
-        s0 += (float)w[i] * x[i];
     return (s0 + s1) + (s2 + s3);
 }
 

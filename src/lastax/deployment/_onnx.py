@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lastax._errors import MissingPackageError
+from lastax.deployment._constants import float32_cell
+from lastax.deployment._rounding import Quantization, rounded_cell
 from lastax.nn._networks import Network
 from lastax.nn._streaming import streaming
 from lastax.nn._streaming_cell import StreamingCell
@@ -18,6 +20,7 @@ def to_onnx(
     *,
     whole_sequence: bool = False,
     classes: Sequence[str] = (),
+    quantize: Quantization | None = None,
 ) -> None:
     """Write a unidirectional classifier as ONNX, in float32 and with real arithmetic only.
 
@@ -39,12 +42,14 @@ def to_onnx(
         file: the file; replaced if it exists.
         whole_sequence: write a sequence instead of a step.
         classes: names of the classes.
+        quantize: `int8` for weights in 8 bits, as in `to_c`. The file has integers and one scale
+            per output channel; `DequantizeLinear` makes float32 numbers of them.
 
     Raises:
         MissingPackageError: if onnx is not installed.
         RunError: if the file cannot be written.
         ValueError: if the model cannot be a stream, as in `streaming`, or if `classes` does not fit
-            it.
+            it. With `quantize`, also if a state is unstable or values are not finite.
     """
     cell = model if isinstance(model, StreamingCell) else streaming(model)
     outputs = cell.head.bias.shape[0]
@@ -56,4 +61,7 @@ def to_onnx(
         from lastax.deployment._onnx_cell import sequence_model, step_model
     except ModuleNotFoundError as error:
         raise MissingPackageError("to_onnx", error, extra="onnx") from error
-    write_atomically(file, (sequence_model if whole_sequence else step_model)(cell, classes))
+    if quantize is not None:
+        cell = rounded_cell("to_onnx", float32_cell("to_onnx", cell), quantize)
+    write = sequence_model if whole_sequence else step_model
+    write_atomically(file, write(cell, classes, quantize))

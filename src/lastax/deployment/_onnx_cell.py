@@ -11,6 +11,8 @@ import onnx
 
 from lastax.deployment._onnx_compensated import add_compensated, advance
 from lastax.deployment._onnx_graph import Graph, value_info
+from lastax.deployment._onnx_weights import channel_weights, matrix, rows
+from lastax.deployment._rounding import Quantization
 from lastax.nn._blocks import Gate, Linear
 from lastax.nn._cell_block import CellBlock, CellNorm
 from lastax.nn._channel_recurrence import ChannelRecurrence
@@ -22,10 +24,12 @@ FORMAT_VERSION = "1"
 FLOAT = int(onnx.TensorProto.FLOAT)
 
 
-def step_model(cell: StreamingCell, classes: Sequence[str]) -> bytes:
-    """The file of one step."""
+def step_model(
+    cell: StreamingCell, classes: Sequence[str], quantize: Quantization | None = None
+) -> bytes:
+    """The file of one step. With `quantize`, the cell must be one of `rounded_cell`."""
     cell, states = _on_host(cell), _states(cell)
-    graph = Graph()
+    graph = Graph(quantize=quantize)
     values = {name: f"state.{name}" for name in states}
     h = _embed(graph, cell, "x")
     h, new = _blocks(graph, cell, h, values)
@@ -44,14 +48,16 @@ def step_model(cell: StreamingCell, classes: Sequence[str]) -> bytes:
     return graph.model("step", inputs, outputs, _metadata(cell, classes))
 
 
-def sequence_model(cell: StreamingCell, classes: Sequence[str]) -> bytes:
+def sequence_model(
+    cell: StreamingCell, classes: Sequence[str], quantize: Quantization | None = None
+) -> bytes:
     """The file of a whole sequence: a `Scan` over the blocks, and the head once at the end."""
     cell, states = _on_host(cell), _states(cell)
     states.pop("pooled.steps", None)
     if cell.pooling == "last":
         # The output of the last block takes the place of the sum.
         states["pooled.value"] = np.zeros(len(cell.embed.bias), np.float32)
-    graph = Graph()
+    graph = Graph(quantize=quantize)
     embedded = _embed(graph, cell, "x")
     sizes = graph.add("Shape", "x")
     batch, length = (graph.add("Gather", sizes, np.array([axis])) for axis in (0, 1))
@@ -127,7 +133,7 @@ def _metadata(cell: StreamingCell, classes: Sequence[str]) -> dict[str, str]:
 
 
 def _linear(graph: Graph, linear: Linear, x: str) -> str:
-    return graph.add("Add", graph.add("MatMul", x, linear.weight), linear.bias)
+    return graph.add("Add", graph.add("MatMul", x, matrix(graph, linear.weight)), linear.bias)
 
 
 def _embed(graph: Graph, cell: StreamingCell, x: str) -> str:
@@ -139,8 +145,8 @@ def _embed(graph: Graph, cell: StreamingCell, x: str) -> str:
     limit = np.array(size, np.int32)
     below = graph.add("Less", x, np.array(0, np.int32))
     outside = graph.add("Or", below, graph.add("GreaterOrEqual", x, limit))
-    rows = graph.add("Gather", table, graph.add("Where", outside, limit, x))
-    return graph.add("Add", rows, cell.embed.bias)
+    row = rows(graph, table, graph.add("Where", outside, limit, x))
+    return graph.add("Add", row, cell.embed.bias)
 
 
 def _blocks(
@@ -178,22 +184,25 @@ def _norm(graph: Graph, norm: CellNorm, x: str) -> str:
 
 
 def _feedthrough(graph: Graph, recurrence: Recurrence, u: str) -> str:
-    return graph.add("MatMul" if recurrence.D.ndim == 2 else "Mul", u, recurrence.D)
+    if recurrence.D.ndim == 2:
+        return graph.add("MatMul", u, matrix(graph, recurrence.D))
+    return graph.add("Mul", u, recurrence.D)
 
 
 def _drive(graph: Graph, recurrence: Recurrence, u: str) -> str:
     """The driving input of the states."""
     if not isinstance(recurrence, ChannelRecurrence):
-        return graph.add("MatMul", u, recurrence.B)
-    rows = graph.add("Gather", u, _channel(recurrence), axis=1)
-    return graph.add("Mul", graph.add("Concat", rows, rows, axis=1), recurrence.B)
+        return graph.add("MatMul", u, matrix(graph, recurrence.B))
+    own = graph.add("Gather", u, _channel(recurrence), axis=1)
+    return graph.add("Mul", graph.add("Concat", own, own, axis=1), recurrence.B)
 
 
 def _observe(graph: Graph, recurrence: Recurrence, x: str, feedthrough: str) -> str:
     """The output: that of the states, and the feedthrough."""
     if not isinstance(recurrence, ChannelRecurrence):
-        return graph.add("Add", graph.add("MatMul", x, recurrence.C), feedthrough)
-    weighted = graph.add("Mul", x, recurrence.C)
+        return graph.add("Add", graph.add("MatMul", x, matrix(graph, recurrence.C)), feedthrough)
+    weights = channel_weights(graph, recurrence.C, _channel(recurrence))
+    weighted = graph.add("Mul", x, weights)
     parts = graph.add("Add", *graph.add_many("Split", weighted, outputs=2, axis=1, num_outputs=2))
     index = graph.add("Expand", _channel(recurrence)[None], graph.add("Shape", parts))
     options = {"axis": 1, "reduction": "add"}

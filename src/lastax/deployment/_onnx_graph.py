@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 import lastax
 from lastax._typing import Array
+from lastax.deployment._rounding import Quantization
 
 OPSET = 20
 # The version of the file format that belongs to the operator set.
@@ -22,10 +23,17 @@ Size = int | str
 
 
 class Graph:
-    """Nodes and constants under construction. Values are known by their names."""
+    """Nodes and constants under construction. Values are known by their names.
 
-    def __init__(self, parent: Graph | None = None) -> None:
+    Attributes:
+        outermost: the graph that is not the body of a loop.
+        quantize: how weights are stored; None for float32.
+    """
+
+    def __init__(self, parent: Graph | None = None, quantize: Quantization | None = None) -> None:
         """An empty graph. The body of a loop keeps its constants in the `parent`."""
+        self.outermost: Graph = self if parent is None else parent.outermost
+        self.quantize: Quantization | None = quantize if parent is None else parent.quantize
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple, onnx.TensorProto] = {} if parent is None else parent._constants
         self._counter: list[int] = [0] if parent is None else parent._counter

@@ -7,7 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int, Int8
 
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock
@@ -27,6 +27,25 @@ def to_int8(
     largest = np.abs(rows).max(axis=1, initial=0)
     scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
+
+
+def channels_to_int8(
+    weights: Float[np.ndarray, " weights"], channel: Int[np.ndarray, " P"]
+) -> tuple[Int8[np.ndarray, " weights"], Float[np.ndarray, " H"]]:
+    """Integers, and one scale per channel.
+
+    Args:
+        weights: real, then imaginary parts of the weights of states.
+        channel: the channel of each state.
+    """
+    channels = np.tile(channel, 2)
+    integers = np.zeros(len(weights), np.int8)
+    scales = np.ones(channel.max(initial=-1) + 1, np.float32)
+    for number in range(len(scales)):
+        here = channels == number
+        rounded, scale = to_int8(weights[None, here])
+        integers[here], scales[number] = rounded[0], scale[0]
+    return integers, scales
 
 
 def rounded_cell(
@@ -75,15 +94,14 @@ def _block(block: CellBlock) -> CellBlock:
 def _recurrence(recurrence: Recurrence) -> Recurrence:
     B, C, D = map(np.asarray, (recurrence.B, recurrence.C, recurrence.D))
     if isinstance(recurrence, ChannelRecurrence):
-        channel = np.tile(np.repeat(np.arange(len(recurrence.counts)), recurrence.counts), 2)
-        rounded = np.zeros_like(C)
-        for number in range(len(recurrence.counts)):
-            rounded[channel == number] = _rounded(C[None, channel == number])[0]
+        channel = np.repeat(np.arange(len(recurrence.counts)), recurrence.counts)
+        integers, scales = channels_to_int8(C, channel)
+        rounded = integers * scales[np.tile(channel, 2)]
         return dataclasses.replace(recurrence, C=jnp.asarray(rounded))
     # States have units of their own. In these units, the largest output weight of each state is 1,
     # so that the states share the 8 bits of an output channel fairly.
     states = len(recurrence.lam_re)
-    largest = np.abs(C).reshape(2, states, -1).max(axis=(0, 2), initial=0)
+    largest = np.abs(C).reshape(2, states, C.shape[1]).max(axis=(0, 2), initial=0)
     units = np.tile(np.where(largest > 0, largest, 1), 2).astype(np.float32)
     return dataclasses.replace(
         recurrence,

@@ -38,6 +38,7 @@ from lastax.nn._normalization import BatchNorm as BatchNorm
 from lastax.nn._normalization import LayerNorm as LayerNorm
 from lastax.nn._normalization import RunningStatistics as RunningStatistics
 from lastax.nn._normalization import split_trainable as split_trainable
+from lastax.nn._prediction import Predictor as Predictor
 from lastax.nn._prediction import predict as predict
 from lastax.nn._recurrence import Recurrence as Recurrence
 from lastax.nn._running_pool import RunningSum as RunningSum
@@ -78,6 +79,7 @@ __all__ = [
     "Network",
     "NetworkForward",
     "NormalPart",
+    "Predictor",
     "Recurrence",
     "Retrieval",
     "RunningStatistics",

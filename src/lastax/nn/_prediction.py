@@ -8,10 +8,14 @@ from jaxtyping import Float
 
 from lastax._typing import Array, Batch, StepRescale
 from lastax.nn._networks import Classifier, Network, Retrieval
+from lastax.nn._streaming_cell import StreamingCell
+
+# What computes the logits of sequences.
+Predictor = Network | StreamingCell
 
 
 def predict(
-    model: Network,
+    model: Predictor,
     batch: Batch,
     *,
     step_rescale: StepRescale | Float[Array, "batch L"] = 1.0,
@@ -19,7 +23,7 @@ def predict(
     """Compute the logits of a batch in evaluation mode.
 
     Args:
-        model: the network.
+        model: the network, or its streaming cell.
         batch: arrays `x` and, for padded sequences, `length`. Other entries are ignored.
         step_rescale: factor on all step sizes. 2 runs the network on data of half the sampling
             rate. For data that are sampled at irregular times, one factor per step, shape `(L,)`

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from lastax._typing import Array, StepRescale
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock
-from lastax.nn._networks import Pooling
+from lastax.nn._networks import Length, Pooling
 from lastax.nn._running_pool import RunningSum
 from lastax.ssm._compensated import RecurrentState
 from lastax.ssm._step_sizes import check_step_rescale
@@ -59,6 +59,34 @@ class StreamingCell(eqx.Module):
             zeros = jnp.zeros(self.embed.weight.shape[1], self.embed.weight.dtype)
             pooled = RunningSum(zeros, zeros, jnp.zeros((), jnp.int32))
         return StreamingState(tuple(block.recurrence.init() for block in self.blocks), pooled)
+
+    def __call__(
+        self,
+        x: Shaped[Array, "*shape"],
+        length: Length | None = None,
+        *,
+        step_rescale: StepRescale = 1.0,
+    ) -> Float[Array, " classes"]:
+        """Compute the logits of one whole sequence, like the model itself.
+
+        Args:
+            x: features, shape `(L, d)`, or tokens, shape `(L,)`.
+            length: number of valid steps, at least 1; None if there is no padding.
+            step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
+
+        Returns:
+            Logits, shape `(classes,)`.
+
+        Raises:
+            ValueError: if a shape or dtype does not fit the cell.
+        """
+        x = jnp.asarray(x)
+        if length is not None and not self.tokens:
+            # Padding may be NaN, and the parallel scan multiplies it by zero.
+            x = jnp.where((jnp.arange(x.shape[0]) < length)[:, None], x, 0)
+        one = isinstance(step_rescale, float | int) and step_rescale == 1
+        _, logits = self.chunk(self.init(), x, step_rescale=None if one else step_rescale)
+        return logits[-1 if length is None else length - 1]
 
     def step(
         self,

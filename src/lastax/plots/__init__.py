@@ -11,6 +11,7 @@ except ModuleNotFoundError as _error:
     raise _MissingPackageError("lastax.plots", _error) from _error
 
 from lastax.plots._curves import draw_learning as draw_learning
+from lastax.plots._curves import draw_sizes as draw_sizes
 from lastax.plots._curves import draw_speeds as draw_speeds
 from lastax.plots._curves import draw_sweep as draw_sweep
 from lastax.plots._html import html_code as html_code
@@ -32,6 +33,7 @@ __all__ = [
     "draw_learning",
     "draw_poles",
     "draw_records",
+    "draw_sizes",
     "draw_speeds",
     "draw_states",
     "draw_sweep",

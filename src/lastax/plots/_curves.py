@@ -63,7 +63,8 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
             level = 100 * np.mean(curves.unpruned)
             axis.axhline(level, color="0.6", linewidth=0.9, linestyle="--", label="unpruned")
         for method, points in curves.test.items():
-            _draw_curve(axis, method, {0.0: curves.unpruned} | dict(points), styles[method])
+            percent = {100 * ratio: values for ratio, values in points.items()}
+            _draw_curve(axis, method, {0.0: curves.unpruned} | percent, styles[method])
         axis.set_xlabel("states removed, %")
         axis.set_ylabel("test accuracy, %")
         axis.set_xlim(left=0)
@@ -137,10 +138,32 @@ def draw_speeds(
     return figure
 
 
+def draw_sizes(series: Mapping[str, AccuracyCurve], *, xlabel: str) -> Figure:
+    """Draw test accuracy by the size of a network, one line per series.
+
+    Lines are means over seeds; bands show the range over seeds. A method has the same color in all
+    figures, and "METHOD, int8" is dashed.
+
+    Args:
+        series: by name, the accuracies of each size, from 0 to 1.
+        xlabel: what the sizes are, with their unit.
+    """
+    figure = new_figure(5.4, 3.6)
+    axis = figure.subplots()
+    styles = method_styles(list(series))
+    for name, points in series.items():
+        _draw_curve(axis, name, points, styles[name])
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel("test accuracy, %")
+    axis.set_xlim(left=0)
+    simplify(axis)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _draw_curve(axis: Axes, label: str, points: AccuracyCurve, style: MethodStyle) -> None:
-    ratios = sorted(ratio for ratio in points if points[ratio])
-    x = [100 * ratio for ratio in ratios]
-    values = [100 * np.asarray(points[ratio]) for ratio in ratios]
+    x = sorted(place for place in points if points[place])
+    values = [100 * np.asarray(points[place]) for place in x]
     means = [v.mean() for v in values]
     # Markers on the left edge are drawn whole.
     axis.plot(

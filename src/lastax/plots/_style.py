@@ -19,9 +19,10 @@ _COLORS = (
     *("#393b79", "#637939", "#843c39", "#7b4173"),
 )
 _MARKERS = "osD^vP*Xh<>pd8H"
-# By the last word of a label: what followed pruning.
+# By the last word of a label: what followed pruning, or how weights are stored.
 _LINE_STYLES: Mapping[str, LineStyle] = {
     "recalibrated": "--",
+    "int8": "--",
     "reconstructed": ":",
     "epochs": "-.",
     "distilled": (0, (5, 1)),

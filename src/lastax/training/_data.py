@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from lastax._typing import Batch
-from lastax.nn._networks import Network
+from lastax.nn._prediction import Predictor
 from lastax.training._evaluation import Evaluation, Fidelity, compare, evaluate
 from lastax.training._loop import Batches
 
@@ -47,7 +47,7 @@ class TrainingData(Protocol):
 
 
 def evaluate_split(
-    model: Network,
+    model: Predictor,
     data: TrainingData,
     split: str,
     *,
@@ -58,7 +58,7 @@ def evaluate_split(
     """Accuracy and loss of a model on all records of a split.
 
     Args:
-        model: the network.
+        model: the network, or its streaming cell.
         data: the data set.
         split: "train", "validation" or "test".
         batch_size: sequences per batch; by default as many as fit in memory.
@@ -70,7 +70,12 @@ def evaluate_split(
 
 
 def compare_split(
-    original: Network, other: Network, data: TrainingData, split: str, *, limit: int | None = None
+    original: Predictor,
+    other: Predictor,
+    data: TrainingData,
+    split: str,
+    *,
+    limit: int | None = None,
 ) -> Fidelity:
     """How close the outputs of `other` are to those of `original` on the records of a split.
 

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lastax._typing import Array, Batch, Scalar
-from lastax.nn._networks import Network
-from lastax.nn._prediction import predict
+from lastax.nn._prediction import Predictor, predict
 from lastax.training._losses import cross_entropy, kl_divergence
 
 
@@ -56,7 +55,7 @@ class _Sums(NamedTuple):
 
 
 @eqx.filter_jit
-def _logits(model: Network, batch: Batch, step_rescale: Scalar) -> Float[Array, "batch classes"]:
+def _logits(model: Predictor, batch: Batch, step_rescale: Scalar) -> Float[Array, "batch classes"]:
     # Separate, so that accuracy and fidelity share one compiled program of the network.
     return predict(model, batch, step_rescale=step_rescale)
 
@@ -79,7 +78,7 @@ def _weight(batch: Batch) -> Array:
 
 
 def evaluate(
-    model: Network,
+    model: Predictor,
     batches: Iterable[Batch],
     *,
     step_rescale: float = 1.0,
@@ -88,7 +87,7 @@ def evaluate(
     """Accuracy and mean cross-entropy over all examples of `batches`.
 
     Args:
-        model: the network.
+        model: the network, or its streaming cell.
         batches: one pass over a split.
         step_rescale: 2 at half the sampling rate that the model was trained at.
         on_batch: called after each batch, for progress displays.
@@ -116,7 +115,7 @@ def _fidelity_sums(
     return _Sums(weight @ same, weight @ kl_divergence(original, other), weight.sum())
 
 
-def compare(original: Network, other: Network, batches: Iterable[Batch]) -> Fidelity:
+def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> Fidelity:
     """How close the outputs of `other` are to those of `original` on all examples of `batches`.
 
     Args:

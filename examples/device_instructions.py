@@ -1,0 +1,58 @@
+"""Count the instructions per step of exported networks on an emulated Cortex-M4 with its FPU.
+
+Usage: python device_instructions.py RUN...
+
+It needs arm-none-eabi-gcc with newlib, and qemu-system-arm. On Debian: apt-get install
+gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+from device_checks import WEIGHTS
+from device_code import CODE, write_tables
+
+import lastax
+
+FLAGS = ("-std=c99", "-O2", "-mthumb", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+START = CODE / "cortex_m"
+BOARD = ("-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0")
+
+
+def compile_program(program, *sources, include=()):
+    """Link a program for the emulated board."""
+    command = ["arm-none-eabi-gcc", *FLAGS, "--specs=rdimon.specs", "-T", START / "flash.ld"]
+    command += [f"-I{folder}" for folder in include]
+    subprocess.run([*command, START / "start.c", *sources, "-lm", "-o", program], check=True)
+
+
+def count(model, weights, source):
+    """Instructions per step of the features of a split, and of a network."""
+    quantize = None if weights == "float32" else weights
+    with tempfile.TemporaryDirectory() as folder:
+        code, program = Path(folder) / "word", Path(folder) / "count.elf"
+        lastax.deployment.to_c(model, code, name="word", quantize=quantize)
+        write_tables(code / "log_mel_tables.h", source.mean, source.std)
+        sources = (START / "count.c", CODE / "log_mel.c", code / "word.c")
+        compile_program(program, *sources, include=(CODE, code))
+        command = ["qemu-system-arm", *BOARD, "-kernel", program]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return map(int, done.stdout.split())
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def main(runs):
+    """Count the instructions of the networks of RUNS."""
+    source = lastax.data.open_data("speech").sources["test"]
+    for run in runs:
+        _, model = lastax.training.load_run(run)
+        for weights in WEIGHTS:
+            features, network = count(model, weights, source)
+            print(f"{run}, {weights}: features {features:,}, network {network:,}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Export pruned networks as C code, and print accuracies, sizes, work and times per step.
+
+Usage: python study_device.py RUN... [--out FOLDER]
+
+Each RUN is a unidirectional network for the task `speech`; runs that differ only in their seed give
+means and deviations. Results are kept in the output folder, one line of JSON per exported network;
+a study that was interrupted resumes. `make study-device` trains the runs and calls this script.
+"""
+
+import itertools
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+from device_checks import WEIGHTS, check_runtimes, split_logits
+from device_code import STEPS, Features, Words, microseconds, test_clips
+
+import lastax
+
+METHODS = ("last", "calibrated")
+RATIOS = (0.5, 0.7, 0.8, 0.9)
+SEQUENCES = 64
+# The network whose outputs all runtimes compute.
+CHECKED = ("calibrated", 0.8)
+FIGURES = {
+    "parameters": "parameters",
+    "flash_bytes": "flash, bytes",
+    "state_bytes": "state, bytes",
+    "work": "multiply-adds per second",
+    "microseconds": "µs per step",
+}
+
+
+def networks():
+    """Methods and ratios of all networks, the unpruned one first."""
+    return [("unpruned", 0.0), *itertools.product(METHODS, RATIOS)]
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+class Study:
+    """The test split as samples, and their features by the C code."""
+
+    def __init__(self, folder):
+        self.data = lastax.data.open_data("speech")
+        source = self.data.sources["test"]
+        self.features = Features(folder, source.mean, source.std)
+        self.clips = test_clips()
+        self.x = self.features(self.clips)
+        examples = [source[number] for number in range(len(source))]
+        self.label = np.array([example["label"] for example in examples])
+        offline = np.stack([example["x"] for example in examples])
+        self.difference = float(np.abs(self.x - offline).max())
+        self.cost = {**self.features.cost._asdict()}
+        self.cost["microseconds"] = microseconds(self.features, self.clips)
+
+    def measure(self, model, cell, weights):
+        """What the C code of a network computes and needs, features included.
+
+        `cell` are the logits of the test split by the streaming cell, in float32.
+        """
+        quantize = None if weights == "float32" else weights
+        with tempfile.TemporaryDirectory() as folder:
+            code = Path(folder) / "word"
+            sizes = lastax.deployment.to_c(model, code, name="word", quantize=quantize)
+            words = Words(code, len(self.data.classes))
+            logits = words(self.x)
+            time = microseconds(words, self.x)
+        return {
+            "accuracy": float(np.mean(logits.argmax(axis=1) == self.label)),
+            "cell_accuracy": float(np.mean(cell.argmax(axis=1) == self.label)),
+            "difference": float(np.abs(logits - cell).max() / np.abs(cell).max()),
+            "parameters": sizes.parameters,
+            "flash_bytes": sizes.flash_bytes + self.cost["flash_bytes"],
+            "state_bytes": sizes.state_bytes + self.cost["state_bytes"],
+            "work": (STEPS - 1) * (sizes.multiply_adds + self.cost["multiply_adds"]),
+            "microseconds": time + self.cost["microseconds"],
+        }
+
+
+def measure_run(study, run, path):
+    """Measure every network of a run that `path` does not hold yet."""
+    _, model = lastax.training.load_run(run)
+    known = {tuple(one[name] for name in ("run", "method", "ratio", "weights"))
+             for one in records(path)}  # fmt: skip
+    batch = lastax.training.calibration_batch(study.data, SEQUENCES)
+    reducer = lastax.pruning.Reducer(model, batch, length=study.data.length)
+    for method, ratio in networks():
+        missing = [one for one in WEIGHTS if (str(run), method, ratio, one) not in known]
+        if not missing:
+            continue
+        small = model if method == "unpruned" else reducer.reduce(method, ratio=ratio).model
+        cell = split_logits(small, study.x)
+        for weights in missing:
+            identity = {"run": str(run), "method": method, "ratio": ratio, "weights": weights}
+            record = identity | study.measure(small, cell, weights)
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(record, flush=True)
+
+
+def spread(values, digits):
+    """Mean ± standard deviation, without the latter if all values are equal."""
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    if len(set(values)) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}"
+
+
+def table(found):
+    """One row per network as a Markdown table."""
+    head = ["removed", "method", "weights", "accuracy, %", *FIGURES.values()]
+    lines = [head, ["---"] * len(head)]
+    for (method, ratio), weights in itertools.product(networks(), WEIGHTS):
+        key = (method, ratio, weights)
+        same = [one for one in found if (one["method"], one["ratio"], one["weights"]) == key]
+        if not same:
+            continue
+        lines.append([
+            f"{100 * ratio:g} %",
+            "" if method == "unpruned" else f"`{method}`",
+            weights,
+            spread([100 * one["accuracy"] for one in same], 1),
+            *(spread([one[name] for one in same], 1 if name == "microseconds" else 0)
+              for name in FIGURES),
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def summary(study, found):
+    """What the table does not show, as sentences."""
+    exact = max(one["difference"] for one in found if one["weights"] == "float32")
+    rounded = max(one["difference"] for one in found if one["weights"] == "int8")
+    (unpruned,) = ([100 * one["cell_accuracy"] for one in found if one["ratio"] == 0
+                    and one["weights"] == "float32"],)  # fmt: skip
+    cost = study.cost
+    return "\n".join([
+        f"- Accuracy of the unpruned networks by the streaming cell: {spread(unpruned, 1)} %.",
+        f"- Features: {cost['flash_bytes']:,} bytes of flash, {cost['state_bytes']:,} bytes of "
+        f"state, {cost['multiply_adds']:,} multiply-adds and {cost['microseconds']:.2f} µs per "
+        f"step.",
+        f"- Largest difference of a standardized feature between C and lastax: "
+        f"{study.difference:.1g}.",
+        f"- Largest difference of a logit between C in float32 and the cell: {exact:.1g} of the "
+        f"largest logit. With int8: {rounded:.2g}.",
+    ])  # fmt: skip
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-device"))
+def main(runs, out):
+    """Measure the networks of RUNS and pruned ones as C code, and check all runtimes."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "networks.jsonl"
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(Path(folder))
+        for run in runs:
+            measure_run(study, run, path)
+    names = set(map(str, runs))
+    found = [one for one in records(path) if one["run"] in names]
+    print(f"\n{table(found)}\n\n{summary(study, found)}\n")
+    method, ratio = CHECKED
+    print(check_runtimes(runs[0], method, ratio, study.clips, study.x, out))
+
+
+if __name__ == "__main__":
+    main()
