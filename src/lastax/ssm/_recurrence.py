@@ -6,6 +6,7 @@ directions of time read the same array.
 """
 
 from collections.abc import Sequence
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,19 @@ from jax.interpreters import ad
 from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
+from lastax.ssm._device_table import kernels_for, scan_method_for
+from lastax.ssm._pallas_scan import Kernels, kernel_adjoint, kernel_scan
 from lastax.ssm._powers import multiply
-from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
+from lastax.ssm._primitive import (
+    LinearOperand,
+    Target,
+    apply,
+    jvp_of,
+    sequence_primitive,
+    sum_to,
+)
 from lastax.ssm._products import total
 from lastax.ssm._scan_methods import (
-    LONGEST_CHUNK,
     SCAN_METHODS,
     ScanMethod,
     join_halves,
@@ -126,31 +135,45 @@ def scan_split(
     Raises:
         ValueError: if `method` is unknown.
     """
+    methods = get_args(ScanMethod)
+    if method is not None and method not in methods:
+        raise ValueError(
+            f"diagonal_scan: method must be one of {', '.join(methods)}, got {method!r}"
+        )
     if is_symbolic_dim(b.shape[0]):
         # It needs no length, and it is fast on every device.
         method = "chunked"
-    if method is None:
-        method = _default_method(b.shape[0])
-    if method not in SCAN_METHODS:
-        raise ValueError(
-            f"diagonal_scan: method must be one of {', '.join(SCAN_METHODS)}, got {method!r}"
-        )
     b = jnp.asarray(b, jnp.result_type(b, lam.real))
     if b.size == 0:
         return (b,) * len(directions)
-    return tuple(apply(_scan, lam, *[b] * len(directions), method=method, directions=directions))
+    return tuple(apply(_scan, lam, b, method=method, directions=directions))
 
 
-def _default_method(length: int) -> ScanMethod:
-    """The fastest method on the default backend for a sequence of `length` steps."""
-    if jax.default_backend() != "cpu":
-        return "associative"
-    return "sequential" if length <= LONGEST_CHUNK else "chunked"
+def _choose(
+    target: Target, lam: jax.core.ShapedArray, x: jax.core.ShapedArray, *_: object, **params: Any
+) -> dict[str, Any]:
+    """The method for a device, when a program is compiled, and the sizes of its kernels."""
+    method = params["method"] or scan_method_for(target, x.shape)
+    kernels = kernels_for(target, lam.shape[-1]) if method == "pallas" else None
+    return params | {"method": method, "kernels": kernels}
 
 
 def _compute_scan(
-    lam: Array, *inputs: Array, method: ScanMethod, directions: tuple[bool, ...]
+    lam: Array,
+    *inputs: Array,
+    method: ScanMethod,
+    directions: tuple[bool, ...],
+    kernels: Kernels | None,
 ) -> list[Array]:
+    """The states of each recurrence. There is one input for each of them, or one for all."""
+    if kernels is not None:
+        if len({x.shape for x in inputs}) == 1:
+            return list(kernel_scan(directions, lam, inputs, kernels=kernels))
+        return [
+            kernel_scan((reverse,), lam, (x,), kernels=kernels)[0]
+            for x, reverse in zip(inputs, directions, strict=True)
+        ]
+    inputs = _one_per_direction(inputs, directions)
     if lam.size > lam.shape[-1]:
         # The states depend on the batch axes of `lam` too.
         zeros = jnp.zeros_like(lam.real[..., None, :1])
@@ -158,38 +181,46 @@ def _compute_scan(
     return list(SCAN_METHODS[method](directions, lam, inputs))
 
 
+def _scan_types(
+    lam: Array, *inputs: Array, directions: tuple[bool, ...], **_: object
+) -> list[Array]:
+    """Arrays of the types of the states."""
+    return [x + lam.real[..., None, :1] for x in _one_per_direction(inputs, directions)]
+
+
 def _scan_jvp(
     primals: Sequence[Array],
     tangents: Sequence[Array | ad.Zero],
     *,
-    method: ScanMethod,
+    method: ScanMethod | None,
     directions: tuple[bool, ...],
 ) -> tuple[list[Array], list[Array]]:
-    """The same recurrence, driven by `b_dot_k + lam_dot x_{k-1}`."""
     (lam, *inputs), (lam_dot, *dots) = primals, tangents
     states = _scan.bind(lam, *inputs, method=method, directions=directions)
     driven = [ad.instantiate_zeros(dot) for dot in dots]
-    if not isinstance(lam_dot, ad.Zero):
-        lagged = [
-            _lagged_product.bind(lam_dot, x, reverse=reverse)
-            for x, reverse in zip(states, directions, strict=True)
-        ]
-        driven = [
-            change if isinstance(dot, ad.Zero) else dot + change
-            for dot, change in zip(dots, lagged, strict=True)
-        ]
-    return states, _scan.bind(lam, *driven, method=method, directions=directions)
+    if isinstance(lam_dot, ad.Zero):
+        return states, _scan.bind(lam, *driven, method=method, directions=directions)
+    if all(isinstance(dot, ad.Zero) for dot in dots):
+        driven = []
+    return states, _tangents.bind(
+        lam,
+        lam_dot,
+        *states,
+        *driven,
+        method=method,
+        directions=directions,
+        precision=jax.default_matmul_precision.value,
+    )
 
 
 def _scan_to_inputs(
     states_bar: Sequence[Array | ad.Zero],
     lam: Array,
     *inputs: LinearOperand | Array,
-    method: ScanMethod,
+    method: ScanMethod | None,
     directions: tuple[bool, ...],
 ) -> list[Array | None]:
     """The transpose is the same recurrence in the opposite direction, with conjugate factors."""
-    bars: list[Array | None] = [None] * len(inputs)
     used = [i for i, bar in enumerate(states_bar) if not isinstance(bar, ad.Zero)]
     adjoints = _scan.bind(
         lam.conj(),
@@ -197,10 +228,149 @@ def _scan_to_inputs(
         method=method,
         directions=tuple(not directions[i] for i in used),
     )
-    for i, adjoint in zip(used, adjoints, strict=True):
-        if ad.is_undefined_primal(inputs[i]):
-            bars[i] = sum_to(adjoint, inputs[i].aval)
-    return [None, *bars]
+    return [None, *_to_inputs(dict(zip(used, adjoints, strict=True)), inputs)]
+
+
+def _to_inputs(
+    adjoints: dict[int, Array], inputs: Sequence[LinearOperand | Array]
+) -> list[Array | None]:
+    """The cotangent of each input, from those of some recurrences. An input may serve several."""
+    bars: list[Array | None] = [None] * len(inputs)
+    for i, adjoint in adjoints.items():
+        place = i if len(inputs) > 1 else 0
+        operand = inputs[place]
+        if ad.is_undefined_primal(operand):
+            own, before = sum_to(adjoint, operand.aval), bars[place]
+            bars[place] = own if before is None else before + own
+    return bars
+
+
+def _compute_tangents(
+    lam: Array,
+    lam_dot: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+) -> list[Array]:
+    """Derivatives of the states: the same recurrence, driven by `b_dot_k + lam_dot x_{k-1}`.
+
+    The operands are the states, and the derivatives of the inputs, of which there may be none.
+    """
+    del precision
+    states, dots = operands[: len(directions)], operands[len(directions) :]
+    driven = [
+        _lagged_product.bind(lam_dot, x, reverse=reverse)
+        for x, reverse in zip(states, directions, strict=True)
+    ]
+    if dots:
+        dots = _one_per_direction(dots, directions)
+        driven = [dot + change for dot, change in zip(dots, driven, strict=True)]
+    return _scan.bind(lam, *driven, method=method, directions=directions)
+
+
+def _tangents_transpose(
+    bars: Sequence[Array | ad.Zero],
+    lam: Array,
+    lam_dot: LinearOperand,
+    *operands: Array | LinearOperand,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+) -> list[Array | None]:
+    states, dots = operands[: len(directions)], operands[len(directions) :]
+    used = [i for i, bar in enumerate(bars) if not isinstance(bar, ad.Zero)]
+    shared = len(dots) < len(directions)
+    lam_bar, *adjoints = _adjoint.bind(
+        lam,
+        *(states[i] for i in used),
+        *(bars[i] for i in used),
+        method=method,
+        directions=tuple(directions[i] for i in used),
+        shared=shared,
+        precision=precision,
+    )
+    # A sum of the adjoints counts once.
+    found = dict(zip(used, adjoints, strict=not shared)) if dots else {}
+    return [
+        None,
+        sum_to(lam_bar, lam_dot.aval),
+        *(None for _ in states),
+        *_to_inputs(found, dots),
+    ]
+
+
+def _adjoint_by_primitives(
+    lam: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    shared: bool,
+    precision: str | None,
+) -> list[Array]:
+    """The cotangent of `lam`, and those of the inputs: one per recurrence, or their sum.
+
+    The operands are the states, and their cotangents.
+    """
+    states, bars = _with_one_batch(operands, directions)
+    opposite = tuple(not reverse for reverse in directions)
+    adjoints = _scan.bind(lam.conj(), *bars, method=method, directions=opposite)
+    with jax.default_matmul_precision(precision):
+        lam_bar = sum(
+            _lagged_sum(x, adjoint, reverse)
+            for x, adjoint, reverse in zip(states, adjoints, directions, strict=True)
+        )
+    return [lam_bar, *([sum(adjoints[1:], adjoints[0])] if shared else adjoints)]
+
+
+def _compute_adjoint(
+    lam: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    shared: bool,
+    precision: str | None,
+    kernels: Kernels | None,
+) -> list[Array]:
+    if kernels is None:
+        return _adjoint_by_primitives(
+            lam,
+            *operands,
+            method=method,
+            directions=directions,
+            shared=shared,
+            precision=precision,
+        )
+    states, bars = _with_one_batch(operands, directions)
+    lam_bar, adjoints = kernel_adjoint(
+        directions, lam, states, bars, shared=shared, kernels=kernels
+    )
+    return [lam_bar, *adjoints]
+
+
+def _adjoint_types(
+    lam: Array, *operands: Array, directions: tuple[bool, ...], shared: bool, **_: object
+) -> list[Array]:
+    """Arrays of the types of the results of `_adjoint`."""
+    states, bars = _with_one_batch(operands, directions)
+    adjoints = [x + bar + lam.real[..., None, :1] for x, bar in zip(states, bars, strict=True)]
+    row = sum(x[..., 0, : lam.shape[-1]] for x in adjoints)
+    return [lam * row, *(adjoints[:1] if shared else adjoints)]
+
+
+def _one_per_direction(
+    inputs: tuple[Array, ...], directions: tuple[bool, ...]
+) -> tuple[Array, ...]:
+    return inputs * len(directions) if len(inputs) == 1 else inputs
+
+
+def _with_one_batch(
+    operands: tuple[Array, ...], directions: tuple[bool, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """States and cotangents, broadcast to the same shape."""
+    if len({x.shape for x in operands}) > 1:
+        operands = tuple(jnp.broadcast_arrays(*operands))
+    return operands[: len(directions)], operands[len(directions) :]
 
 
 def _compute_lagged_product(z: Array, x: Array, *, reverse: bool) -> Array:
@@ -210,7 +380,8 @@ def _compute_lagged_product(z: Array, x: Array, *, reverse: bool) -> Array:
     return jnp.pad(product, ((0, 0),) * (x.ndim - 2) + ((0, 1) if reverse else (1, 0), (0, 0)))
 
 
-def _lagged_product_to_z(bar: Array, z: LinearOperand, x: Array, *, reverse: bool) -> Array:
+def _lagged_sum(x: Array, bar: Array, reverse: bool) -> Array:
+    """The cotangent of `z` in `z x_{k-1}`."""
     # d x_{k+1} / d lam = x_k.
     earlier, later = (
         (x[..., 1:, :], bar[..., :-1, :]) if reverse else (x[..., :-1, :], bar[..., 1:, :])
@@ -219,16 +390,29 @@ def _lagged_product_to_z(bar: Array, z: LinearOperand, x: Array, *, reverse: boo
     re = total(x_re * g_re + x_im * g_im)
     im = total(x_re * g_im - x_im * g_re)
     # In JAX, the cotangent of a complex number is the conjugate of its gradient.
-    return sum_to(jax.lax.complex(re, -im), z.aval)
+    return jax.lax.complex(re, -im)
+
+
+def _lagged_product_to_z(bar: Array, z: LinearOperand, x: Array, *, reverse: bool) -> Array:
+    return sum_to(_lagged_sum(x, bar, reverse), z.aval)
 
 
 def _lagged_product_to_x(bar: Array, z: Array, x: LinearOperand, *, reverse: bool) -> Array:
     return sum_to(_lagged_product.bind(z.conj(), bar, reverse=not reverse), x.aval)
 
 
-_scan = sequence_primitive("diagonal_scan", _compute_scan, multiple_results=True)
+_scan = sequence_primitive(
+    "diagonal_scan", _compute_scan, multiple_results=True, types=_scan_types, choose=_choose
+)
+_tangents = sequence_primitive("scan_tangents", _compute_tangents, multiple_results=True)
+_adjoint = sequence_primitive(
+    "scan_adjoint", _compute_adjoint, multiple_results=True, types=_adjoint_types, choose=_choose
+)
 _lagged_product = sequence_primitive("lagged_product", _compute_lagged_product)
 
 ad.primitive_jvps[_scan] = _scan_jvp
 ad.primitive_transposes[_scan] = _scan_to_inputs
+ad.primitive_jvps[_tangents] = jvp_of(_compute_tangents)
+ad.primitive_transposes[_tangents] = _tangents_transpose
+ad.primitive_jvps[_adjoint] = jvp_of(_adjoint_by_primitives)
 ad.defbilinear(_lagged_product, _lagged_product_to_z, _lagged_product_to_x)
