@@ -25,7 +25,7 @@ _METHODS: Mapping[str, tuple[tuple[int | None, ScanMethod], ...]] = MappingProxy
 
 _ELSEWHERE: tuple[tuple[int | None, ScanMethod], ...] = ((None, "associative"),)
 
-# Elsewhere an explicit `pallas` interprets the kernels.
+# Elsewhere, and in exported programs, an explicit `pallas` interprets the kernels.
 _TRITON_PLATFORMS = ("cuda", "rocm")
 
 # By number of stored states: the tile up to this number (None: any number). Predicted, not yet
@@ -38,15 +38,15 @@ def scan_method_for(target: Target, shape: tuple[Size, ...]) -> ScanMethod:
     length = shape[-2]
     rules = _METHODS.get(target.platform, _ELSEWHERE)
     method = next(method for bound, method in rules if bound is None or length <= bound)
-    if method != "pallas" or (target.kernels and _fits_kernels(shape)):
-        return method
-    return "associative"
+    if method == "pallas" and (target.portable or target.divided or not _fits_kernels(shape)):
+        return "associative"
+    return method
 
 
 def kernels_for(target: Target, states: int) -> Kernels:
     """How the kernels of `pallas` run for layers of `states` stored states."""
     tile = next(tile for bound, tile in _TILES if bound is None or states <= bound)
-    if target.platform in _TRITON_PLATFORMS:
+    if target.platform in _TRITON_PLATFORMS and not target.portable:
         return Kernels(tile, interpret=False)
     # Interpreted, unrolled steps take long to compile and gain nothing.
     return Kernels(tile._replace(unroll=1), interpret=True)

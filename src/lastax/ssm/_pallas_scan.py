@@ -231,7 +231,7 @@ class _Plan:
         *,
         passed: Sequence[Array] = (),
         merged: bool = False,
-    ) -> list[Array]:
+    ) -> Sequence[Array]:
         """All states `(N, L, 2, P)`, of each direction or `merged` into their sum.
 
         With the states `passed` in the forward pass, the last result is the sums of the gradient of
@@ -401,7 +401,7 @@ class _Plan:
         in_specs: list[Any],
         out_specs: list[Any],
         out_shape: list[jax.ShapeDtypeStruct],
-    ) -> Callable[..., list[Array]]:
+    ) -> Callable[..., Sequence[Array]]:
         from jax.experimental import pallas as pl
         from jax.experimental.pallas import triton
 

@@ -30,13 +30,14 @@ class Target(NamedTuple):
 
     Attributes:
         platform: name of the platform in JAX: `cpu`, `cuda`, `rocm` or `tpu`.
-        kernels: whether the program may contain kernels that are written for this platform. They
-            are not stable enough for a program that is exported, and XLA cannot divide them among
-            several devices.
+        portable: the program is exported, or it is a program for several platforms. It cannot
+            contain kernels for this platform, because JAX does not keep their format stable.
+        divided: XLA divides the program among several devices. It cannot divide a kernel.
     """
 
     platform: str
-    kernels: bool
+    portable: bool = False
+    divided: bool = False
 
 
 def sequence_primitive(
@@ -91,12 +92,9 @@ def sequence_primitive(
     def lower(context: Any, *operands: object, **params: object) -> object:
         program = functools.partial(function, **params)
         if choose is not None:
-            platforms = context.platforms or context.module_context.platforms
             chosen = {
-                platform: choose(
-                    Target(platform, _allows_kernels(context)), *context.avals_in, **params
-                )
-                for platform in platforms
+                target.platform: choose(target, *context.avals_in, **params)
+                for target in _targets(context)
             }
             program = _program(function, chosen)
         return mlir.lower_fun(program, multiple_results=multiple_results)(context, *operands)
@@ -169,13 +167,14 @@ def _program(
     return lambda *operands: jax.lax.platform_dependent(*operands, **programs)
 
 
-def _allows_kernels(context: Any) -> bool:
-    """`Target.kernels` for a lowering context of JAX, which has no public type."""
+def _targets(context: Any) -> list[Target]:
+    """What a program is compiled for, from a lowering context of JAX, which has no public type."""
     module = context.module_context
-    axes = module.axis_context
-    if module.lowering_parameters.for_export:
-        return False
+    platforms, axes = context.platforms or module.platforms, module.axis_context
+    portable = module.lowering_parameters.for_export or len(platforms) > 1
     if hasattr(axes, "manual_axes"):
         # In a `jax.shard_map` over all axes of the mesh, each device runs the program by itself.
-        return axes.manual_axes == frozenset(axes.mesh.axis_names)
-    return getattr(axes, "num_devices", 1) in (1, None)
+        divided = axes.manual_axes != frozenset(axes.mesh.axis_names)
+    else:
+        divided = getattr(axes, "num_devices", 1) not in (1, None)
+    return [Target(platform, portable, divided) for platform in platforms]

@@ -56,13 +56,17 @@ def diagonal_scan(
         initial: state before the first step, shape `(P,)`; zero by default.
         reverse: run from the last step to the first, `x_k = lam * x_{k+1} + b_k`. `initial` is then
             the state after the last step.
-        method: how the states are computed. By default, `associative` on accelerators; on a CPU
-            `sequential` up to 128 steps and `chunked` beyond.
+        method: how the states are computed. The default depends on the device that the program is
+            compiled for: `pallas` on NVIDIA GPUs; on a CPU `sequential` up to 128 steps and
+            `chunked` beyond; `associative` elsewhere. Programs that are exported or that XLA
+            divides among several devices use `associative` instead of `pallas`.
 
             - `associative`: all steps in parallel with `jax.lax.associative_scan`.
             - `chunked`: a loop over the steps of a chunk, for all chunks of up to 128 steps in
               parallel, then a recurrence over the last states of the chunks.
             - `sequential`: a loop over all steps. It does the least arithmetic.
+            - `pallas`: GPU kernels for NVIDIA and AMD, with chunks of 64 steps. Any other device
+              interprets the kernels, which is slow and meant for tests.
 
             In float32, the error of each method is below 1e-4 of the largest state for up to
             16,384 steps and `1 - |lam| >= 1e-6`.
