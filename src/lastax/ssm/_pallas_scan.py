@@ -178,9 +178,7 @@ class _Plan:
     def sequences(self, arrays: Sequence[Array]) -> list[Array]:
         """Arrays `(..., L, 2 P)` as `(N, L, 2, P)`."""
         shape = (*self.batch, self.length, 2 * self.count)
-        return [
-            jnp.broadcast_to(x, shape).reshape(-1, self.length, 2, self.count) for x in arrays
-        ]
+        return [jnp.broadcast_to(x, shape).reshape(-1, self.length, 2, self.count) for x in arrays]
 
     def joined(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """The inverse of `sequences`."""

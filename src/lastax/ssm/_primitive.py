@@ -156,9 +156,7 @@ def _varying_axes(x: Array) -> frozenset[str]:
     return found.mat.varying if hasattr(found, "mat") else getattr(found, "vma", frozenset())
 
 
-def _program(
-    function: Callable[..., Any], chosen: dict[str, dict[str, Any]]
-) -> Callable[..., Any]:
+def _program(function: Callable[..., Any], chosen: dict[str, dict[str, Any]]) -> Callable[..., Any]:
     """One program for all platforms, which differs between them only where it has to."""
     first, *others = chosen.values()
     if all(params == first for params in others):
