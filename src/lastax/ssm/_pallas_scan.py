@@ -14,8 +14,10 @@ The adjoint runs the same kernels in the opposite directions. Its third kernel a
 sums of the gradient of `lam`, and adds up the gradients of both directions. It therefore needs no
 other pass over the sequences.
 
-Shapes are those of `_scan_methods`. Inside this module, sequences are `(N, L, 2, P)` for `N`
-sequences, with real and imaginary parts on the third axis.
+Shapes are those of `_scan_methods`. The sequences of `D` directions can also be one joined array,
+`(..., L, 2 D P)`: real and imaginary parts of the first direction, then those of the second. One
+matrix product then reads all of them. Inside this module, an array of sequences is `(N, L, 2, P)`
+or `(N, L, 2 D, P)` for `N` sequences.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def kernel_scan(
     inputs: tuple[Array, ...],
     *,
     kernels: Kernels,
+    joined: bool = False,
 ) -> tuple[Array, ...]:
     """The states of one recurrence per direction.
 
@@ -75,14 +78,15 @@ def kernel_scan(
         lam: eigenvalues, shape `(..., P)`.
         inputs: driving input for each recurrence, or one for all, shape `(..., L, 2 P)`.
         kernels: how the kernels run.
+        joined: return one joined array.
 
     Returns:
-        The states of each recurrence, shape `(..., L, 2 P)`.
+        The states of each recurrence, shape `(..., L, 2 P)`, or the joined array.
     """
     plan = _Plan.of(directions, lam, inputs, kernels)
     (factor, power), entering = plan.factors(lam), plan.sequences(inputs)
     starts = plan.starts(factor, power, entering)
-    return plan.joined(plan.states(factor, starts, entering))
+    return plan.original(plan.states(factor, starts, entering, joined=joined))
 
 
 def kernel_adjoint(
@@ -99,8 +103,8 @@ def kernel_adjoint(
     Args:
         directions: for each recurrence of the forward pass, whether it runs in reverse.
         lam: eigenvalues, shape `(..., P)`.
-        states: states of the forward pass, shape `(..., L, 2 P)` each.
-        bars: cotangents of these states.
+        states: states of the forward pass, shape `(..., L, 2 P)` each, or one joined array.
+        bars: cotangents of these states, or one joined array.
         shared: whether all recurrences have the same input.
         kernels: how the kernels run.
 
@@ -118,7 +122,7 @@ def kernel_adjoint(
     re, im = jnp.moveaxis(sums.sum(axis=1), 1, 0)
     # In JAX, the cotangent of a complex number is the conjugate of its gradient.
     lam_bar = jax.lax.complex(re, -im).reshape(*plan.batch, plan.count)
-    return lam_bar, plan.joined(adjoints)
+    return lam_bar, plan.original(adjoints)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,13 +180,13 @@ class _Plan:
         return -(-math.prod(self.batch) // sequences), self.chunks, -(-self.count // states)
 
     def sequences(self, arrays: Sequence[Array]) -> list[Array]:
-        """Arrays `(..., L, 2 P)` as `(N, L, 2, P)`."""
-        shape = (*self.batch, self.length, 2 * self.count)
-        return [jnp.broadcast_to(x, shape).reshape(-1, self.length, 2, self.count) for x in arrays]
+        """Arrays `(..., L, 2 P)` as `(N, L, 2, P)`, joined arrays likewise."""
+        batches = [jnp.broadcast_to(x, (*self.batch, *x.shape[-2:])) for x in arrays]
+        return [x.reshape(-1, self.length, x.shape[-1] // self.count, self.count) for x in batches]
 
-    def joined(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    def original(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """The inverse of `sequences`."""
-        return tuple(x.reshape(*self.batch, self.length, 2 * self.count) for x in arrays)
+        return tuple(x.reshape(*self.batch, self.length, x.shape[2] * self.count) for x in arrays)
 
     def factors(self, lam: Array) -> tuple[Array, Array]:
         """`lam` and `lam^T`, shape `(N, 1, 2, P)`, with `N = 1` if all sequences share them."""
@@ -207,7 +211,7 @@ class _Plan:
         ends = self._call(
             self._ends_kernel,
             self.grid,
-            [self._factor_block(factor), *(self._block(self.tile.steps, 2) for _ in entering)],
+            [self._factor_block(factor), *map(self._sequence_block, entering)],
             [chunk],
             [shape],
         )(factor, *entering)[0]
@@ -229,21 +233,23 @@ class _Plan:
         *,
         passed: Sequence[Array] = (),
         merged: bool = False,
+        joined: bool = False,
     ) -> Sequence[Array]:
-        """All states `(N, L, 2, P)`, of each direction or `merged` into their sum.
+        """All states `(N, L, 2, P)` of each direction, `merged` into their sum, or `joined`.
 
         With the states `passed` in the forward pass, the last result is the sums of the gradient of
         `lam` in each chunk, shape `(N, n, 2, P)`.
         """
-        sequence = self._block(self.tile.steps, 2)
         given = [*([] if starts is None else [starts]), *entering, *passed]
         blocks = [
             *([] if starts is None else [self._block(1, 2 * len(self.directions))]),
-            *(sequence for _ in (*entering, *passed)),
+            *map(self._sequence_block, (*entering, *passed)),
         ]
-        count = 1 if merged else len(self.directions)
-        shapes = [jax.ShapeDtypeStruct(entering[0].shape, entering[0].dtype)] * count
-        results = [sequence] * count
+        count = 1 if merged or joined else len(self.directions)
+        components = 2 * len(self.directions) if joined else 2
+        shape = (entering[0].shape[0], self.length, components, self.count)
+        shapes = [jax.ShapeDtypeStruct(shape, entering[0].dtype)] * count
+        results = [self._sequence_block(one) for one in shapes]
         if passed:
             size = (entering[0].shape[0], self.chunks, 2, self.count)
             shapes.append(jax.ShapeDtypeStruct(size, self.dtype))
@@ -259,7 +265,7 @@ class _Plan:
 
             start = take(0 if starts is None else 1)
             inputs, states, outputs = take(len(entering)), take(len(passed)), take(count)
-            self._states_kernel(factor_ref, start, inputs, states, outputs, refs_left)
+            self._states_kernel(factor_ref, start, inputs, states, outputs, refs_left, merged)
 
         return self._call(
             kernel, self.grid, [self._factor_block(factor), *blocks], results, shapes
@@ -322,10 +328,10 @@ class _Plan:
         passed_refs: list[Any],
         output_refs: list[Any],
         sums_refs: list[Any],
+        merged: bool,
     ) -> None:
         rows, unroll = _Rows(self), self.tile.unroll
         factor = rows.factor(factor_ref)
-        merged = len(output_refs) < len(self.directions)
         states = [
             rows.complex(start_refs[0], 0, component=2 * index) if start_refs else rows.zero
             for index in range(len(self.directions))
@@ -344,7 +350,7 @@ class _Plan:
             present = rows.inputs(output_refs, first) if adding else []
             following = []
             for index, state in enumerate(states):
-                output = output_refs[0 if merged else index]
+                output, component = rows.of_direction(output_refs, index)
                 for step, place in enumerate(places[index]):
                     if passed:
                         # `d x_{k+1} / d lam = x_k`, times the adjoint of step `k + 1`.
@@ -353,7 +359,7 @@ class _Plan:
                         sums = [add(sums[0], product)]
                     state = add(multiply(factor, state), loaded[index][step])
                     written = add(state, present[index][step]) if adding else state
-                    rows.store(output, place, written, sequence=True)
+                    rows.store(output, place, written, component=component, sequence=True)
                 following.append(state)
             return following, sums
 
@@ -383,6 +389,10 @@ class _Plan:
         sequences, states = self.lanes
         shape = (sequences, rows, components, states)
         return pl.BlockSpec(shape, lambda b, i, j: (b, i, 0, j))
+
+    def _sequence_block(self, sequence: Any) -> Any:
+        """The steps of a chunk."""
+        return self._block(self.tile.steps, sequence.shape[2])
 
     def _factor_block(self, factor: Array) -> Any:
         from jax.experimental import pallas as pl
@@ -458,20 +468,30 @@ class _Rows:
     def place(reverse: bool, step: Any, steps: int) -> Any:
         return steps - 1 - step if reverse else step
 
+    @staticmethod
+    def of_direction(refs: list[Any], index: int) -> tuple[Any, int]:
+        """The array of a direction, and its first component there.
+
+        One array may serve all directions, or hold all of them.
+        """
+        if len(refs) > 1:
+            return refs[index], 0
+        return refs[0], 2 * index if refs[0].shape[2] > 2 else 0
+
     def inputs(self, refs: list[Any], first: Array) -> list[list[SplitComplex]]:
-        """The values of the next steps for each direction. One array may serve all directions."""
+        """The values of the next steps for each direction."""
         plan = self._plan
-        return [
-            [
-                self.complex(
-                    refs[index % len(refs)],
-                    self.place(reverse, first + step, plan.tile.steps),
-                    sequence=True,
-                )
+        values = []
+        for index, reverse in enumerate(plan.directions):
+            ref, component = self.of_direction(refs, index)
+            places = [
+                self.place(reverse, first + step, plan.tile.steps)
                 for step in range(plan.tile.unroll)
             ]
-            for index, reverse in enumerate(plan.directions)
-        ]
+            values.append(
+                [self.complex(ref, place, component=component, sequence=True) for place in places]
+            )
+        return values
 
     def loop(self, steps: int, group: Callable[[Array, Any], Any], carry: Any) -> Any:
         """Run `group(first step, carry)` for each group of unrolled steps."""

@@ -14,7 +14,7 @@ from jax.export import is_symbolic_dim
 from jax.interpreters import ad
 from jaxtyping import Complex, Float, Int
 
-from lastax._typing import Array
+from lastax._typing import Array, Size
 from lastax.ssm._device_table import kernels_for, scan_method_for
 from lastax.ssm._pallas_scan import Kernels, kernel_adjoint, kernel_scan
 from lastax.ssm._powers import multiply
@@ -26,7 +26,7 @@ from lastax.ssm._primitive import (
     sequence_primitive,
     sum_to,
 )
-from lastax.ssm._products import total
+from lastax.ssm._products import product_of, total, transposed_product_of
 from lastax.ssm._scan_methods import (
     SCAN_METHODS,
     ScanMethod,
@@ -139,18 +139,56 @@ def scan_split(
     Raises:
         ValueError: if `method` is unknown.
     """
+    b = jnp.asarray(b, jnp.result_type(b, lam.real))
+    method = _checked_method(method, b.shape[0])
+    if b.size == 0:
+        return (b,) * len(directions)
+    return tuple(apply(_scan, lam, b, method=method, directions=directions))
+
+
+def scan_output(
+    lam: Complex[Array, " P"],
+    b: Float[Array, "L Q"],
+    W: Float[Array, "R H"],
+    directions: tuple[bool, ...],
+    *,
+    method: ScanMethod | None = None,
+) -> Float[Array, "L H"]:
+    """The product of the states of `scan_split` with `W`, summed over the recurrences.
+
+    On a GPU, one matrix product reads the states of all directions.
+
+    Args:
+        lam: eigenvalues, shape `(P,)`.
+        b: driving input with split real and imaginary parts, shape `(L, 2 P)`.
+        W: rows for the states of each recurrence, one after another, shape `(2 D P, H)` for `D`
+            recurrences.
+        directions: for each recurrence, whether it runs in reverse.
+        method: as in `diagonal_scan`.
+
+    Returns:
+        The sum of the products, shape `(L, H)`.
+
+    Raises:
+        ValueError: if `method` is unknown.
+    """
+    dtype = jnp.result_type(b, lam.real, W)
+    b, W = jnp.asarray(b, dtype), jnp.asarray(W, dtype)
+    method = _checked_method(method, b.shape[0])
+    if b.size == 0:
+        return jnp.zeros((b.shape[0], W.shape[1]), dtype)
+    precision = jax.default_matmul_precision.value
+    return apply(_output, lam, b, W, method=method, directions=directions, precision=precision)[0]
+
+
+def _checked_method(method: ScanMethod | None, length: Size) -> ScanMethod | None:
     methods = get_args(ScanMethod)
     if method is not None and method not in methods:
         raise ValueError(
             f"diagonal_scan: method must be one of {', '.join(methods)}, got {method!r}"
         )
-    if is_symbolic_dim(b.shape[0]):
-        # It needs no length, and it is fast on every device.
-        method = "chunked"
-    b = jnp.asarray(b, jnp.result_type(b, lam.real))
-    if b.size == 0:
-        return (b,) * len(directions)
-    return tuple(apply(_scan, lam, b, method=method, directions=directions))
+    # `chunked` needs no length, and it is fast on every device.
+    return "chunked" if is_symbolic_dim(length) else method
 
 
 def _choose(
@@ -160,6 +198,18 @@ def _choose(
     method = params["method"] or scan_method_for(target, x.shape)
     kernels = kernels_for(target, lam.shape[-1]) if method == "pallas" else None
     return params | {"method": method, "kernels": kernels}
+
+
+def _choose_adjoint(
+    target: Target,
+    lam: jax.core.ShapedArray,
+    W: object,
+    x: jax.core.ShapedArray,
+    *_: object,
+    **params: Any,
+) -> dict[str, Any]:
+    del W
+    return _choose(target, lam, x, **params)
 
 
 def _compute_scan(
@@ -362,6 +412,167 @@ def _adjoint_types(
     return [lam * row, *(adjoints[:1] if shared else adjoints)]
 
 
+def _compute_output(
+    lam: Array,
+    b: Array,
+    W: Array,
+    *,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+    kernels: Kernels | None,
+) -> list[Array]:
+    """The output, and the states of each recurrence for the derivative."""
+    if kernels is None:
+        states = _scan.bind(lam, b, method=method, directions=directions)
+        return [_product_of_all(states, W, precision), *states]
+    (joined,) = kernel_scan(directions, lam, (b,), kernels=kernels, joined=True)
+    return [_matmul(joined, W, precision), *jnp.split(joined, len(directions), axis=-1)]
+
+
+def _output_types(
+    lam: Array, b: Array, W: Array, *, directions: tuple[bool, ...], **_: object
+) -> list[Array]:
+    """Arrays of the types of the results of `_output`."""
+    x = b + lam.real[..., None, :1]
+    return [x @ W[..., : x.shape[-1], :], *(x for _ in directions)]
+
+
+def _output_jvp(
+    primals: Sequence[Array],
+    tangents: Sequence[Array | ad.Zero],
+    **params: Any,
+) -> tuple[list[Array], list[Array]]:
+    lam, _, W = primals
+    y, *states = _output.bind(*primals, **params)
+    dots = map(ad.instantiate_zeros, tangents)
+    return [y, *states], _output_tangents.bind(lam, W, *states, *dots, **params)
+
+
+def _compute_output_tangents(
+    lam: Array,
+    W: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+) -> list[Array]:
+    """Derivatives of the results of `_output`.
+
+    The operands are the states, and the derivatives of `lam`, of the input and of `W`.
+    """
+    *states, lam_dot, b_dot, W_dot = operands
+    dots = _tangents.bind(
+        lam,
+        lam_dot,
+        *states,
+        b_dot,
+        method=method,
+        directions=directions,
+        precision=precision,
+    )
+    y_dot = _product_of_all(dots, W, precision) + _product_of_all(states, W_dot, precision)
+    return [y_dot, *dots]
+
+
+def _output_tangents_transpose(
+    bars: Sequence[Array | ad.Zero],
+    lam: Array,
+    W: Array,
+    *operands: Array | LinearOperand,
+    **params: Any,
+) -> list[Array | None]:
+    *states, lam_dot, b_dot, W_dot = operands
+    y_bar, *states_bar = bars
+    if isinstance(y_bar, ad.Zero) or not all(isinstance(bar, ad.Zero) for bar in states_bar):
+        y_bar, *states_bar = map(ad.instantiate_zeros, bars)
+        found = _cotangents(lam, W, *states, y_bar, *states_bar, **params)
+    else:
+        found = _output_adjoint.bind(lam, W, *states, y_bar, **params)
+    dots = (lam_dot, b_dot, W_dot)
+    return [
+        *(None for _ in (lam, W, *states)),
+        *(sum_to(bar, dot.aval) for bar, dot in zip(found, dots, strict=True)),
+    ]
+
+
+def _cotangents(
+    lam: Array,
+    W: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+) -> list[Array]:
+    """The cotangents of `lam`, of the input and of `W`.
+
+    The operands are the states, and the cotangents of the output and of the states, or of the
+    output only.
+    """
+    count = len(directions)
+    states, y_bar, states_bar = operands[:count], operands[count], operands[count + 1 :]
+    parts = jnp.split(W, count, axis=-2)
+    bars = [product_of(y_bar, part.mT, precision=precision) for part in parts]
+    if states_bar:
+        bars = [one + other for one, other in zip(bars, states_bar, strict=True)]
+    lam_bar, b_bar = _adjoint.bind(
+        lam,
+        *states,
+        *bars,
+        method=method,
+        directions=directions,
+        shared=True,
+        precision=precision,
+    )
+    W_bars = [transposed_product_of(x, y_bar, precision=precision) for x in states]
+    return [lam_bar, b_bar, jnp.concatenate(W_bars, axis=-2)]
+
+
+def _compute_output_adjoint(
+    lam: Array,
+    W: Array,
+    *operands: Array,
+    method: ScanMethod | None,
+    directions: tuple[bool, ...],
+    precision: str | None,
+    kernels: Kernels | None,
+) -> list[Array]:
+    params = {"directions": directions, "precision": precision}
+    if kernels is None:
+        return _cotangents(lam, W, *operands, method=method, **params)
+    *states, y_bar = operands
+    joined = jnp.concatenate(jnp.broadcast_arrays(*states), axis=-1)
+    bars = _matmul(y_bar, W.mT, precision)
+    lam_bar, (b_bar,) = kernel_adjoint(
+        directions, lam, (joined,), (bars,), shared=True, kernels=kernels
+    )
+    return [lam_bar, b_bar, _matmul(joined.mT, y_bar, precision)]
+
+
+def _output_adjoint_types(
+    lam: Array, W: Array, *operands: Array, directions: tuple[bool, ...], **_: object
+) -> list[Array]:
+    """Arrays of the types of the results of `_output_adjoint`."""
+    *states, y_bar = operands
+    x = sum(states) + (y_bar @ W.mT)[..., : states[0].shape[-1]] + lam.real[..., None, :1]
+    row = x[..., 0, : lam.shape[-1]]
+    W_bar = jnp.concatenate([sum(states).mT @ y_bar] * len(directions), axis=-2)
+    return [lam * row, x, W_bar]
+
+
+def _product_of_all(states: Sequence[Array], W: Array, precision: str | None) -> Array:
+    """The sum of the products of the states of each recurrence with their rows of `W`."""
+    parts = jnp.split(W, len(states), axis=-2)
+    first, *others = (
+        product_of(x, part, precision=precision) for x, part in zip(states, parts, strict=True)
+    )
+    return sum(others, first)
+
+
+def _matmul(x: Array, W: Array, precision: str | None) -> Array:
+    return jnp.matmul(x, W, precision=precision)
+
+
 def _one_per_direction(
     inputs: tuple[Array, ...], directions: tuple[bool, ...]
 ) -> tuple[Array, ...]:
@@ -414,9 +625,27 @@ _adjoint = sequence_primitive(
 )
 _lagged_product = sequence_primitive("lagged_product", _compute_lagged_product)
 
+_output = sequence_primitive(
+    "scan_output", _compute_output, multiple_results=True, types=_output_types, choose=_choose
+)
+_output_tangents = sequence_primitive(
+    "scan_output_tangents", _compute_output_tangents, multiple_results=True
+)
+_output_adjoint = sequence_primitive(
+    "scan_output_adjoint",
+    _compute_output_adjoint,
+    multiple_results=True,
+    types=_output_adjoint_types,
+    choose=_choose_adjoint,
+)
+
 ad.primitive_jvps[_scan] = _scan_jvp
 ad.primitive_transposes[_scan] = _scan_to_inputs
 ad.primitive_jvps[_tangents] = jvp_of(_compute_tangents)
 ad.primitive_transposes[_tangents] = _tangents_transpose
 ad.primitive_jvps[_adjoint] = jvp_of(_adjoint_by_primitives)
+ad.primitive_jvps[_output] = _output_jvp
+ad.primitive_jvps[_output_tangents] = jvp_of(_compute_output_tangents)
+ad.primitive_transposes[_output_tangents] = _output_tangents_transpose
+ad.primitive_jvps[_output_adjoint] = jvp_of(_cotangents)
 ad.defbilinear(_lagged_product, _lagged_product_to_z, _lagged_product_to_x)
