@@ -17,8 +17,8 @@ ARGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report study study-refit study-import study-device bench bench-check \
-	check lint types test test-all test-versions test-lowest test-newest docs docs-serve format package clean
+.PHONY: help setup train evaluate score prune sweep report study study-refit study-import study-device bench bench-check bench-gpu \
+	check lint types test test-all test-versions test-lowest test-newest test-gpu docs docs-serve format package clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -127,6 +127,22 @@ bench: $(INSTALLED) ## speed compared with a reference implementation: ARGS="--s
 bench-check: $(INSTALLED) ## fail if a ratio is over 25 % worse than in docs/performance.json
 	$(LASTAX) bench train-step --check docs/performance.json $(ARGS)
 	$(LASTAX) bench prune --check docs/performance.json $(ARGS)
+
+# Floating-point products on a GPU are rounded to TF32 by default; the tests compare with float64.
+GPU_TESTS := tests/golden tests/ssm tests/nn/test_layers.py tests/nn/test_networks.py \
+	tests/calibration/test_refit.py tests/training/test_training.py
+HAS_GPU := $(BIN)/python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")'
+
+test-gpu: export JAX_DEFAULT_MATMUL_PRECISION := highest
+test-gpu: export XLA_PYTHON_CLIENT_PREALLOCATE := false
+test-gpu: export XLA_FLAGS :=
+test-gpu: $(INSTALLED) ## golden, recurrence, layer, refit and training tests on a GPU, if there is one
+	@if $(HAS_GPU); then $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(GPU_TESTS) $(ARGS); \
+		else echo "test-gpu: JAX found no GPU, so no test was run"; fi
+
+bench-gpu: $(INSTALLED) ## speed on a GPU, if there is one: build/bench-gpu.json and a table
+	@mkdir -p build
+	$(LASTAX) bench gpu --out build/bench-gpu.json $(ARGS)
 
 check: lint types test docs ## everything that CI runs
 

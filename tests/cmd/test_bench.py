@@ -14,11 +14,17 @@ import pytest
 
 import lastax
 from lastax.cmd import _console
-from lastax.cmd.bench import _kernel, _layer, _prune, _recurrence, _train_step
+from lastax.cmd.bench import _gpu, _kernel, _layer, _prune, _recurrence, _train_step
 from lastax.cmd.bench._comparison import check_ratios
 from lastax.cmd.bench._measure import measure
 from lastax.cmd.bench._paper import DATA
-from lastax.cmd.bench._programs import METHODS, SHAPES, Shape
+from lastax.cmd.bench._programs import (
+    ALL_SHAPES,
+    GPU_METHODS,
+    METHODS,
+    PAPER_SHAPES,
+    Shape,
+)
 from lastax.cmd.bench._prune import seconds_to_prune
 from lastax.cmd.bench._reference import ReferenceS5, reference_network, reference_scan
 
@@ -134,7 +140,7 @@ def test_programs_of_a_suite_agree(suite):
 def test_measuring_counts_every_repeat():
     programs = {name: (lambda x: x @ x, (jnp.ones((8, 8)),)) for name in ("a", "b")}
     seen = []
-    results = measure(programs, repeats=4, on_progress=seen.append)
+    results = measure(programs, repeats=4, threads=2, on_progress=seen.append)
     assert seen == ["a", "b"]
     for result in results.values():
         assert len(result.times) == 4
@@ -142,9 +148,27 @@ def test_measuring_counts_every_repeat():
         assert result.compile_seconds > 0
 
 
+def test_gpu_benchmark_without_a_gpu_prints_a_message(cli, tmp_path):
+    result = cli("bench", "gpu", "--out", tmp_path / "gpu.json")
+    assert result.status == 0
+    assert "found no GPU" in result.stdout
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_gpu_suites_have_the_sizes_of_the_presets():
+    for name, shape in PAPER_SHAPES.items():
+        task = name.removeprefix("paper/")
+        preset = lastax.training.TASKS[task].presets["s5", "paper"]
+        model, batch = preset.model, preset.training.batch_size
+        sizes = (batch, DATA[task].length, model.channels, model.states)
+        assert dataclasses.astuple(shape)[:4] == sizes
+    programs = _gpu.SUITES[0].programs(SMALL)
+    assert {name.partition("/")[2] for name in programs} == {"reference", *GPU_METHODS}
+
+
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(SHAPES, "short", SMALL)
+    monkeypatch.setitem(ALL_SHAPES, "short", SMALL)
     return ("bench", "recurrence", "--shape", "short", "--repeats", 2)
 
 
@@ -211,7 +235,9 @@ def test_stored_ratios_belong_to_programs():
     path = Path(__file__).parents[2] / "docs" / "performance.json"
     for name, stored in json.loads(path.read_text()).items():
         (suite,) = (suite for suite in SUITES if suite.name == name)
-        assert {program.partition("/")[0] for program in stored} == set(SHAPES)
+        assert {program.partition("/")[0] for program in stored} == set(ALL_SHAPES) - set(
+            PAPER_SHAPES
+        )
         names = set(small_programs(suite))
         assert {program.partition("/")[2] for program in stored} == names
         for ratios in stored.values():

@@ -51,7 +51,14 @@ def test_output_of_the_published_layer(case):
     assert_within(got, case["y"], 2e-5)
 
 
-@pytest.mark.parametrize("method", SCAN_METHODS)
+# Interpreted GPU kernels take seconds to compile; `tests/ssm/test_pallas_scan.py` tests them fast.
+METHODS = [
+    pytest.param(method, marks=pytest.mark.slow) if method == "pallas" else method
+    for method in SCAN_METHODS
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_sequential_loop(case, method, x64):
     """Every scan method gives the output and the final forward state of the loop."""
 

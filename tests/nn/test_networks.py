@@ -96,6 +96,30 @@ def test_variance_is_precise_for_large_means(getkey):
     np.testing.assert_allclose(moved.running.variance, truth, rtol=1e-3)
 
 
+def test_derivatives_of_batch_statistics_are_those_of_the_formula(x64):
+    """Gradient, and its derivative, which needs the derivative by the mean."""
+    rng = np.random.default_rng(0)
+    x, weight, along = rng.normal(size=(3, 2, 9, 2))
+    mask = np.arange(9)[None] < np.array([[9], [5]])
+    norm = lastax.nn.BatchNorm.initialize(2)
+
+    def plain(x):
+        over = {"axis": (0, 1), "where": mask[..., None], "keepdims": True}
+        mean, variance = x.mean(**over), x.var(**over)
+        return jnp.sum(jnp.sin((x - mean) / jnp.sqrt(variance + norm.epsilon)) * weight)
+
+    def with_statistics(x):
+        apply = jax.vmap(lambda x, mask: norm(x, mask, axis="batch")[0], axis_name="batch")
+        return jnp.sum(jnp.sin(apply(x, mask)) * weight)
+
+    @jax.jit
+    def derivatives(x):
+        return [jax.jvp(jax.grad(f), (x,), (along,)) for f in (plain, with_statistics)]
+
+    for wanted, got in zip(*derivatives(x), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-11)
+
+
 def test_evaluation_does_not_change_running_statistics(getkey):
     model = network(getkey())
     _, same = forward(model, jax.random.normal(getkey(), (3, 30, 3)), axis=None)

@@ -16,6 +16,7 @@ from lastax.ssm._recurrence import scan_split
 
 from ..systems import compiled
 
+# `test_pallas_scan.py` tests the GPU kernels of `pallas`.
 METHODS = ("associative", "chunked", "sequential")
 methods = pytest.mark.parametrize("method", METHODS)
 # Chunks have up to 128 steps. These lengths give one chunk, several full chunks, and several chunks
@@ -370,31 +371,31 @@ def test_no_steps_return_initial_state(method, reverse):
         np.testing.assert_array_equal(last, expected.astype(np.complex64))
 
 
-def program(length, method):
+def program(platform, length, method):
     lam, b, _ = draw(0, length)
-    return str(jax.make_jaxpr(lambda *a: lastax.diagonal_scan(*a, method=method))(lam, b))
+    function = jax.jit(lambda *a: lastax.diagonal_scan(*a, method=method))
+    return function.trace(lam, b).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_default_method_depends_on_backend_and_length(monkeypatch):
-    """On a CPU, `sequential` for one chunk and `chunked` for several; `associative` elsewhere."""
+def test_default_method_depends_on_platform_and_length():
+    """On a CPU, `sequential` for one chunk and `chunked` for several. No GPU is needed."""
     rules = {
-        "cpu": {1: "sequential", 128: "sequential", 129: "chunked", 1000: "chunked"},
-        "gpu": dict.fromkeys((1, 129), "associative"),
-        "tpu": dict.fromkeys((1, 129), "associative"),
+        ("cpu", 128): ("sequential", "chunked"),
+        ("cpu", 129): ("chunked", "sequential"),
+        ("cuda", 129): ("pallas", "associative"),
+        ("tpu", 129): ("associative", "chunked"),
     }
-    for backend, rule in rules.items():
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        for length, chosen in rule.items():
-            programs = {method: program(length, method) for method in METHODS}
-            assert len(set(programs.values())) == len(METHODS)
-            assert program(length, None) == programs[chosen], f"{backend}, {length} steps"
+    for (platform, length), (chosen, other) in rules.items():
+        default = program(platform, length, None)
+        assert default == program(platform, length, chosen), f"{platform}, {length} steps"
+        assert default != program(platform, length, other)
 
 
 def test_unknown_method_raises():
     lam, b, _ = draw(0, 4)
     # Call the function without the type checker, which would raise first.
     unchecked = inspect.unwrap(scan_split)
-    with pytest.raises(ValueError, match="one of associative, chunked, sequential, got 'parallel'"):
+    with pytest.raises(ValueError, match="chunked, sequential, pallas, got 'parallel'"):
         unchecked(lam, b.real, DIRECTIONS, method="parallel")
     with pytest.raises(TypeCheckError):
         lastax.diagonal_scan(lam, b, method="parallel")

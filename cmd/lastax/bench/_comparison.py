@@ -16,7 +16,7 @@ from lastax.cmd._console import emit, err, out, progress_bar
 from lastax.cmd._options import debug_option, json_option
 from lastax.cmd._tables import print_table
 from lastax.cmd.bench._measure import Machine, Timing, measure, measure_machine
-from lastax.cmd.bench._programs import LASTAX, REFERENCE, SHAPES, Program, Shape
+from lastax.cmd.bench._programs import ALL_SHAPES, LASTAX, REFERENCE, SHAPES, Program, Shape
 from lastax.serialization import RunError, write_atomically
 
 # Relative loss against a stored ratio at which `--check` fails.
@@ -48,9 +48,9 @@ class Suite:
 _SHAPE = click.option(
     "--shape",
     "shapes",
-    type=click.Choice(list(SHAPES)),
+    type=click.Choice(list(ALL_SHAPES)),
     multiple=True,
-    help="Shape to time; repeatable.  [default: all]",
+    help="Shape to time; repeatable.  [default: all but paper/...]",
 )
 _STORE = click.option(
     "--store",
@@ -108,7 +108,7 @@ def comparison_command(suite: Suite) -> click.Command:
         if as_json:
             emit(results)
         else:
-            _print(results, suite)
+            print_results(results, suite)
         if check is not None:
             compared = check_ratios(check, suite.name, cases)
             err.print(f"{compared} ratios are within {100 * TOLERANCE:.0f} % of {check}")
@@ -124,17 +124,31 @@ def comparison_command(suite: Suite) -> click.Command:
     return command
 
 
-def run_suite(suite: Suite, shapes: Sequence[str], *, repeats: int) -> dict[str, Any]:
+def run_suite(
+    suite: Suite,
+    shapes: Sequence[str],
+    *,
+    repeats: int,
+    machine: Machine | None = None,
+    threads: int = 1,
+) -> dict[str, Any]:
     """Time the programs of all shapes.
+
+    Args:
+        suite: the programs.
+        shapes: names of the shapes.
+        repeats: timed runs per program.
+        machine: rates of the machine; measured by default.
+        threads: number of programs that are compiled at the same time.
 
     Returns:
         The rates of the machine, and one record per program under "cases".
     """
-    machine = measure_machine()
+    machine = measure_machine() if machine is None else machine
     cases: list[_Case] = []
     for shape in shapes:
-        programs = suite.programs(SHAPES[shape])
-        timings = _time(f"{suite.name} {shape}", programs, repeats)
+        programs = suite.programs(ALL_SHAPES[shape])
+        timings = _time(f"{suite.name} {shape}", programs, repeats, threads)
         cases += _cases(shape, programs, timings, suite.baseline, machine)
     results: dict[str, Any] = {
         "suite": suite.name,
@@ -183,12 +197,15 @@ def check_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> int:
     return compared
 
 
-def _time(label: str, programs: Mapping[str, Program], repeats: int) -> dict[str, Timing]:
+def _time(
+    label: str, programs: Mapping[str, Program], repeats: int, threads: int
+) -> dict[str, Timing]:
     with progress_bar(label) as bar:
         task = bar.add_task("", total=len(programs), note="")
         return measure(
             {name: (one.function, one.arguments) for name, one in programs.items()},
             repeats=repeats,
+            threads=threads,
             on_progress=lambda name: bar.update(task, advance=1, note=f"compiling {name}"),
         )
 
@@ -255,7 +272,8 @@ def _table(results: Mapping[str, Any], suite: Suite) -> Table:
     return table
 
 
-def _print(results: Mapping[str, Any], suite: Suite) -> None:
+def print_results(results: Mapping[str, Any], suite: Suite) -> None:
+    """Print the table of a suite, and the rates of the machine."""
     print_table(_table(results, suite))
     out.print(
         f"this machine: {results['gigaflops']:.0f} GFLOP/s in matrix products, "

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import equinox as eqx
@@ -55,6 +56,7 @@ def measure(
     programs: Mapping[str, tuple[Callable, tuple[Any, ...]]],
     *,
     repeats: int,
+    threads: int = 1,
     on_progress: OnProgress = silent,
 ) -> dict[str, Timing]:
     """Compile every function for its arguments, then run the functions in turns.
@@ -64,15 +66,25 @@ def measure(
     Args:
         programs: by name, a function and its arguments.
         repeats: number of timed runs per program.
+        threads: number of programs that are compiled at the same time.
         on_progress: called with each name before the program is compiled.
     """
-    compiled, seconds = {}, {}
-    for name, (function, arguments) in programs.items():
-        on_progress(name)
-        lowered: Any = cast(Any, eqx.filter_jit(function)).lower(*arguments)
+
+    def compile_one(lowered: Any) -> tuple[Any, float]:
         started = time.perf_counter()
-        compiled[name] = lowered.compile()
-        seconds[name] = time.perf_counter() - started
+        return lowered.compile(), time.perf_counter() - started
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = {}
+        for name, (function, arguments) in programs.items():
+            on_progress(name)
+            lowered = cast(Any, eqx.filter_jit(function)).lower(*arguments)
+            waiting[name] = pool.submit(compile_one, lowered)
+            if threads == 1:
+                waiting[name].result()
+        results = {name: future.result() for name, future in waiting.items()}
+    compiled = {name: program for name, (program, _) in results.items()}
+    seconds = {name: duration for name, (_, duration) in results.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(repeats + 1):
         for name, (_, arguments) in programs.items():
@@ -91,9 +103,13 @@ def measure(
     }
 
 
-def measure_machine() -> Machine:
-    """Time a matrix product and a pass over memory on the default device."""
-    size, length = 1024, 4 * 2**20
+def measure_machine(size: int = 1024, length: int = 4 * 2**20) -> Machine:
+    """Time a matrix product and a pass over memory on the default device.
+
+    Args:
+        size: rows and columns of the matrices.
+        length: number of values that are read and written.
+    """
     square, line = jnp.ones((size, size)), jnp.ones(length)
     programs = {
         "product": (lambda x: x @ x, (square,)),

@@ -15,6 +15,7 @@ from lastax.ssm import ScanMethod
 # Names of implementations in tables and stored ratios.
 REFERENCE, LASTAX = "reference", "lastax"
 METHODS: tuple[ScanMethod, ...] = ("associative", "chunked", "sequential")
+GPU_METHODS: tuple[ScanMethod, ...] = ("associative", "pallas")
 INPUT_SIZE = CLASSES = 10
 
 
@@ -46,6 +47,16 @@ SHAPES = {
     "speech": Shape(1, 16000, 96, 64, 2),
     "short": Shape(32, 128, 64, 32, 4),
 }
+
+# Sizes and batch sizes of full-scale presets, with two layers, which compile in seconds.
+PAPER_SHAPES = {
+    "paper/listops": Shape(50, 2048, 128, 8, 2),
+    "paper/text": Shape(50, 4096, 256, 96, 2),
+    "paper/image": Shape(50, 1024, 512, 192, 2),
+    "paper/speech35": Shape(16, 16_000, 96, 64, 2),
+    "paper/pathx": Shape(32, 16_384, 128, 128, 2),
+}
+ALL_SHAPES = SHAPES | PAPER_SHAPES
 
 
 @dataclasses.dataclass(frozen=True)

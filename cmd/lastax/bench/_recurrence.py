@@ -1,7 +1,7 @@
 """`lastax bench recurrence`: the recurrence in one direction."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from lastax.cmd.bench._reference import reference_scan
 from lastax.ssm import ScanMethod
 
 
-def recurrence_programs(shape: Shape) -> dict[str, Program]:
+def recurrence_programs(
+    shape: Shape, methods: Sequence[ScanMethod] | None = None
+) -> dict[str, Program]:
     """Forward pass and gradient of each scan method."""
     rng = np.random.default_rng(0)
     radius, angle = rng.uniform(0.9, 0.999, shape.states), rng.uniform(-3, 3, shape.states)
@@ -29,7 +31,7 @@ def recurrence_programs(shape: Shape) -> dict[str, Program]:
         return lastax.diagonal_scan(lam, b, method=method)[0]
 
     scans: dict[str, Callable] = {REFERENCE: reference_scan} | {
-        method: functools.partial(lastax_scan, method) for method in METHODS
+        method: functools.partial(lastax_scan, method) for method in methods or METHODS
     }
     states = shape.steps * shape.states
     forward, gradient = Work(8 * states, 16 * states), Work(24 * states, 56 * states)

@@ -66,7 +66,7 @@ class ModelConfig:
     phase_maximum: float = setting(
         6.28, "Largest initial angle of eigenvalues, in radians.", layers=("lru",)
     )
-    scan_method: Literal["auto", "associative", "chunked", "sequential"] = setting(
+    scan_method: Literal["auto", "associative", "chunked", "sequential", "pallas"] = setting(
         "auto", "Scan algorithm; auto: by device and length."
     )
     step_minimum: float = setting(0.001, "Smallest initial step size.", layers=("s5", "s4d"))

@@ -163,5 +163,21 @@ def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
 
     mean = average(x)
     # E[(x - mean)^2] needs a second pass, but E[x^2] - mean^2 cancels where means are large.
-    variance = average((x - mean[None]) ** 2)
+    variance = average(_squared_deviation(x, mean))
     return RunningStatistics(mean, variance)
+
+
+@jax.custom_jvp
+def _squared_deviation(x: Array, mean: Array) -> Array:
+    """`(x - mean)^2`, to be averaged over the values whose mean is `mean`."""
+    return (x - mean[None]) ** 2
+
+
+@_squared_deviation.defjvp
+def _squared_deviation_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, mean), (x_dot, _) = primals, tangents
+    # The deviations add up to zero, so a change of the mean does not change the average. JAX would
+    # compute this zero in another pass over the batch.
+    return _squared_deviation(x, mean), 2 * (x - mean[None]) * x_dot

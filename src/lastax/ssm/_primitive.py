@@ -4,14 +4,14 @@
 one rule for each transformation, and JAX composes the rules to derivatives of every order.
 """
 
-import inspect
+import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 from lastax._typing import Array
 
@@ -25,8 +25,28 @@ class LinearOperand(Protocol):
         """Its type."""
 
 
+class Target(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        platform: name of the platform in JAX: `cpu`, `cuda`, `rocm` or `tpu`.
+        portable: the program is exported, or it is a program for several platforms. It cannot
+            contain kernels for this platform, because JAX does not keep their format stable.
+        divided: XLA divides the program among several devices. It cannot divide a kernel.
+    """
+
+    platform: str
+    portable: bool = False
+    divided: bool = False
+
+
 def sequence_primitive(
-    name: str, function: Callable[..., Array | list[Array]], *, multiple_results: bool = False
+    name: str,
+    function: Callable[..., Array | list[Array]],
+    *,
+    multiple_results: bool = False,
+    types: Callable[..., Array | list[Array]] | None = None,
+    choose: Callable[..., dict[str, Any]] | None = None,
 ) -> Primitive:
     """A primitive that computes `function` and keeps batch axes in front of all other axes.
 
@@ -38,20 +58,25 @@ def sequence_primitive(
         name: name of the primitive in jaxprs.
         function: takes the operands, and hashable keyword parameters.
         multiple_results: whether `function` returns a list.
+        types: a shorter function with results of the same types; by default `function`.
+        choose: given a `Target`, the types of the operands and the parameters, returns the
+            parameters of `function`. It is called when a program is compiled, once for each
+            platform of the program. By default the parameters are those of the primitive.
 
     Returns:
         The primitive. Apply it with `apply`.
     """
-    arguments = inspect.signature(function).parameters.values()
-    static = [p.name for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    compiled = jax.jit(function, static_argnames=static)
     primitive = Primitive(name)
     primitive.multiple_results = multiple_results
 
+    @functools.cache
+    def compiled(**params: object) -> Callable[..., Any]:
+        return jax.jit(functools.partial(primitive.bind, **params))
+
     # `jax.extend` has no name for the type of `types`.
-    def result_types(*types: object, **params: object) -> object:
-        found = jax.make_jaxpr(lambda *x: compiled(*x, **params))(*types).out_avals
-        return found if multiple_results else found[0]
+    def result_types(*operands: object, **params: object) -> object:
+        traced = jax.make_jaxpr(functools.partial(types or function, **params))(*operands)
+        return traced.out_avals if multiple_results else traced.out_avals[0]
 
     def batch(operands: Sequence[Array], axes: Sequence[int | None], **params: object) -> object:
         pairs = list(zip(operands, axes, strict=True))
@@ -64,10 +89,20 @@ def sequence_primitive(
         values = [y if mapped else y[0] for y, mapped in zip(results, depends, strict=True)]
         return values, [0 if mapped else None for mapped in depends]
 
-    primitive.def_impl(compiled)
+    def lower(context: Any, *operands: object, **params: object) -> object:
+        program = functools.partial(function, **params)
+        if choose is not None:
+            chosen = {
+                target.platform: choose(target, *context.avals_in, **params)
+                for target in _targets(context)
+            }
+            program = _program(function, chosen)
+        return mlir.lower_fun(program, multiple_results=multiple_results)(context, *operands)
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
     primitive.def_abstract_eval(result_types)
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=multiple_results))
+    mlir.register_lowering(primitive, lower)
     return primitive
 
 
@@ -84,6 +119,30 @@ def apply(primitive: Primitive, *operands: Array, **params: object) -> list[Arra
     return list(results) if primitive.multiple_results else [results]
 
 
+def jvp_of(function: Callable[..., list[Array]]) -> Callable[..., object]:
+    """The rule for forward-mode derivatives of a primitive that computes `function`.
+
+    `function` uses primitives that have rules themselves.
+    """
+
+    def rule(
+        primals: Sequence[Array], tangents: Sequence[Array | ad.Zero], **params: object
+    ) -> tuple[list[Array], list[Array]]:
+        places = [i for i, dot in enumerate(tangents) if not isinstance(dot, ad.Zero)]
+
+        def of_active(*values: Array) -> list[Array]:
+            operands = list(primals)
+            for place, value in zip(places, values, strict=True):
+                operands[place] = value
+            return function(*operands, **params)
+
+        active = [primals[i] for i in places], [tangents[i] for i in places]
+        results: tuple[list[Array], list[Array]] = jax.jvp(of_active, *active)
+        return results
+
+    return rule
+
+
 def sum_to(x: Array, like: jax.core.ShapedArray) -> Array:
     """Sum over the axes where `like` has size 1, as the transpose of broadcasting."""
     axes = tuple(i for i, (n, m) in enumerate(zip(x.shape, like.shape, strict=True)) if n != m)
@@ -95,3 +154,25 @@ def _varying_axes(x: Array) -> frozenset[str]:
     # Newer versions of JAX call the attribute `mat.varying` instead of `vma`.
     found = jax.typeof(x)
     return found.mat.varying if hasattr(found, "mat") else getattr(found, "vma", frozenset())
+
+
+def _program(function: Callable[..., Any], chosen: dict[str, dict[str, Any]]) -> Callable[..., Any]:
+    """One program for all platforms, which differs between them only where it has to."""
+    first, *others = chosen.values()
+    if all(params == first for params in others):
+        return functools.partial(function, **first)
+    programs = {name: functools.partial(function, **params) for name, params in chosen.items()}
+    return lambda *operands: jax.lax.platform_dependent(*operands, **programs)
+
+
+def _targets(context: Any) -> list[Target]:
+    """What a program is compiled for, from a lowering context of JAX, which has no public type."""
+    module = context.module_context
+    platforms, axes = context.platforms or module.platforms, module.axis_context
+    portable = module.lowering_parameters.for_export or len(platforms) > 1
+    if hasattr(axes, "manual_axes"):
+        # In a `jax.shard_map` over all axes of the mesh, each device runs the program by itself.
+        divided = axes.manual_axes != frozenset(axes.mesh.axis_names)
+    else:
+        divided = getattr(axes, "num_devices", 1) not in (1, None)
+    return [Target(platform, portable, divided) for platform in platforms]

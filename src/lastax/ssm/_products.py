@@ -21,6 +21,20 @@ def product(x: Float[Array, "L n"], W: Float[Array, "n m"]) -> Float[Array, "L m
     return _apply(_product, x, W)
 
 
+def product_of(x: Array, W: Array, *, precision: str | None) -> Array:
+    """`product` in the rule of a primitive, where operands have the same batch axes."""
+    result: Array = _product.bind(x, W, precision=precision)
+    return result
+
+
+def transposed_product_of(x: Array, y: Array, *, precision: str | None) -> Array:
+    """`x^T y` in the rule of a primitive, for each sequence of a batch."""
+    # Products with few columns are slow, so the wider factor is on the right.
+    if y.shape[-1] >= x.shape[-1]:
+        return product_of(x.mT, y, precision=precision)
+    return product_of(y.mT, x, precision=precision).mT
+
+
 def total(x: Float[Array, "*batch L n"]) -> Float[Array, "*batch n"]:
     """The sum of `x` over time."""
     return _apply(_total, x)
@@ -70,12 +84,7 @@ def _product_to_x(y_bar: Array, x: LinearOperand, W: Array, *, precision: str | 
 
 
 def _product_to_W(y_bar: Array, x: Array, W: LinearOperand, *, precision: str | None) -> Array:
-    # `x^T y_bar`. Products with few columns are slow, so the wider factor is on the right.
-    if y_bar.shape[-1] >= x.shape[-1]:
-        bar = _product.bind(x.mT, y_bar, precision=precision)
-    else:
-        bar = _product.bind(y_bar.mT, x, precision=precision).mT
-    return sum_to(bar, W.aval)
+    return sum_to(transposed_product_of(x, y_bar, precision=precision), W.aval)
 
 
 def _compute_total(x: Array, *, precision: str | None) -> Array:

@@ -1,4 +1,4 @@
-"""Three methods for the recurrence `x_k = lam * x_{k-1} + b_k`.
+"""Three methods in JAX for the recurrence `x_k = lam * x_{k-1} + b_k`.
 
 Each method runs one or several recurrences with the same eigenvalues `(P,)`. `directions` tells for
 each of them whether it runs in reverse. Inputs and states have split real and imaginary parts,
@@ -17,7 +17,7 @@ from jax.export import is_symbolic_dim
 from lastax._typing import Array, Size
 from lastax.ssm._powers import SplitComplex, add, multiply, power
 
-ScanMethod = Literal["associative", "chunked", "sequential"]
+ScanMethod = Literal["associative", "chunked", "sequential", "pallas"]
 
 # Bounds of the steps per chunk. On a CPU, 32 to 128 are about equally fast. Shorter chunks make the
 # recurrence over the chunks expensive.

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Complex, Float, Int, Shaped
 from lastax._typing import Array
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import product
-from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_split, state_after
+from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_output, state_after
 from lastax.ssm._scan_methods import ScanMethod
 
 
@@ -104,13 +104,12 @@ class System(eqx.Module):
         directions = (False, True)[: len(maps)]
         own, u = u, at_least_float32(u)
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
-        states = scan_split(self.lam, driven, directions, method=self.scan_method)
-        y = self._feedthrough(u)
         s = 2 if self.conj_sym else 1
-        for C, x in zip(maps, states, strict=True):
-            # Re(C x) as a real product, which costs half as much as a complex product.
-            y = y + product(x, s * jnp.concatenate([C.real, -C.imag], axis=1).T)
-        return in_dtype_of(y, own)
+        # Re(C x) as a real product, which costs half as much as a complex product.
+        parts = [part for C in maps for part in (C.real, -C.imag)]
+        W = s * jnp.concatenate(parts, axis=1).T
+        y = scan_output(self.lam, driven, W, directions, method=self.scan_method)
+        return in_dtype_of(self._feedthrough(u) + y, own)
 
     def run(
         self,

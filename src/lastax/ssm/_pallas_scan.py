@@ -1,0 +1,567 @@
+"""The recurrence `x_k = lam * x_{k-1} + b_k` as GPU kernels, in Pallas with its Triton lowering.
+
+A sequence is cut into chunks of `T` steps. Three kernels compute the states:
+
+1. `ends`: the last state of each chunk, starting from zero. It writes nothing else.
+2. `starts`: a recurrence over these states with the factor `lam^T`.
+3. `states`: the recurrence again, from the true state before each chunk.
+
+One program computes one chunk for a tile of states, in all directions of time. It reads the rows of
+the arrays in place: no array is padded, transposed or copied. States are in registers, with the
+precision of `lam`, whatever the storage type of the sequences.
+
+The adjoint runs the same kernels in the opposite directions. Its third kernel also computes the
+sums of the gradient of `lam`, and adds up the gradients of both directions. It therefore needs no
+other pass over the sequences.
+
+Shapes are those of `_scan_methods`. The sequences of `D` directions can also be one joined array,
+`(..., L, 2 D P)`: real and imaginary parts of the first direction, then those of the second. One
+matrix product then reads all of them. Inside this module, an array of sequences is `(N, L, 2, P)`
+or `(N, L, 2 D, P)` for `N` sequences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lastax._typing import Array
+from lastax.ssm._powers import SplitComplex, add, multiply, squared_repeatedly
+
+
+class Tile(NamedTuple):
+    """Sizes of a kernel.
+
+    Attributes:
+        steps: steps per chunk `T`, a power of two.
+        lanes: number of states in a program, of one or several sequences, a power of two.
+        unroll: steps whose values are loaded together, a power of two, at most `steps / 2`.
+        warps: groups of 32 threads per program.
+    """
+
+    steps: int
+    lanes: int
+    unroll: int
+    warps: int
+
+
+class Kernels(NamedTuple):
+    """How the kernels run.
+
+    Attributes:
+        tile: their sizes.
+        interpret: run them as JAX operations, which every device can do, slowly.
+    """
+
+    tile: Tile
+    interpret: bool
+
+
+def kernel_scan(
+    directions: tuple[bool, ...],
+    lam: Array,
+    inputs: tuple[Array, ...],
+    *,
+    kernels: Kernels,
+    joined: bool = False,
+) -> tuple[Array, ...]:
+    """The states of one recurrence per direction.
+
+    Args:
+        directions: for each recurrence, whether it runs in reverse.
+        lam: eigenvalues, shape `(..., P)`.
+        inputs: driving input for each recurrence, or one for all, shape `(..., L, 2 P)`.
+        kernels: how the kernels run.
+        joined: return one joined array.
+
+    Returns:
+        The states of each recurrence, shape `(..., L, 2 P)`, or the joined array.
+    """
+    plan = _Plan.of(directions, lam, inputs, kernels)
+    (factor, power), entering = plan.factors(lam), plan.sequences(inputs)
+    starts = plan.starts(factor, power, entering)
+    return plan.original(plan.states(factor, starts, entering, joined=joined))
+
+
+def kernel_adjoint(
+    directions: tuple[bool, ...],
+    lam: Array,
+    states: tuple[Array, ...],
+    bars: tuple[Array, ...],
+    *,
+    shared: bool,
+    kernels: Kernels,
+) -> tuple[Array, tuple[Array, ...]]:
+    """The transposed recurrences, and the gradient of `lam`.
+
+    Args:
+        directions: for each recurrence of the forward pass, whether it runs in reverse.
+        lam: eigenvalues, shape `(..., P)`.
+        states: states of the forward pass, shape `(..., L, 2 P)` each, or one joined array.
+        bars: cotangents of these states, or one joined array.
+        shared: whether all recurrences have the same input.
+        kernels: how the kernels run.
+
+    Returns:
+        The cotangent of `lam`, shape `(..., P)`, and those of the inputs, shape `(..., L, 2 P)`:
+        one per recurrence, or their sum if `shared`.
+    """
+    opposite = tuple(not reverse for reverse in directions)
+    plan = _Plan.of(opposite, lam, (*states, *bars), kernels)
+    (factor, power), driving = plan.factors(lam.conj()), plan.sequences(bars)
+    starts = plan.starts(factor, power, driving)
+    *adjoints, sums = plan.states(
+        factor, starts, driving, passed=plan.sequences(states), merged=shared
+    )
+    re, im = jnp.moveaxis(sums.sum(axis=1), 1, 0)
+    # In JAX, the cotangent of a complex number is the conjugate of its gradient.
+    lam_bar = jax.lax.complex(re, -im).reshape(*plan.batch, plan.count)
+    return lam_bar, plan.original(adjoints)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The sizes of the kernels for some operands, and their calls.
+
+    Attributes:
+        directions: for each recurrence, whether it runs in reverse.
+        batch: axes of the batch.
+        length: number of steps `L`.
+        count: number of states `P`.
+        dtype: real dtype of the states.
+        tile: sizes of the kernels.
+        interpret: run the kernels as JAX operations.
+    """
+
+    directions: tuple[bool, ...]
+    batch: tuple[int, ...]
+    length: int
+    count: int
+    dtype: Any
+    tile: Tile
+    interpret: bool
+
+    @classmethod
+    def of(
+        cls,
+        directions: tuple[bool, ...],
+        lam: Array,
+        sequences: Sequence[Array],
+        kernels: Kernels,
+    ) -> _Plan:
+        batch = jnp.broadcast_shapes(lam.shape[:-1], *(x.shape[:-2] for x in sequences))
+        length, count = sequences[0].shape[-2], lam.shape[-1]
+        tile = kernels.tile
+        # A short sequence is one chunk, with as few steps as the loops allow.
+        steps = min(tile.steps, max(_power_of_two_from(length), 2 * tile.unroll))
+        tile = tile._replace(steps=steps)
+        return cls(directions, batch, length, count, lam.real.dtype, tile, kernels.interpret)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.length // self.tile.steps)
+
+    @property
+    def lanes(self) -> tuple[int, int]:
+        """Sequences and states per program, both powers of two."""
+        states = min(self.tile.lanes, _power_of_two_from(self.count))
+        return min(self.tile.lanes // states, _power_of_two_from(math.prod(self.batch))), states
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Programs along sequences, chunks and states."""
+        sequences, states = self.lanes
+        return -(-math.prod(self.batch) // sequences), self.chunks, -(-self.count // states)
+
+    def sequences(self, arrays: Sequence[Array]) -> list[Array]:
+        """Arrays `(..., L, 2 P)` as `(N, L, 2, P)`, joined arrays likewise."""
+        batches = [jnp.broadcast_to(x, (*self.batch, *x.shape[-2:])) for x in arrays]
+        return [x.reshape(-1, self.length, x.shape[-1] // self.count, self.count) for x in batches]
+
+    def original(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """The inverse of `sequences`."""
+        return tuple(x.reshape(*self.batch, self.length, x.shape[2] * self.count) for x in arrays)
+
+    def factors(self, lam: Array) -> tuple[Array, Array]:
+        """`lam` and `lam^T`, shape `(N, 1, 2, P)`, with `N = 1` if all sequences share them."""
+        if lam.size > self.count:
+            lam = jnp.broadcast_to(lam, (*self.batch, self.count))
+        power = squared_repeatedly(lam, self.tile.steps.bit_length() - 1)
+        pairs = [jnp.stack([x.real, x.imag], axis=-2) for x in (lam, power)]
+        return tuple(x.reshape(-1, 1, 2, self.count) for x in pairs)
+
+    def starts(self, factor: Array, power: Array, entering: Sequence[Array]) -> Array | None:
+        """The states before each chunk, shape `(N, n, 2 D, P)` for `D` directions.
+
+        None if there is one chunk, which starts from zero.
+        """
+        if self.chunks == 1:
+            return None
+        parts = 2 * len(self.directions)
+        shape = jax.ShapeDtypeStruct(
+            (entering[0].shape[0], self.chunks, parts, self.count), self.dtype
+        )
+        chunk = self._block(1, parts)
+        ends = self._call(
+            self._ends_kernel,
+            self.grid,
+            [self._factor_block(factor), *map(self._sequence_block, entering)],
+            [chunk],
+            [shape],
+        )(factor, *entering)[0]
+        every = self._block(self.chunks, parts)
+        sequences, _, states = self.grid
+        return self._call(
+            self._starts_kernel,
+            (sequences, 1, states),
+            [self._factor_block(power), every],
+            [every],
+            [shape],
+        )(power, ends)[0]
+
+    def states(
+        self,
+        factor: Array,
+        starts: Array | None,
+        entering: Sequence[Array],
+        *,
+        passed: Sequence[Array] = (),
+        merged: bool = False,
+        joined: bool = False,
+    ) -> Sequence[Array]:
+        """All states `(N, L, 2, P)` of each direction, `merged` into their sum, or `joined`.
+
+        With the states `passed` in the forward pass, the last result is the sums of the gradient of
+        `lam` in each chunk, shape `(N, n, 2, P)`.
+        """
+        given = [*([] if starts is None else [starts]), *entering, *passed]
+        blocks = [
+            *([] if starts is None else [self._block(1, 2 * len(self.directions))]),
+            *map(self._sequence_block, (*entering, *passed)),
+        ]
+        count = 1 if merged or joined else len(self.directions)
+        components = 2 * len(self.directions) if joined else 2
+        shape = (entering[0].shape[0], self.length, components, self.count)
+        shapes = [jax.ShapeDtypeStruct(shape, entering[0].dtype)] * count
+        results = [self._sequence_block(one) for one in shapes]
+        if passed:
+            size = (entering[0].shape[0], self.chunks, 2, self.count)
+            shapes.append(jax.ShapeDtypeStruct(size, self.dtype))
+            results.append(self._block(1, 2))
+
+        def kernel(factor_ref: Any, *refs: Any) -> None:
+            refs_left = list(refs)
+
+            def take(number: int) -> list[Any]:
+                taken = refs_left[:number]
+                del refs_left[:number]
+                return taken
+
+            start = take(0 if starts is None else 1)
+            inputs, states, outputs = take(len(entering)), take(len(passed)), take(count)
+            self._states_kernel(factor_ref, start, inputs, states, outputs, refs_left, merged)
+
+        return self._call(
+            kernel, self.grid, [self._factor_block(factor), *blocks], results, shapes
+        )(factor, *given)
+
+    def _ends_kernel(self, factor_ref: Any, *refs: Any) -> None:
+        *input_refs, ends_ref = refs
+        rows = _Rows(self)
+        factor = rows.factor(factor_ref)
+
+        def group(first: Array, states: list[SplitComplex]) -> list[SplitComplex]:
+            loaded = rows.inputs(input_refs, first)
+            for step in range(self.tile.unroll):
+                states = [
+                    add(multiply(factor, state), values[step])
+                    for state, values in zip(states, loaded, strict=True)
+                ]
+            return states
+
+        states = rows.loop(self.tile.steps, group, [rows.zero] * len(self.directions))
+        for index, state in enumerate(states):
+            rows.store(ends_ref, 0, state, component=2 * index)
+
+    def _starts_kernel(self, factor_ref: Any, ends_ref: Any, starts_ref: Any) -> None:
+        rows, chunks, unroll = _Rows(self), self.chunks, self.tile.unroll
+        factor = rows.factor(factor_ref)
+
+        def advance(first: Any, count: int, states: list[SplitComplex]) -> list[SplitComplex]:
+            places = [
+                [rows.place(reverse, first + k, chunks) for k in range(count)]
+                for reverse in self.directions
+            ]
+            loaded = [
+                [rows.complex(ends_ref, place, component=2 * index) for place in along]
+                for index, along in enumerate(places)
+            ]
+            following = []
+            for index, state in enumerate(states):
+                for place, end in zip(places[index], loaded[index], strict=True):
+                    rows.store(starts_ref, place, state, component=2 * index)
+                    state = add(multiply(factor, state), end)
+                following.append(state)
+            return following
+
+        groups = chunks // unroll
+        states = jax.lax.fori_loop(
+            np.int32(0),
+            np.int32(groups),
+            lambda index, states: advance(index * unroll, unroll, states),
+            [rows.zero] * len(self.directions),
+        )
+        if chunks % unroll:
+            advance(np.int32(groups * unroll), chunks % unroll, states)
+
+    def _states_kernel(
+        self,
+        factor_ref: Any,
+        start_refs: list[Any],
+        input_refs: list[Any],
+        passed_refs: list[Any],
+        output_refs: list[Any],
+        sums_refs: list[Any],
+        merged: bool,
+    ) -> None:
+        rows, unroll = _Rows(self), self.tile.unroll
+        factor = rows.factor(factor_ref)
+        states = [
+            rows.complex(start_refs[0], 0, component=2 * index) if start_refs else rows.zero
+            for index in range(len(self.directions))
+        ]
+        sums = [rows.zero] if passed_refs else []
+
+        def group(first: Array, carry: tuple, *, adding: bool) -> tuple:
+            states, sums = carry
+            # All loads come before all stores: the compiler does not move a load across a store.
+            places = [
+                [rows.place(reverse, first + step, self.tile.steps) for step in range(unroll)]
+                for reverse in self.directions
+            ]
+            loaded = rows.inputs(input_refs, first)
+            passed = rows.inputs(passed_refs, first) if passed_refs else []
+            present = rows.inputs(output_refs, first) if adding else []
+            following = []
+            for index, state in enumerate(states):
+                output, component = rows.of_direction(output_refs, index)
+                for step, place in enumerate(places[index]):
+                    if passed:
+                        # `d x_{k+1} / d lam = x_k`, times the adjoint of step `k + 1`.
+                        (x_re, x_im), (re, im) = passed[index][step], state
+                        product = x_re * re + x_im * im, x_re * im - x_im * re
+                        sums = [add(sums[0], product)]
+                    state = add(multiply(factor, state), loaded[index][step])
+                    written = add(state, present[index][step]) if adding else state
+                    rows.store(output, place, written, component=component, sequence=True)
+                following.append(state)
+            return following, sums
+
+        def part(first: int, last: int, carry: tuple, *, adding: bool) -> tuple:
+            return rows.loop(
+                last - first,
+                lambda step, carry: group(first + step, carry, adding=adding),
+                carry,
+            )
+
+        carry = (states, sums)
+        if merged:
+            # In the first half, each direction writes rows that the other one has not reached.
+            half = self.tile.steps // 2
+            carry = part(0, half, carry, adding=False)
+            rows.wait()
+            carry = part(half, self.tile.steps, carry, adding=True)
+        else:
+            carry = part(0, self.tile.steps, carry, adding=False)
+        for total, ref in zip(carry[1], sums_refs, strict=True):
+            rows.store(ref, 0, total)
+
+    def _block(self, rows: int, components: int) -> Any:
+        """A block of an array `(N, chunks or steps, components, P)`."""
+        from jax.experimental import pallas as pl
+
+        sequences, states = self.lanes
+        shape = (sequences, rows, components, states)
+        return pl.BlockSpec(shape, lambda b, i, j: (b, i, 0, j))
+
+    def _sequence_block(self, sequence: Any) -> Any:
+        """The steps of a chunk."""
+        return self._block(self.tile.steps, sequence.shape[2])
+
+    def _factor_block(self, factor: Array) -> Any:
+        from jax.experimental import pallas as pl
+
+        sequences, states = self.lanes
+        if factor.shape[0] == 1:
+            return pl.BlockSpec((1, 1, 2, states), lambda b, i, j: (0, 0, 0, j))
+        return pl.BlockSpec((sequences, 1, 2, states), lambda b, i, j: (b, 0, 0, j))
+
+    def _call(
+        self,
+        kernel: Callable[..., None],
+        grid: tuple[int, int, int],
+        in_specs: list[Any],
+        out_specs: list[Any],
+        out_shape: list[jax.ShapeDtypeStruct],
+    ) -> Callable[..., Sequence[Array]]:
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import triton
+
+        params = triton.CompilerParams(num_warps=self.tile.warps, num_stages=1)
+        return pl.pallas_call(
+            kernel,
+            grid=grid,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            out_shape=out_shape,
+            interpret=self.interpret,
+            compiler_params=params,
+        )
+
+
+class _Rows:
+    """Access to the rows of a program's tile, `(sequences, 1, 1, states)` each."""
+
+    def __init__(self, plan: _Plan) -> None:
+        from jax.experimental import pallas as pl
+        from jax.experimental.pallas import triton
+
+        self._pl, self._triton, self._plan = pl, triton, plan
+        sequences, states = plan.lanes
+        self._shape = (sequences, 1, 1, states)
+        self._chunk = pl.program_id(1)
+        # Powers of two rarely divide the sizes, so the last tile of an axis extends past the array.
+        self._inside = [
+            *self._inside_axis(0, 0, math.prod(plan.batch), self._shape),
+            *self._inside_axis(3, 2, plan.count, self._shape),
+        ]
+
+    def _inside_axis(
+        self, axis: int, grid_axis: int, size: int, shape: tuple[int, ...]
+    ) -> list[Array]:
+        if size % shape[axis] == 0:
+            return []
+        first = self._pl.program_id(grid_axis) * shape[axis]
+        return [first + jax.lax.broadcasted_iota(jnp.int32, shape, axis) < size]
+
+    def factor(self, ref: Any) -> SplitComplex:
+        """The factors of the states, for each sequence or for all."""
+        shape = (ref.shape[0], *self._shape[1:])
+        inside = [
+            *(self._inside_axis(0, 0, math.prod(self._plan.batch), shape) if shape[0] > 1 else []),
+            *self._inside_axis(3, 2, self._plan.count, shape),
+        ]
+        return self._load(ref, 0, 0, self._all(inside, shape))
+
+    @property
+    def zero(self) -> SplitComplex:
+        zero = jnp.zeros(self._shape, self._plan.dtype)
+        return zero, zero
+
+    @staticmethod
+    def place(reverse: bool, step: Any, steps: int) -> Any:
+        return steps - 1 - step if reverse else step
+
+    @staticmethod
+    def of_direction(refs: list[Any], index: int) -> tuple[Any, int]:
+        """The array of a direction, and its first component there.
+
+        One array may serve all directions, or hold all of them.
+        """
+        if len(refs) > 1:
+            return refs[index], 0
+        return refs[0], 2 * index if refs[0].shape[2] > 2 else 0
+
+    def inputs(self, refs: list[Any], first: Array) -> list[list[SplitComplex]]:
+        """The values of the next steps for each direction."""
+        plan = self._plan
+        values = []
+        for index, reverse in enumerate(plan.directions):
+            ref, component = self.of_direction(refs, index)
+            places = [
+                self.place(reverse, first + step, plan.tile.steps)
+                for step in range(plan.tile.unroll)
+            ]
+            values.append(
+                [self.complex(ref, place, component=component, sequence=True) for place in places]
+            )
+        return values
+
+    def loop(self, steps: int, group: Callable[[Array, Any], Any], carry: Any) -> Any:
+        """Run `group(first step, carry)` for each group of unrolled steps."""
+        unroll = self._plan.tile.unroll
+        # With 64-bit types enabled, Python integers would give a 64-bit counter.
+        return jax.lax.fori_loop(
+            np.int32(0),
+            np.int32(steps // unroll),
+            lambda index, carry: group(index * np.int32(unroll), carry),
+            carry,
+        )
+
+    def complex(
+        self, ref: Any, row: Any, *, component: int = 0, sequence: bool = False
+    ) -> SplitComplex:
+        """Real and imaginary parts of a row, zero outside the array."""
+        return self._load(ref, row, component, self._mask(row, sequence))
+
+    def store(
+        self, ref: Any, row: Any, value: SplitComplex, *, component: int = 0, sequence: bool = False
+    ) -> None:
+        mask = self._mask(row, sequence)
+        for part in (0, 1):
+            self._triton.store(
+                self._row(ref, row, component + part), value[part].astype(ref.dtype), mask=mask
+            )
+
+    def wait(self) -> None:
+        """Let all threads of the program see what has been written."""
+        if not self._plan.interpret:
+            self._triton.debug_barrier()
+
+    def _row(self, ref: Any, row: Any, component: int) -> Any:
+        # In interpret mode, loads take slices of one row instead of integers, and all of the same
+        # type.
+        sequences, _, _, states = self._shape
+        starts = (0, row, component, 0)
+        sizes = (min(ref.shape[0], sequences), 1, 1, states)
+        return ref.at[
+            tuple(
+                self._pl.ds(jnp.asarray(start, jnp.int32), size)
+                for start, size in zip(starts, sizes, strict=True)
+            )
+        ]
+
+    def _load(self, ref: Any, row: Any, component: int, mask: Array | None) -> SplitComplex:
+        zero = None if mask is None else 0.0
+        re, im = (
+            self._triton.load(self._row(ref, row, component + part), mask=mask, other=zero)
+            for part in (0, 1)
+        )
+        return re.astype(self._plan.dtype), im.astype(self._plan.dtype)
+
+    def _mask(self, row: Any, sequence: bool) -> Array | None:
+        """Where a row is inside the array; None if it is everywhere."""
+        plan, conditions = self._plan, list(self._inside)
+        if sequence and plan.length % plan.tile.steps:
+            conditions.append(self._chunk * plan.tile.steps + row < plan.length)
+        return self._all(conditions, self._shape)
+
+    @staticmethod
+    def _all(conditions: list[Array], shape: tuple[int, ...]) -> Array | None:
+        if not conditions:
+            return None
+        inside = conditions[0]
+        for condition in conditions[1:]:
+            inside = inside & condition
+        return jnp.broadcast_to(inside, shape)
+
+
+def _power_of_two_from(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << (number - 1).bit_length()
