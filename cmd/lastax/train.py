@@ -45,7 +45,7 @@ from lastax.training import train as train_run
 
 SIZES = sorted({size for task in TASKS.values() for _, size in task.presets})
 # Settings of a network that change with its weights unchanged.
-NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method")
+NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method", "precision")
 SECTIONS = {
     "What to train": ("task", "size", "source", "seed", "show_settings"),
     "Data": ("root", *setting_names(DataConfig)),
