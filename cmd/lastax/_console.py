@@ -142,6 +142,11 @@ class Counter:
             advance = 1 if completed is None else None
             self._bar.update(self._task, advance=advance, completed=completed, note=note)
 
+    @property
+    def speed(self) -> float | None:
+        """Advances per second of the last half minute; None at first."""
+        return None if self._task is None else self._bar.tasks[self._task].speed
+
     def print(self, line: str) -> None:
         """Print a line above the bar."""
         self._bar.console.print(line)

@@ -45,7 +45,7 @@ from lastax.training import train as train_run
 
 SIZES = sorted({size for task in TASKS.values() for _, size in task.presets})
 # Settings of a network that change with its weights unchanged.
-NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method")
+NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method", "precision")
 SECTIONS = {
     "What to train": ("task", "size", "source", "seed", "show_settings"),
     "Data": ("root", *setting_names(DataConfig)),
@@ -186,13 +186,15 @@ def _train(
             counter.start(steps)
 
         def step(number: int, metrics: StepMetrics) -> None:
-            counter.update(f"loss {float(metrics.loss):.3f}", completed=number)
+            speed = "" if counter.speed is None else f"  {counter.speed:.1f} steps/s"
+            counter.update(f"loss {float(metrics.loss):.3f}{speed}", completed=number)
 
         def epoch(record: dict[str, Any]) -> None:
             counter.print(
                 f"epoch {record['epoch']:3d}  loss {record['train_loss']:.3f}  "
                 f"train {percent(record['train_accuracy'])}  "
                 f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
+                + _speed(record)
             )
 
         try:
@@ -214,6 +216,15 @@ def _train(
             again += f" --data-dir {root}" if root is not None else ""
             raise click.Abort(f"resume the run with: {again}") from error
     return run.summary()
+
+
+def _speed(record: dict[str, Any]) -> str:
+    """The rate of the steps of an epoch, and how much of their time was spent waiting for data."""
+    if record["steps_per_second"] is None:
+        return ""
+    return (
+        f"  {record['steps_per_second']:.1f} steps/s  data wait {100 * record['data_wait']:.0f} %"
+    )
 
 
 def _data_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`lastax train`: the files of a run, and stopping and resuming it."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from .conftest import SHORT, TINY
 def metrics(folder):
     """The log without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    times = {"seconds": None, "steps_per_second": None, "data_wait": None}
+    return [json.loads(line) | times for line in lines]
 
 
 def test_a_run_holds_configuration_weights_and_results(trained):
@@ -64,6 +66,7 @@ def test_killed_and_resumed_is_bit_identical(cli, trained, start, tmp_path, mome
 
     resumed = cli("train", "--task", "speech", "--out", folder, "--resume")
     assert resumed.status == 0, resumed.stderr
+    assert re.search(r"\d steps/s  data wait \d+ %", resumed.stderr)
     assert (folder / "model.safetensors").read_bytes() == (
         trained / "model.safetensors"
     ).read_bytes()

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from lastax._errors import MissingPackageError
 from lastax._typing import Array
-from lastax.nn._networks import Network, Retrieval
+from lastax.nn._networks import Network, Retrieval, with_precision
+from lastax.nn._precision import FULL_PRECISION
 from lastax.nn._prediction import predict
 from lastax.nn._streaming_cell import StreamingCell
 from lastax.serialization._arrays import named_arrays
@@ -91,7 +92,7 @@ def _program(
 
         names = tuple(state)
         return step, (_input(cell.embed.weight, cell.tokens, (batch,)), state)
-    network, encoder = model, model.encoder
+    network, encoder = with_precision(model, FULL_PRECISION), model.encoder
     leading = (batch, 2, length) if isinstance(model, Retrieval) else (batch, length)
 
     def whole(x: Array) -> Array:

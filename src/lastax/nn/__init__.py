@@ -34,10 +34,13 @@ from lastax.nn._networks import Classifier as Classifier
 from lastax.nn._networks import Encoder as Encoder
 from lastax.nn._networks import Network as Network
 from lastax.nn._networks import Retrieval as Retrieval
+from lastax.nn._networks import with_precision as with_precision
 from lastax.nn._normalization import BatchNorm as BatchNorm
 from lastax.nn._normalization import LayerNorm as LayerNorm
 from lastax.nn._normalization import RunningStatistics as RunningStatistics
 from lastax.nn._normalization import split_trainable as split_trainable
+from lastax.nn._precision import PRECISIONS as PRECISIONS
+from lastax.nn._precision import Precision as Precision
 from lastax.nn._prediction import Predictor as Predictor
 from lastax.nn._prediction import predict as predict
 from lastax.nn._recurrence import Recurrence as Recurrence
@@ -57,6 +60,7 @@ from lastax.nn._streaming_cell import StreamingState as StreamingState
 
 __all__ = [
     "LRU",
+    "PRECISIONS",
     "S4D",
     "S4D_EIGENVALUES",
     "S5",
@@ -79,6 +83,7 @@ __all__ = [
     "Network",
     "NetworkForward",
     "NormalPart",
+    "Precision",
     "Predictor",
     "Recurrence",
     "Retrieval",
@@ -110,4 +115,5 @@ __all__ = [
     "split_trainable",
     "streaming",
     "truncated_standard_normal_C",
+    "with_precision",
 ]

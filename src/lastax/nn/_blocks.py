@@ -15,6 +15,8 @@ from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._layer import Layer
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
+from lastax.nn._precision import FULL_PRECISION
+from lastax.ssm._precision import in_dtype_of
 from lastax.ssm._products import add_row, product
 
 Activation = Literal["full_glu", "half_glu1", "half_glu2", "gelu"]
@@ -41,16 +43,23 @@ class Linear(eqx.Module):
     def __call__(
         self, x: Float[Array, "*shape n"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*shape m"]:
-        """Apply the map to the last axis. `key` is ignored; `equinox.nn.Sequential` passes it."""
+        """Apply the map to the last axis. 16-bit inputs give outputs of their dtype.
+
+        `key` is ignored; `equinox.nn.Sequential` passes it.
+        """
         del key
         check_complete(self)
         # The derivatives of `product` and `add_row` need one dtype.
-        dtype = jnp.result_type(x, self.weight, self.bias)
-        x, weight, bias = (jnp.asarray(array, dtype) for array in (x, self.weight, self.bias))
+        weight, bias = (in_dtype_of(array, x) for array in (self.weight, self.bias))
+        dtype = jnp.result_type(x, weight, bias)
+        x, weight, bias = (jnp.asarray(array, dtype) for array in (x, weight, bias))
         if x.ndim != 2:
             y = x @ weight
             return y + jnp.broadcast_to(bias, y.shape)
-        return add_row(product(x, weight), bias)
+        y = product(x, weight)
+        # The gradient of `bias` is a sum over time, which is a matrix product too.
+        with FULL_PRECISION.active():
+            return add_row(y, bias)
 
     def replaced(self, weight: Float[np.ndarray, "n m"], bias: Float[np.ndarray, " m"]) -> Linear:
         """A map with other values, converted to the dtypes of this one."""
@@ -175,7 +184,7 @@ class Block(eqx.Module):
             y, norm = self.norm(y, mask, axis=axis)
         if mask is not None:
             y = jnp.where(mask[:, None], y, 0)
-        y = self.layer(y, step_rescale=step_rescale)
+        y = in_dtype_of(self.layer(y, step_rescale=step_rescale), x)
         y = self.gate(y, dropout=self.dropout, key=gate_key)
         y = x + drop_channels(y, self.dropout, out_key)
         if not self.prenorm:

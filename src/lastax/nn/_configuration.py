@@ -22,6 +22,7 @@ from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Encoder, Network, Pooling, Retrieval
 from lastax.nn._normalization import BatchNorm, LayerNorm
+from lastax.nn._precision import PRECISIONS
 from lastax.nn._s4d import S4D
 from lastax.nn._s4d_eigenvalues import S4D_EIGENVALUES
 from lastax.nn._s5 import S5
@@ -84,6 +85,9 @@ class ModelConfig:
     mask_padding: bool = setting(True, "Exclusion of padding from statistics and recurrences.")
     # Not a flag: the records of the task are single sequences or pairs.
     head: Literal["classifier", "retrieval"] = setting("classifier", None)
+    precision: Literal["float32", "tf32", "bfloat16"] = setting(
+        "float32", "Precision of products and activations."
+    )
 
 
 DISCRETIZATIONS: Mapping[str, Discretization] = MappingProxyType(
@@ -128,6 +132,7 @@ def build_network(
         pooling=config.pooling,
         mask_padding=config.mask_padding,
         tokens=tokens,
+        precision=PRECISIONS[config.precision],
     )
     if config.head == "classifier":
         return Classifier(encoder, Linear.initialize(config.channels, classes, key=head_key))

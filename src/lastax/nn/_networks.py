@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,7 @@ from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._blocks import Block, Gelu, Linear, gelu
 from lastax.nn._checks import Lengths, Values, check_complete, check_input
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
+from lastax.nn._precision import FULL_PRECISION, Precision
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import precise_total
 
@@ -37,6 +38,7 @@ class Encoder(eqx.Module):
         mask_padding: exclude padding from batch statistics and recurrences, whatever its values
             are. If false, as in the published code, padding is excluded from the pooling only.
         tokens: the input is integer token ids instead of features.
+        precision: precision of the blocks, and of all matrix products.
     """
 
     embed: Linear
@@ -44,6 +46,7 @@ class Encoder(eqx.Module):
     pooling: Pooling = eqx.field(static=True, default="mean")
     mask_padding: bool = eqx.field(static=True, default=True)
     tokens: bool = eqx.field(static=True, default=False)
+    precision: Precision = FULL_PRECISION
 
     def __call__(
         self,
@@ -79,7 +82,20 @@ class Encoder(eqx.Module):
             inside = mask if self.mask_padding else None
             return block(y, inside, step_rescale=step_rescale, key=key, axis=axis)
 
-        y = self.embedded(x, mask)
+        with self.precision.active():
+            embedded = self.embedded(x, mask)
+            y, blocks = self._apply_blocks(apply, self.precision.rounded(embedded), key, remat)
+        with FULL_PRECISION.active():
+            features = self.pool(y.astype(embedded.dtype), mask)
+        return features, dataclasses.replace(self, blocks=blocks)
+
+    def _apply_blocks(
+        self,
+        apply: Callable[[Block, Array, Array | None], tuple[Array, Block]],
+        y: Array,
+        key: PRNGKeyArray | None,
+        remat: bool,
+    ) -> tuple[Array, tuple[Block, ...]]:
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
         if remat:
@@ -92,7 +108,7 @@ class Encoder(eqx.Module):
             for number, block in enumerate(self.blocks):
                 y, updated_block = apply(block, y, None if keys is None else keys[number])
                 blocks.append(updated_block)
-        return self.pool(y, mask), dataclasses.replace(self, blocks=tuple(blocks))
+        return y, tuple(blocks)
 
     def check_input(
         self,
@@ -133,6 +149,8 @@ class Encoder(eqx.Module):
         x = jnp.asarray(x)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(self.embed.weight.dtype)
+        # The embedding does not round to the dtype of its input.
+        x = x.astype(jnp.result_type(x, self.embed.weight))
         if mask is not None and self.mask_padding:
             # Values are NaN in some padding, and 0 times NaN is NaN.
             x = jnp.where(mask[:, None], x, 0)
@@ -222,7 +240,8 @@ class Classifier(eqx.Module):
         features, encoder = self.encoder(
             x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat
         )
-        return self.head(features), dataclasses.replace(self, encoder=encoder)
+        with encoder.precision.active():
+            return self.head(features), dataclasses.replace(self, encoder=encoder)
 
 
 class Retrieval(eqx.Module):
@@ -300,11 +319,24 @@ class Retrieval(eqx.Module):
             axis_name="pair",
         )(x, length, keys)
         features = jnp.concatenate([a, b, a - b, a * b])
-        hidden = gelu(self.hidden(features), self.gelu)
-        return self.head(hidden), dataclasses.replace(self, encoder=encoder)
+        with encoder.precision.active():
+            hidden = gelu(self.hidden(features), self.gelu)
+            return self.head(hidden), dataclasses.replace(self, encoder=encoder)
 
 
 Network = Classifier | Retrieval
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+def with_precision(network: NetworkT, precision: Precision) -> NetworkT:
+    """A network with the same parameters that computes in another precision.
+
+    Args:
+        network: the network.
+        precision: for example an entry of `PRECISIONS`.
+    """
+    encoder = dataclasses.replace(network.encoder, precision=precision)
+    return dataclasses.replace(network, encoder=encoder)
 
 
 def _runs_of_equal_blocks(blocks: tuple[Block, ...]) -> list[tuple[Block, ...]]:

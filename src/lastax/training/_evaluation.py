@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +15,9 @@ from jaxtyping import Float, Int
 from lastax._typing import Array, Batch, Scalar
 from lastax.nn._prediction import Predictor, predict
 from lastax.training._losses import cross_entropy, kl_divergence
+from lastax.training._overlap import one_late, read_ahead
+
+Result = TypeVar("Result")
 
 
 class Fidelity(NamedTuple):
@@ -73,8 +77,19 @@ def _inputs(batch: Batch) -> Batch:
     return {name: batch[name] for name in ("x", "length") if name in batch}
 
 
-def _weight(batch: Batch) -> Array:
-    return jnp.asarray(batch.get("weight", np.ones(len(batch["x"]), np.float32)))
+def _placed(batch: Batch) -> Batch:
+    """What an evaluation reads of a batch, on the device."""
+    weight = batch.get("weight", np.ones(len(batch["x"]), np.float32))
+    read = {**_inputs(batch), "weight": weight}
+    if "label" in batch:
+        read["label"] = batch["label"]
+    return {name: jnp.asarray(rows) for name, rows in read.items()}
+
+
+def _computed(compute: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+    """The results of all batches, on the host. The device computes while the host reads."""
+    with contextlib.closing(read_ahead(iter(batches), _placed)) as placed:
+        yield from map(jax.device_get, one_late(map(compute, placed)))
 
 
 def evaluate(
@@ -95,11 +110,14 @@ def evaluate(
     Raises:
         ValueError: if there is no example.
     """
-    total = np.zeros(3)
-    for batch in batches:
+
+    def sums_of(batch: Batch) -> _Sums:
         logits = _logits(model, _inputs(batch), step_rescale)
-        sums = _evaluation_sums(logits, jnp.asarray(batch["label"]), _weight(batch))
-        total += [float(value) for value in sums]
+        return _evaluation_sums(logits, batch["label"], batch["weight"])
+
+    total = np.zeros(3)
+    for sums in _computed(sums_of, batches):
+        total += sums
         on_batch()
     correct, loss, examples = total
     if examples == 0:
@@ -126,16 +144,19 @@ def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> 
     Raises:
         ValueError: if there is no example.
     """
-    total, correct = np.zeros(3), np.zeros(2)
-    for batch in batches:
+
+    def sums_of(batch: Batch) -> tuple[_Sums, list[Array]]:
         logits = [_logits(model, _inputs(batch), 1.0) for model in (original, other)]
-        weight = _weight(batch)
-        total += [float(value) for value in _fidelity_sums(*logits, weight)]
-        if "label" in batch:
-            label = jnp.asarray(batch["label"])
-            correct += [float(_evaluation_sums(one, label, weight).correct) for one in logits]
-        else:
-            correct += np.nan
+        same = _fidelity_sums(*logits, batch["weight"])
+        if "label" not in batch:
+            return same, [jnp.full((), jnp.nan)] * 2
+        sums = [_evaluation_sums(one, batch["label"], batch["weight"]) for one in logits]
+        return same, [one.correct for one in sums]
+
+    total, correct = np.zeros(3), np.zeros(2)
+    for sums, right in _computed(sums_of, batches):
+        total += sums
+        correct += right
     same, divergence, examples = total
     if examples == 0:
         raise ValueError("compare: no examples to compare on")

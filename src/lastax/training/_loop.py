@@ -1,23 +1,30 @@
 """The training loop. It owns the clock, the log and the checkpoints; the steps are pure."""
 
+import collections
+import contextlib
+import copy
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from lastax._errors import RunError, TrainingDivergedError
-from lastax._typing import Batch, Record
+from lastax._typing import Array, Batch, Model, Record
 from lastax.nn._networks import Network
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._save import save
 from lastax.training._checkpoints import Checkpoints
+from lastax.training._clock import Clock
 from lastax.training._evaluation import Evaluation
+from lastax.training._overlap import read_ahead
 from lastax.training._runs import METRICS_FILE
 from lastax.training._step import StepMetrics, TrainState
 
@@ -28,7 +35,10 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 
 @runtime_checkable
 class Batches(Protocol):
-    """Endless training batches whose position can be stored, like a Grain iterator."""
+    """Endless training batches whose position can be stored, like a Grain iterator.
+
+    A thread uses them, and reads ahead. Each batch must have its own arrays.
+    """
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -74,6 +84,8 @@ def fit(
     steps_per_epoch: int,
     checkpoint_steps: int = 500,
     resume: bool = False,
+    batch_sharding: Sharding | None = None,
+    state_sharding: Sharding | None = None,
     on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> FitResult:
@@ -83,17 +95,22 @@ def fit(
     checkpoint holds everything that the steps depend on, so a run that was stopped at any moment
     and resumed ends with bit-identical weights.
 
+    The device does not wait for the host: a thread prepares the next batches, and the metrics of a
+    step are read while the device computes the next step.
+
     Args:
-        state: the state before the first step.
-        step: one update on a batch.
-        batches: the training batches.
+        state: the state before the first step. Its arrays are copied.
+        step: one update on a batch. It may donate the state to the computation.
+        batches: the training batches. They are read ahead.
         validate: accuracy and loss of a model on the validation split.
         folder: gets `checkpoints/`, `metrics.jsonl` and the model.
         epochs: number of epochs.
         steps_per_epoch: number of batches per epoch.
         checkpoint_steps: steps between checkpoints inside an epoch.
         resume: resume from the newest checkpoint, if there is one.
-        on_step: called after each step with its number and metrics.
+        batch_sharding: devices of the batches; the default device if None.
+        state_sharding: devices of the state; the default device if None.
+        on_step: called after each step with its number and metrics. The next step may be running.
         on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
 
     Raises:
@@ -101,7 +118,8 @@ def fit(
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     progress, best, log = LoopState(), state.model, folder / METRICS_FILE
-    with Checkpoints(folder / CHECKPOINT_FOLDER) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINT_FOLDER))
         last = checkpoints.latest_step()
         if last is not None and not resume:
             raise RunError(
@@ -112,32 +130,56 @@ def fit(
             progress = LoopState(**stored)
             batches.set_state(progress.batches)
         _truncate(log, progress.metrics_bytes)
-        started = time.monotonic()
-        for number in range(int(state.step) + 1, epochs * steps_per_epoch + 1):
-            state, metrics = step(state, next(batches))
-            _require_finite_loss(metrics, number, checkpoints)
-            progress.loss_sum += float(metrics.loss)
-            progress.accuracy_sum += float(metrics.accuracy)
-            on_step(number, metrics)
+        state, first = _copied(state, state_sharding), int(state.step) + 1
+        ahead = read_ahead(
+            batches,
+            lambda batch: (
+                jax.device_put(batch, batch_sharding),
+                copy.deepcopy(batches.get_state()),
+            ),
+        )
+        stack.enter_context(contextlib.closing(ahead))
+        unread: collections.deque[tuple[int, StepMetrics]] = collections.deque()
+        clock = Clock(compiling=True)
+        for number in range(first, epochs * steps_per_epoch + 1):
+            with clock.waiting():
+                batch, position = next(ahead)
+            state, metrics = step(state, batch)
+            unread.append((number, metrics))
             epoch, inside = divmod(number, steps_per_epoch)
+            pause = inside == 0 or inside % checkpoint_steps == 0
+            while len(unread) > (0 if pause else 1):
+                done, metrics = unread.popleft()
+                _require_finite_loss(metrics, done, checkpoints)
+                progress.loss_sum += float(metrics.loss)
+                progress.accuracy_sum += float(metrics.accuracy)
+                on_step(done, metrics)
+            clock.step_done()
             if inside == 0:
                 evaluation = validate(state.model)
                 if _better(evaluation, progress):
-                    best = state.model
+                    best = _copied(state.model, state_sharding)
                     progress.best_accuracy, progress.best_loss = evaluation[:2]
                     progress.best_epoch = epoch
                 record = _epoch_record(epoch, number, steps_per_epoch, progress, evaluation)
-                record["seconds"] = round(time.monotonic() - started, 3)
+                record |= clock.record()
                 progress.metrics_bytes = _append(log, record)
                 progress.loss_sum = progress.accuracy_sum = 0.0
-                started = time.monotonic()
+                clock = Clock()
                 on_epoch(record)
-            if inside == 0 or inside % checkpoint_steps == 0:
+            if pause:
                 _require_finite_parameters(state.model, number, checkpoints)
-                progress.batches = batches.get_state()
+                progress.batches = position
                 checkpoints.save(number, (state, best), dataclasses.asdict(progress))
+                clock.resume()
     save(folder, best)
     return FitResult(best, progress.best_epoch, progress.best_accuracy, progress.best_loss)
+
+
+def _copied(tree: Model, sharding: Sharding | None) -> Model:
+    """A copy that remains when the arrays of `tree` are donated."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, sharding, may_alias=False), static)
 
 
 def _better(evaluation: Evaluation, progress: LoopState) -> bool:
@@ -182,9 +224,16 @@ def _require_finite_loss(metrics: StepMetrics, number: int, checkpoints: Checkpo
         )
 
 
+@jax.jit
+def _finite(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name: jnp.all(jnp.isfinite(array)) for name, array in arrays.items()}
+
+
 def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpoints) -> None:
-    for name, value in named_arrays(model).items():
-        if not jax.numpy.all(jax.numpy.isfinite(value)):
+    arrays = named_arrays(model)
+    finite = jax.device_get(_finite(arrays))
+    for name in arrays:
+        if not finite[name]:
             raise TrainingDivergedError(_diverged(f"{name} is not finite", number, checkpoints))
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from lastax._typing import Array, Batch, PRNGKeyArray
 from lastax.nn._networks import Network
 from lastax.nn._normalization import split_trainable
+from lastax.nn._precision import FULL_PRECISION
 from lastax.nn._prediction import predict
 from lastax.training._losses import cross_entropy, kl_divergence
 
@@ -91,7 +92,10 @@ def train_step(
             loss = jnp.mean(kl_divergence(predict(teacher, batch), logits))
         return loss, (logits, split_trainable(moved)[1])
 
-    (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+    # The network chooses the precision of its products. Sums over time in the derivatives are
+    # matrix products too.
+    with FULL_PRECISION.active():
+        (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)
     parameters = optax.apply_updates(parameters, updates)
     accuracy = jnp.mean(jnp.argmax(logits, axis=1) == label)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lastax._errors import RunError, TrainingDivergedError
-from lastax._typing import Batch, Record
+from lastax._typing import Batch, PRNGKeyArray, Record
 from lastax.nn._networks import Network
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import load, save
@@ -33,6 +33,7 @@ from lastax.training._step import StepMetrics, TrainState, train_step
 # In a run, the weights that training started from, if they were not drawn.
 START_FOLDER = "start"
 
+Stepped = tuple[TrainState, StepMetrics]
 OnStep = Callable[[int, StepMetrics], None]
 OnEpoch = Callable[[Record], None]
 
@@ -223,18 +224,24 @@ def fit_network(
     everything is built, before anything is written.
     """
     training = config.training
-    shard = _sharding(jax.devices()[: config.devices])
     steps = steps_per_epoch(training, data)
     optimizer = optimizer_for(training, steps)
-    pure_step = eqx.filter_jit(
-        functools.partial(
-            train_step,
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def step(kept: tuple[Batch, PRNGKeyArray, Network | None], state: TrainState) -> Stepped:
+        batch, key, teacher = kept
+        return train_step(
+            state,
+            batch,
             optimizer=optimizer,
-            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            key=key,
             label_smoothing=training.label_smoothing,
             remat=training.remat,
+            teacher=teacher,
         )
-    )
+
+    # The new state takes the memory of the old one.
+    compiled = eqx.filter_jit(step, donate="all-except-first")
     batches = data.training_batches(
         batch_size=training.batch_size,
         seed=config.seed,
@@ -246,15 +253,18 @@ def fit_network(
             stack.callback(batches.close)
         state = TrainState.initialize(network, optimizer)
         on_start(steps * training.epochs)
+        by_rows, replicated = _shardings(jax.devices()[: config.devices])
         return fit(
             state,
-            lambda state, batch: pure_step(state, shard(batch), teacher=teacher),
+            lambda state, batch: compiled((batch, key, teacher), state),
             batches,
             validate=lambda model: evaluate_split(model, data, "validation"),
             folder=folder,
             epochs=training.epochs,
             steps_per_epoch=steps,
             resume=resume,
+            batch_sharding=by_rows,
+            state_sharding=replicated,
             on_step=on_step,
             on_epoch=on_epoch,
         )
@@ -325,9 +335,8 @@ def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransfo
     )
 
 
-def _sharding(devices: list[jax.Device]) -> Callable[[Batch], Batch]:
-    """Distribute the rows of each batch over the devices; the model is on all of them."""
+def _shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
+    """Distribute the rows of each batch over the devices; the state is on all of them."""
     # With automatic axes the compiler inserts the communication between devices.
     mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, PartitionSpec("batch"))
-    return lambda batch: {name: jax.device_put(rows, sharding) for name, rows in batch.items()}
+    return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
