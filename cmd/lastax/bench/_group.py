@@ -12,6 +12,7 @@ _MEMBERS = {
     "prune": ("lastax.cmd.bench._prune:prune", "Networks without a part of their states."),
     "refit": ("lastax.cmd.bench._refit:refit", "The elimination order and the solve of a refit."),
     "data": ("lastax.cmd.bench._data:data", "Samples per second of the pipeline and of training."),
+    "devices": ("lastax.cmd.bench._devices:devices", "A training step on several devices."),
     "paper": ("lastax.cmd.bench._paper:paper", "Training cost of the full-scale presets."),
 }
 
