@@ -67,7 +67,7 @@ class Data:
         return len(self.sources[split])
 
     def training_batches(
-        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0
+        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0, **shard: int
     ) -> TrainingBatches:
         """Endless batches of the training split; see `lastax.data.training_batches`."""
         return training_batches(
@@ -76,10 +76,11 @@ class Data:
             seed=seed,
             augment=self.augment if augment else None,
             workers=workers,
+            **shard,
         )
 
     def evaluation_batches(
-        self, split: str, *, batch_size: int | None = None, limit: int | None = None
+        self, split: str, *, batch_size: int | None = None, limit: int | None = None, **shard: int
     ) -> Iterator[Batch]:
         """One pass over a split; see `lastax.data.evaluation_batches`.
 
@@ -89,11 +90,14 @@ class Data:
                 which limits the memory that an evaluation needs.
             limit: maximal number of records; the choice is deterministic
                 (`lastax.data.some_records`).
+            shard: `shard_index` and `shard_count`, as in `lastax.data.training_batches`.
         """
         steps = self.length * (2 if self.pairs else 1)
         fitting = max(1, min(_MOST_RECORDS, _MOST_STEPS // steps))
+        # Shards get equal parts of a batch.
+        fitting += -fitting % shard.get("shard_count", 1)
         source = self.sources[split] if limit is None else some(self.sources[split], limit)
-        return evaluation_batches(source, batch_size=batch_size or fitting)
+        return evaluation_batches(source, batch_size=batch_size or fitting, **shard)
 
 
 @dataclass(frozen=True, kw_only=True)

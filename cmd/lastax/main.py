@@ -9,6 +9,7 @@ import click
 
 from lastax._errors import DataError, RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs, keep_interrupts
+from lastax.cmd._distributed import end_inner_process, is_inner_process
 from lastax.cmd._lazy import LazyGroup
 
 INTERRUPTED = 130
@@ -101,6 +102,8 @@ def main() -> None:
         sys.unraisablehook = lambda unraisable: None
         gc.collect()  # Releases memory that was shared with worker processes.
         os._exit(status)
+    if status and is_inner_process():
+        end_inner_process(status)
     sys.exit(status)
 
 

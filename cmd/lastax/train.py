@@ -1,5 +1,6 @@
 """`lastax train`."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ import jax
 
 from lastax import ModelConfig
 from lastax.cmd._console import RUNS, Counter, emit, err, git_revision, out, percent
+from lastax.cmd._distributed import (
+    Processes,
+    distributed_options,
+    is_inner_process,
+    run_inner_process,
+)
 from lastax.cmd._flags import (
     SectionedCommand,
     check_flags,
@@ -51,6 +58,7 @@ SECTIONS = {
     "Data": ("root", *setting_names(DataConfig)),
     "Network": setting_names(ModelConfig),
     "Training": (*setting_names(TrainingConfig), "devices", "workers"),
+    "Several processes": ("distributed", "coordinator", "process", "processes", "join_timeout"),
     "Output": (),  # all others
 }
 
@@ -93,6 +101,7 @@ Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 @click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that prepare batches."
 )
+@distributed_options
 @root_option
 @json_option
 @debug_option
@@ -108,6 +117,7 @@ def train(
     if_missing: bool,
     devices: int | None,
     workers: int,
+    distributed: Processes | None,
     root: Path | None,
     as_json: bool,
     **settings: Any,
@@ -118,6 +128,10 @@ def train(
     command prints their values. With `--from RUN` training starts from the weights of RUN and has
     its settings, except those that flags give, for example `--epochs` and `--learning-rate`.
     """
+    if distributed is not None:
+        if not is_inner_process():
+            raise click.exceptions.Exit(run_inner_process(distributed))
+        distributed.join()
     chosen = {name: value for name, value in settings.items() if value is not None}
     if source is not None:
         task = _task_of(source, task, resume=resume, if_missing=if_missing)
@@ -142,8 +156,9 @@ def train(
         config = load_config(folder)
         # Its own data may have been moved; `reopen_data` checks that they are the same.
         data_path = chosen.pop("data", None)
-        given = {"task": task, "size": size, "seed": seed, "devices": devices, **chosen}
+        given = {"task": task, "size": size, "seed": seed, **chosen}
         _check_resume(folder, config, {k: v for k, v in given.items() if v is not None})
+        config = dataclasses.replace(config, devices=_devices_to_resume_on(devices, config))
         with err.status(f"opening {config.data.name}"):
             data = reopen_data(config, root, data=data_path)
     else:
@@ -157,7 +172,10 @@ def train(
             config = dataclasses.replace(config, start=os.path.relpath(source, folder))
         if folder.exists():
             raise RunError(f"{folder} already exists: pass --resume to resume it, or another --out")
-    result = _train(config, data, folder, start, resume, workers, root)
+    with contextlib.nullcontext() if distributed is None else distributed.explain_losses():
+        result = _train(config, data, folder, start, resume, workers, root)
+    if jax.process_index() > 0:
+        return
     if as_json:
         emit(result)
         return
@@ -294,8 +312,15 @@ def _name(config: RunConfig) -> str:
 
 
 def _device_count(wanted: int | None, batch_size: int) -> int:
-    """The requested number of devices, or the largest one that divides a batch."""
+    """The requested number of devices, or the largest one that divides a batch.
+
+    Several processes use all devices.
+    """
     present = len(jax.devices())
+    if jax.process_count() > 1:
+        if wanted not in (None, present):
+            raise click.UsageError(f"--devices {wanted}: --distributed uses all {present} devices")
+        wanted = present
     if wanted is None:
         return max(n for n in range(1, present + 1) if batch_size % n == 0)
     if not 1 <= wanted <= present:
@@ -306,6 +331,19 @@ def _device_count(wanted: int | None, batch_size: int) -> int:
             f"{max(batch_size - batch_size % wanted, wanted)} or another number of --devices"
         )
     return wanted
+
+
+def _devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
+    """The number of devices of the run, if it is not chosen and there are as many."""
+    if wanted is None and jax.process_count() == 1 and config.devices <= len(jax.devices()):
+        wanted = config.devices
+    devices = _device_count(wanted, config.training.batch_size)
+    if devices != config.devices:
+        err.print(
+            f"the run began on {config.devices} devices and goes on with {devices}: "
+            "sums are rounded in another order"
+        )
+    return devices
 
 
 def _override(preset: Config, chosen: Mapping[str, Any]) -> Config:
@@ -430,7 +468,7 @@ def _show(parts: Parts, as_json: bool) -> None:
 
 def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them."""
-    own = {name: getattr(config, name) for name in ("task", "size", "seed", "devices")}
+    own = {name: getattr(config, name) for name in ("task", "size", "seed")}
     recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
     for name, value in given.items():
         if recorded[name] != value:
@@ -438,12 +476,6 @@ def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> Non
                 f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
-    present = len(jax.devices())
-    if config.devices > present:
-        raise RunError(
-            f"the run shares batches among {config.devices} devices, and there are {present}: "
-            "resume it where there are as many"
-        )
     if (folder / MODEL_FILE).is_file():
         raise RunError(
             f"run {folder} has finished: there is nothing to resume; to train further, start a "

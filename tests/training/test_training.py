@@ -422,7 +422,7 @@ def test_several_devices_compute_the_same(tmp_path):
     program = """
         import functools, sys, jax, equinox as eqx, numpy as np, lastax
         from pathlib import Path
-        from lastax.training._trainer import _shardings
+        from lastax.training._placement import Placement
         optimizer = lastax.training.make_optimizer(0.01, 0.005, weight_decay=0.01)
         config = lastax.ModelConfig(layers=1, channels=6, states=4, dropout=0.1)
         key = jax.random.key(0)
@@ -434,8 +434,7 @@ def test_several_devices_compute_the_same(tmp_path):
         states = []
         for count in (1, 4):
             state = lastax.training.TrainState.initialize(network, optimizer)
-            rows, _ = _shardings(jax.devices()[:count])
-            placed = jax.device_put(batch, rows)
+            placed = Placement.over(jax.devices()[:count]).batch(batch)
             assert len(placed["x"].sharding.device_set) == count
             state, _ = step(state, placed)
             with lastax.training.Checkpoints(Path(sys.argv[1]) / str(count)) as checkpoints:

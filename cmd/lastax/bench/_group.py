@@ -13,6 +13,7 @@ _MEMBERS = {
     "refit": ("lastax.cmd.bench._refit:refit", "The elimination order and the solve of a refit."),
     "data": ("lastax.cmd.bench._data:data", "Samples per second of the pipeline and of training."),
     "gpu": ("lastax.cmd.bench._gpu:gpu", "Full-scale sizes on a GPU."),
+    "devices": ("lastax.cmd.bench._devices:devices", "A training step on several devices."),
     "paper": ("lastax.cmd.bench._paper:paper", "Training cost of the full-scale presets."),
 }
 

@@ -25,6 +25,7 @@ from lastax.training._losses import kl_divergence as kl_divergence
 from lastax.training._optimizer import GROUPINGS as GROUPINGS
 from lastax.training._optimizer import make_optimizer as make_optimizer
 from lastax.training._optimizer import parameter_groups as parameter_groups
+from lastax.training._placement import Placement as Placement
 from lastax.training._presets import TASKS as TASKS
 from lastax.training._run_config import CONFIG_FILE as CONFIG_FILE
 from lastax.training._run_config import RunConfig as RunConfig
@@ -71,6 +72,7 @@ __all__ = [
     "Evaluation",
     "Fidelity",
     "FitResult",
+    "Placement",
     "Preset",
     "RunConfig",
     "Schedule",

@@ -1,12 +1,17 @@
 """What training and evaluation need of a data set. `lastax.data.Data` is one."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from lastax._typing import Batch
+import numpy as np
+from jaxtyping import Shaped
+
+from lastax._typing import Batch, Record
 from lastax.nn._prediction import Predictor
 from lastax.training._evaluation import Evaluation, Fidelity, compare, evaluate
 from lastax.training._loop import Batches
+from lastax.training._placement import Placement
 
 
 @runtime_checkable
@@ -33,16 +38,20 @@ class TrainingData(Protocol):
         """Number of records of a split."""
 
     def training_batches(
-        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0
+        self, *, batch_size: int, seed: int, augment: bool = False, workers: int = 0, **shard: int
     ) -> Batches:
-        """Endless batches of the training split, in an order that depends on `seed` alone."""
+        """Endless batches of the training split, in an order that depends on `seed` alone.
+
+        With several processes, `shard_index` and `shard_count` select equal parts of the rows of
+        each batch.
+        """
 
     def evaluation_batches(
-        self, split: str, *, batch_size: int | None = None, limit: int | None = None
+        self, split: str, *, batch_size: int | None = None, limit: int | None = None, **shard: int
     ) -> Iterable[Batch]:
         """One pass over a split, or over `limit` of its records, the same ones every time.
 
-        Batches may be filled up with rows of weight 0.
+        Batches may be filled up with rows of weight 0. `shard` is as in `training_batches`.
         """
 
 
@@ -54,6 +63,7 @@ def evaluate_split(
     batch_size: int | None = None,
     limit: int | None = None,
     step_rescale: float = 1.0,
+    placement: Placement | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model on all records of a split.
 
@@ -64,9 +74,27 @@ def evaluate_split(
         batch_size: sequences per batch; by default as many as fit in memory.
         limit: number of records to evaluate on; all if None.
         step_rescale: 2 at half the sampling rate that the model was trained at.
+        placement: devices that share each batch; the default device if None.
     """
-    batches = data.evaluation_batches(split, batch_size=batch_size, limit=limit)
-    return evaluate(model, batches, step_rescale=step_rescale)
+    shard = {} if placement is None else placement.shard
+    batches = data.evaluation_batches(split, batch_size=batch_size, limit=limit, **shard)
+    return evaluate(model, batches, step_rescale=step_rescale, placement=placement)
+
+
+def data_fingerprint(data: TrainingData) -> Record:
+    """What distinguishes a data set from others: its sizes, names and first training records."""
+    (first,) = data.evaluation_batches("train", batch_size=1, limit=1)
+    return {
+        "classes": data.classes,
+        "vocabulary": data.vocabulary,
+        "sizes": [data.input_size, data.length],
+        "records": [data.records(split) for split in ("train", "validation", "test")],
+        "first": {name: _digest(array) for name, array in first.items()},
+    }
+
+
+def _digest(array: Shaped[np.ndarray, "..."]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def compare_split(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from lastax._typing import Array, Batch, Scalar
 from lastax.nn._prediction import Predictor, predict
 from lastax.training._losses import cross_entropy, kl_divergence
 from lastax.training._overlap import one_late, read_ahead
+from lastax.training._placement import Placement
 
 Result = TypeVar("Result")
 
@@ -77,18 +79,35 @@ def _inputs(batch: Batch) -> Batch:
     return {name: batch[name] for name in ("x", "length") if name in batch}
 
 
-def _placed(batch: Batch) -> Batch:
-    """What an evaluation reads of a batch, on the device."""
+def _read(batch: Batch) -> Batch:
+    """What an evaluation reads of a batch."""
     weight = batch.get("weight", np.ones(len(batch["x"]), np.float32))
-    read = {**_inputs(batch), "weight": weight}
-    if "label" in batch:
-        read["label"] = batch["label"]
-    return {name: jnp.asarray(rows) for name, rows in read.items()}
+    label = {"label": batch["label"]} if "label" in batch else {}
+    return {**_inputs(batch), **label, "weight": weight}
 
 
-def _computed(compute: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+def _placed(batch: Batch, placement: Placement | None) -> Batch:
+    """What an evaluation reads of a batch, on the devices."""
+    if placement is None:
+        return {name: jnp.asarray(rows) for name, rows in _read(batch).items()}
+    own = placement.devices // jax.process_count()
+    missing = -len(batch["x"]) % own
+    if missing:
+        # The rows must divide among the devices. Copies of the last one have no weight.
+        batch = {
+            name: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+            for name, rows in _read(batch).items()
+        }
+        batch["weight"][-missing:] = 0
+    return placement.batch(_read(batch))
+
+
+def _computed(
+    compute: Callable[[Batch], Result], batches: Iterable[Batch], placement: Placement | None = None
+) -> Iterator[Result]:
     """The results of all batches, on the host. The device computes while the host reads."""
-    with contextlib.closing(read_ahead(iter(batches), _placed)) as placed:
+    prepare = functools.partial(_placed, placement=placement)
+    with contextlib.closing(read_ahead(iter(batches), prepare)) as placed:
         yield from map(jax.device_get, one_late(map(compute, placed)))
 
 
@@ -97,6 +116,7 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     step_rescale: float = 1.0,
+    placement: Placement | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Accuracy and mean cross-entropy over all examples of `batches`.
@@ -105,6 +125,8 @@ def evaluate(
         model: the network, or its streaming cell.
         batches: one pass over a split.
         step_rescale: 2 at half the sampling rate that the model was trained at.
+        placement: devices that share each batch; the default device if None. With several
+            processes, `batches` has the rows of this process.
         on_batch: called after each batch, for progress displays.
 
     Raises:
@@ -116,7 +138,7 @@ def evaluate(
         return _evaluation_sums(logits, batch["label"], batch["weight"])
 
     total = np.zeros(3)
-    for sums in _computed(sums_of, batches):
+    for sums in _computed(sums_of, batches, placement):
         total += sums
         on_batch()
     correct, loss, examples = total

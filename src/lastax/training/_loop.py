@@ -4,27 +4,25 @@ import collections
 import contextlib
 import copy
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
 
 from lastax._errors import RunError, TrainingDivergedError
-from lastax._typing import Array, Batch, Model, Record
+from lastax._typing import Array, Batch, Record
 from lastax.nn._networks import Network
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._save import save
 from lastax.training._checkpoints import Checkpoints
 from lastax.training._clock import Clock
 from lastax.training._evaluation import Evaluation
+from lastax.training._log import Log
 from lastax.training._overlap import read_ahead
+from lastax.training._placement import Placement
 from lastax.training._runs import METRICS_FILE
 from lastax.training._step import StepMetrics, TrainState
 
@@ -84,8 +82,7 @@ def fit(
     steps_per_epoch: int,
     checkpoint_steps: int = 500,
     resume: bool = False,
-    batch_sharding: Sharding | None = None,
-    state_sharding: Sharding | None = None,
+    placement: Placement | None = None,
     on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> FitResult:
@@ -108,8 +105,8 @@ def fit(
         steps_per_epoch: number of batches per epoch.
         checkpoint_steps: steps between checkpoints inside an epoch.
         resume: resume from the newest checkpoint, if there is one.
-        batch_sharding: devices of the batches; the default device if None.
-        state_sharding: devices of the state; the default device if None.
+        placement: the devices; the default device if None. With several processes, each calls this
+            function, and the first one writes.
         on_step: called after each step with its number and metrics. The next step may be running.
         on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
 
@@ -117,7 +114,10 @@ def fit(
         TrainingDivergedError: if the loss or a parameter is not finite. Checkpoints remain.
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
-    progress, best, log = LoopState(), state.model, folder / METRICS_FILE
+    placement = placement or Placement.over(jax.devices()[:1])
+    # Copies, since steps may donate the state.
+    state, best = placement.state(state), placement.state(state.model)
+    progress, log = LoopState(), Log(folder / METRICS_FILE)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINT_FOLDER))
         last = checkpoints.latest_step()
@@ -129,14 +129,11 @@ def fit(
             (state, best), stored = checkpoints.restore((state, best))
             progress = LoopState(**stored)
             batches.set_state(progress.batches)
-        _truncate(log, progress.metrics_bytes)
-        state, first = _copied(state, state_sharding), int(state.step) + 1
+        log.truncate(progress.metrics_bytes)
+        first = int(state.step) + 1
         ahead = read_ahead(
             batches,
-            lambda batch: (
-                jax.device_put(batch, batch_sharding),
-                copy.deepcopy(batches.get_state()),
-            ),
+            lambda batch: (placement.batch(batch), copy.deepcopy(batches.get_state())),
         )
         stack.enter_context(contextlib.closing(ahead))
         unread: collections.deque[tuple[int, StepMetrics]] = collections.deque()
@@ -158,12 +155,12 @@ def fit(
             if inside == 0:
                 evaluation = validate(state.model)
                 if _better(evaluation, progress):
-                    best = _copied(state.model, state_sharding)
+                    best = placement.state(state.model)
                     progress.best_accuracy, progress.best_loss = evaluation[:2]
                     progress.best_epoch = epoch
                 record = _epoch_record(epoch, number, steps_per_epoch, progress, evaluation)
                 record |= clock.record()
-                progress.metrics_bytes = _append(log, record)
+                progress.metrics_bytes = log.append(record)
                 progress.loss_sum = progress.accuracy_sum = 0.0
                 clock = Clock()
                 on_epoch(record)
@@ -172,14 +169,9 @@ def fit(
                 progress.batches = position
                 checkpoints.save(number, (state, best), dataclasses.asdict(progress))
                 clock.resume()
-    save(folder, best)
+    if jax.process_index() == 0:
+        save(folder, best)
     return FitResult(best, progress.best_epoch, progress.best_accuracy, progress.best_loss)
-
-
-def _copied(tree: Model, sharding: Sharding | None) -> Model:
-    """A copy that remains when the arrays of `tree` are donated."""
-    arrays, static = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, sharding, may_alias=False), static)
 
 
 def _better(evaluation: Evaluation, progress: LoopState) -> bool:
@@ -201,20 +193,6 @@ def _epoch_record(
         "validation_accuracy": evaluation.accuracy,
         "best_epoch": progress.best_epoch,
     }
-
-
-def _append(log: Path, record: Record) -> int:
-    with log.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
-
-
-def _truncate(log: Path, size: int) -> None:
-    """Remove lines written after the checkpoint, because their steps run again."""
-    with log.open("ab") as file:
-        file.truncate(min(size, file.tell()))
 
 
 def _require_finite_loss(metrics: StepMetrics, number: int, checkpoints: Checkpoints) -> None:

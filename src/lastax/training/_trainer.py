@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lastax._errors import RunError, TrainingDivergedError
 from lastax._typing import Batch, PRNGKeyArray, Record
@@ -19,13 +18,21 @@ from lastax.nn._networks import Network
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import load, save
 from lastax.surgery._layers import state_counts
+from lastax.training._agreement import require_agreement
 from lastax.training._configuration import DataConfig, Preset, TrainingConfig
-from lastax.training._data import TrainingData, evaluate_split
+from lastax.training._data import TrainingData, data_fingerprint, evaluate_split
 from lastax.training._evaluation import Evaluation
 from lastax.training._loop import FitResult, fit
 from lastax.training._optimizer import make_optimizer
+from lastax.training._placement import Placement
 from lastax.training._presets import TASKS
-from lastax.training._run_config import RunConfig, build_from_config, save_config, untrained_counts
+from lastax.training._run_config import (
+    RunConfig,
+    build_from_config,
+    installed_versions,
+    save_config,
+    untrained_counts,
+)
 from lastax.training._runs import save_results
 from lastax.training._schedules import SCHEDULES
 from lastax.training._step import StepMetrics, TrainState, train_step
@@ -142,7 +149,11 @@ def train(
     """Train a network and write a run: configuration, checkpoints, metrics, best weights, results.
 
     A run that was interrupted continues with `resume=True` and ends with the same weights, bit
-    for bit.
+    for bit, on the same number of devices.
+
+    With several processes (`jax.distributed.initialize`), each of them calls this function with the
+    same arguments, and `config.devices` is the number of devices of all processes. Only the first
+    process writes.
 
     Args:
         config: network, training and data (`make_run_config`, `load_config`).
@@ -157,26 +168,41 @@ def train(
         on_epoch: called after each epoch, with the record that `metrics.jsonl` gets.
 
     Raises:
-        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed.
+        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed; on all
+            processes, if they disagree on versions, configuration or data.
         TrainingDivergedError: if the loss or a parameter is not finite. `results.json` then says
             so, and the run cannot be resumed.
     """
     folder = Path(folder)
-    if folder.exists() and not resume:
+    exists = folder.exists()
+    if jax.process_count() > 1:
+        require_agreement(
+            {
+                "the version of a package": dict(installed_versions()),
+                f"the existence of {folder}": exists,
+                "the flag --resume": resume,
+                "the configuration": dataclasses.asdict(config),
+                "the data": data_fingerprint(data),
+            }
+        )
+    if exists and not resume:
         raise RunError(
             f"{folder} already exists: resume the run, remove it, or choose another folder"
         )
+    writes = jax.process_index() == 0
     network = build_from_config(config) if start is None else start
     if resume and (folder / START_FOLDER).is_dir():
         network = load(folder / START_FOLDER, like=network)
 
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
-        if not resume:
+        if writes and not resume:
             with folder_written_at_once(folder) as fresh:
                 save_config(fresh, config)
                 if start is not None:
                     save(fresh / START_FOLDER, start)
+        # No process goes on before the folder exists.
+        require_agreement({"the number of steps": str(steps)})
         on_start(steps)
 
     try:
@@ -192,15 +218,18 @@ def train(
             on_epoch=on_epoch,
         )
     except TrainingDivergedError as error:
-        save_results(folder, {"run": str(folder), "diverged": str(error)})
+        if writes:
+            save_results(folder, {"run": str(folder), "diverged": str(error)})
         raise
     # The loop has measured the validation split already; large splits take minutes.
     validation = Evaluation(
         result.validation_accuracy, result.validation_loss, data.records("validation")
     )
-    test = evaluate_split(result.model, data, "test")
+    placement = Placement.over(jax.devices()[: config.devices])
+    test = evaluate_split(result.model, data, "test", placement=placement)
     run = TrainedRun(folder, result.model, result.epoch, validation, test)
-    save_results(folder, run.summary())
+    if writes:
+        save_results(folder, run.summary())
     return run
 
 
@@ -224,9 +253,11 @@ def fit_network(
     everything is built, before anything is written.
     """
     training = config.training
+    placement = Placement.over(jax.devices()[: config.devices])
     steps = steps_per_epoch(training, data)
     optimizer = optimizer_for(training, steps)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    kept = placement.state((key, teacher))
 
     def step(kept: tuple[Batch, PRNGKeyArray, Network | None], state: TrainState) -> Stepped:
         batch, key, teacher = kept
@@ -247,24 +278,23 @@ def fit_network(
         seed=config.seed,
         augment=training.augment,
         workers=workers,
+        **placement.shard,
     )
     with contextlib.ExitStack() as stack:
         if hasattr(batches, "close"):
             stack.callback(batches.close)
         state = TrainState.initialize(network, optimizer)
         on_start(steps * training.epochs)
-        by_rows, replicated = _shardings(jax.devices()[: config.devices])
         return fit(
             state,
-            lambda state, batch: compiled((batch, key, teacher), state),
+            lambda state, batch: compiled((batch, *kept), state),
             batches,
-            validate=lambda model: evaluate_split(model, data, "validation"),
+            validate=lambda model: evaluate_split(model, data, "validation", placement=placement),
             folder=folder,
             epochs=training.epochs,
             steps_per_epoch=steps,
             resume=resume,
-            batch_sharding=by_rows,
-            state_sharding=replicated,
+            placement=placement,
             on_step=on_step,
             on_epoch=on_epoch,
         )
@@ -333,10 +363,3 @@ def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransfo
         grouping=training.grouping,
         step_size_global=training.step_size_global,
     )
-
-
-def _shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
-    """Distribute the rows of each batch over the devices; the state is on all of them."""
-    # With automatic axes the compiler inserts the communication between devices.
-    mesh = jax.make_mesh((len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,224 @@
+"""One of the processes of a distributed training, and what it says when another one fails.
+
+JAX aborts a process when another process of the same training ends, without a chance to say more
+than a stack trace of its own. So the command starts itself a second time: the outer process only
+passes on signals and output, and explains in one line how the inner one ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from lastax._errors import RunError
+from lastax.cmd._console import err, fail, out
+from lastax.cmd._options import require_flag
+
+Command = TypeVar("Command", bound=Callable)
+
+# Seconds until a process gives up on others that no longer answer.
+HEARTBEAT_TIMEOUT = 30
+# The pid of the outer process, in the environment of the inner one.
+OUTER_VARIABLE = "LASTAX_OUTER_PROCESS"
+
+# Errors of collective operations, by which a process may notice earlier than JAX does.
+_LOST = re.compile(r"Gloo|NCCL|[Cc]onnection (reset|closed)|coordination service")
+_FATAL = re.compile(r"F\d{4} .*JAX distributed service")
+_JAX_LOG = re.compile(r"[EWI]\d{4} \d|\[Gloo\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which of the processes this one is; what is None is found by JAX.
+
+    Attributes:
+        coordinator: host and port of the first process.
+        process: number of this process, from 0.
+        processes: number of processes.
+        timeout: seconds until it gives up on processes that do not arrive.
+    """
+
+    coordinator: str | None
+    process: int | None
+    processes: int | None
+    timeout: int
+
+    def __str__(self) -> str:
+        """As in messages."""
+        return "this process" if self.process is None else f"process {self.process}"
+
+    @property
+    def lost_another(self) -> str:
+        """What to say when another process is gone."""
+        return (
+            f"{self}: another process ended or no longer answers: see what it printed, and start "
+            "all processes again with --resume"
+        )
+
+    @contextlib.contextmanager
+    def explain_losses(self) -> Iterator[None]:
+        """Say it in one line when another process ends inside the block.
+
+        Raises:
+            RunError: if a connection to another process is lost.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if _LOST.search(str(error)) is None:
+                raise
+            raise RunError(self.lost_another) from error
+
+    def join(self) -> None:
+        """Connect to the other processes. From here on `jax.devices()` are those of all of them.
+
+        Raises:
+            RunError: if the flags do not suffice, and JAX finds no Slurm, Kubernetes or MPI.
+        """
+        threading.Thread(target=_end_with_outer_process, daemon=True).start()
+        import jax
+
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        try:
+            jax.distributed.initialize(
+                self.coordinator,
+                self.processes,
+                self.process,
+                initialization_timeout=self.timeout,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RunError(
+                f"--distributed: {error}; pass --coordinator, --process and --processes"
+            ) from error
+        if jax.process_index() > 0:
+            out.quiet = err.quiet = True
+
+
+def distributed_options(command: Command) -> Command:
+    """`--distributed` and what belongs to it, passed to the command as one `distributed`."""
+
+    @functools.wraps(command)
+    def with_processes(
+        *arguments: Any,
+        distributed: bool,
+        coordinator: str | None,
+        process: int | None,
+        processes: int | None,
+        join_timeout: int,
+        **options: Any,
+    ) -> Any:
+        if not distributed:
+            flags = ("coordinator", "process", "processes", "join_timeout")
+            require_flag({name: "--" + name.replace("_", "-") for name in flags}, "--distributed")
+        chosen = Processes(coordinator, process, processes, join_timeout) if distributed else None
+        return command(*arguments, distributed=chosen, **options)
+
+    decorated: Any = with_processes
+    for option in (
+        click.option(
+            "--join-timeout",
+            type=click.IntRange(1),
+            default=120,
+            help="Seconds to wait for the other processes.",
+        ),
+        click.option("--processes", type=click.IntRange(1), help="Their number."),
+        click.option("--process", type=click.IntRange(0), help="The number of this one, from 0."),
+        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
+        click.option(
+            "--distributed",
+            is_flag=True,
+            help="This is one of several processes. Slurm, Kubernetes and MPI say which one.",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
+def is_inner_process() -> bool:
+    """Whether an outer process explains how this one ends."""
+    return OUTER_VARIABLE in os.environ
+
+
+def run_inner_process(processes: Processes) -> int:
+    """Run this command again as the inner process, and return its exit status."""
+    inner = subprocess.Popen(
+        [sys.executable, "-u", "-m", "lastax.cmd.main", *sys.argv[1:]],
+        env={**os.environ, OUTER_VARIABLE: str(os.getpid())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        inner.send_signal(number)
+
+    # A terminal sends an interrupt to both processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, pass_on)
+    assert inner.stdout is not None
+    assert inner.stderr is not None
+    output = threading.Thread(target=_copy, args=(inner.stdout, sys.stdout))
+    output.start()
+    fatal = _copy(inner.stderr, sys.stderr)
+    output.join()
+    status = inner.wait()
+    if status >= 0:
+        return status
+    if any("RegisterTask" in line for line in fatal):
+        return fail(
+            f"{processes}: the {processes.processes or 'other'} processes did not all arrive at "
+            f"{processes.coordinator or 'the coordinator'} within {processes.timeout} s: check the "
+            "address, and start all processes at about the same time",
+            1,
+        )
+    if fatal:
+        return fail(processes.lost_another, 1)
+    return fail(f"{processes}: killed by {signal.Signals(-status).name}", 1)
+
+
+def _copy(source: TextIO, target: TextIO) -> list[str]:
+    """Pass on lines, but for those of JAX. Returns what it wrote when it aborted the process."""
+    fatal: list[str] = []
+    for line in source:
+        if fatal or _FATAL.match(line):
+            fatal.append(line)
+        elif not _JAX_LOG.match(line):
+            target.write(line)
+            target.flush()
+    return fatal
+
+
+def end_inner_process(status: int) -> None:
+    """End at once after a failure: a normal exit would wait for the other processes.
+
+    They notice within `HEARTBEAT_TIMEOUT` seconds.
+    """
+    import jax
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.distributed.is_initialized() and jax.process_index() == 0:
+        # JAX aborts the others when process 0 ends. They may be about to print the same error.
+        time.sleep(2)
+    os._exit(status)
+
+
+def _end_with_outer_process() -> None:
+    while os.getppid() == int(os.environ[OUTER_VARIABLE]):
+        time.sleep(1)
+    os._exit(1)
