@@ -9,8 +9,9 @@ interrupted resumes. `make study-import CHECKPOINTS="a.pth b.pth"` runs this scr
 
 import itertools
 import json
-import multiprocessing
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -71,13 +72,16 @@ def latencies(models, x, repeats=15):
     return [statistics.median(mine) for mine in times]
 
 
-def measure(file, task, location, images, path, reduction):
-    """Measure one entry of `REDUCTIONS` on one network, as far as `path` does not hold it yet."""
+def missing_ratios(path, reduction):
     method, sequences, ratios, steps = reduction
     known = {(one["method"], one["sequences"], one["ratio"], one["steps"]) for one in records(path)}
-    missing = [ratio for ratio in ratios if (method, sequences, ratio, steps) not in known]
-    if not missing:
-        return
+    return [ratio for ratio in ratios if (method, sequences, ratio, steps) not in known]
+
+
+def measure(file, task, location, images, path, reduction):
+    """Measure one entry of `REDUCTIONS` on one network, as far as `path` does not hold it yet."""
+    method, sequences, _, steps = reduction
+    missing = missing_ratios(path, reduction)
     imported = lastax.interop.read(file)
     model = imported.model
     own, root = location
@@ -93,7 +97,7 @@ def measure(file, task, location, images, path, reduction):
     def accuracy(network):
         return lastax.training.evaluate_split(network, data, "test", limit=images).accuracy
 
-    if ("unpruned", 0, 0.0, 0) not in known:
+    if not any(one["method"] == "unpruned" for one in records(path)):
         add(
             method="unpruned", sequences=0, ratio=0.0, steps=0, accuracy=accuracy(model),
             states=sum(lastax.state_counts(model)), bytes=file_size(model),
@@ -174,7 +178,8 @@ def table(found):
 @click.option("--task", default="scifar", show_default=True)
 @click.option("--images", default=2000, show_default=True, help="Test records to evaluate on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-import"))
-def main(files, data_dir, data, task, images, out):
+@click.option("--only", type=int, help="Number of one entry of REDUCTIONS, for this process.")
+def main(files, data_dir, data, task, images, out, only):
     """Prune the networks of FILES by several methods, and print tables."""
     present = [file for file in files if file.exists()]
     for file in set(files) - set(present):
@@ -183,15 +188,20 @@ def main(files, data_dir, data, task, images, out):
         print('skipped: pass checkpoints, for example make study-import CHECKPOINTS="a.pth b.pth"')
         return
     out.mkdir(parents=True, exist_ok=True)
-    for reduction, file in itertools.product(REDUCTIONS, present):
-        # A process of its own, so that the peak memory is that of this method.
+    for (number, reduction), file in itertools.product(enumerate(REDUCTIONS), present):
         path = out / f"{file.stem}.jsonl"
-        arguments = (file, task, (data, data_dir), images, path, reduction)
-        process = multiprocessing.get_context("spawn").Process(target=measure, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise click.ClickException(f"{reduction[0]} failed on {file}")
+        if not missing_ratios(path, reduction):
+            continue
+        if only is None:
+            # A process of its own, so that its peak memory is that of this method.
+            settings = {"--data-dir": data_dir, "--data": data, "--task": task, "--images": images}
+            settings |= {"--out": out, "--only": number}
+            given = [f"{name}={value}" for name, value in settings.items() if value is not None]
+            subprocess.run([sys.executable, __file__, file, *given], check=True)
+        elif only == number:
+            measure(file, task, (data, data_dir), images, path, reduction)
+    if only is not None:
+        return
     for file in present:
         print(f"\n## {file.stem}\n\n{table(records(out / f'{file.stem}.jsonl'))}")
 
