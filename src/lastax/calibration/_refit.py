@@ -95,7 +95,7 @@ def refit(
             divergence=divergence,
             on_progress=on_progress,
         )
-    if calibration.model is not model:
+    if calibration.data.given is not model:
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
     check_untied("refit", calibration.data)
     writable_layers("refit", calibration.data.blocks)
