@@ -10,6 +10,8 @@ interrupted resumes. `make study-import CHECKPOINTS="a.pth b.pth"` runs this scr
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,8 +30,7 @@ REDUCTIONS = (
     ("empirical-balanced", 64, RATIOS, 0),
     ("calibrated", 64, RATIOS, 0),
     ("calibrated", 256, RATIOS, 0),
-    ("calibrated", 64, RATIOS, 30),
-    ("calibrated", 256, RATIOS, 30),
+    ("calibrated", 64, (0.8, 0.9, 0.95), 30),
 )
 
 
@@ -71,14 +72,21 @@ def latencies(models, x, repeats=15):
     return [statistics.median(mine) for mine in times]
 
 
-def measure(file, task, location, images, path):
-    """Measure every reduction of one network that `path` does not hold yet."""
+def missing_ratios(path, reduction):
+    method, sequences, ratios, steps = reduction
+    known = {(one["method"], one["sequences"], one["ratio"], one["steps"]) for one in records(path)}
+    return [ratio for ratio in ratios if (method, sequences, ratio, steps) not in known]
+
+
+def measure(file, task, location, images, path, reduction):
+    """Measure one entry of `REDUCTIONS` on one network, as far as `path` does not hold it yet."""
+    method, sequences, _, steps = reduction
+    missing = missing_ratios(path, reduction)
     imported = lastax.interop.read(file)
     model = imported.model
     own, root = location
     config = lastax.interop.foreign_data_config(imported, task, data=own)
     data = lastax.data.open_data(config, root)
-    known = {(one["method"], one["sequences"], one["ratio"], one["steps"]) for one in records(path)}
     sample = np.asarray(next(iter(data.evaluation_batches("test", limit=1)))["x"][0])
 
     def add(**record):
@@ -89,35 +97,26 @@ def measure(file, task, location, images, path):
     def accuracy(network):
         return lastax.training.evaluate_split(network, data, "test", limit=images).accuracy
 
-    if ("unpruned", 0, 0.0, 0) not in known:
+    if not any(one["method"] == "unpruned" for one in records(path)):
         add(
             method="unpruned", sequences=0, ratio=0.0, steps=0, accuracy=accuracy(model),
             states=sum(lastax.state_counts(model)), bytes=file_size(model),
         )  # fmt: skip
-    for method, sequences, ratios, steps in REDUCTIONS:
-        missing = [ratio for ratio in ratios if (method, sequences, ratio, steps) not in known]
-        if not missing:
-            continue
-        # Compiled programs of earlier methods would count as memory of this one.
-        jax.clear_caches()
-        batch = None
-        if sequences:
-            batch = lastax.training.calibration_batch(data, sequences)
-        reducer = lastax.pruning.Reducer(
-            model, batch, length=data.length, reconstruction_steps=steps
-        )
-        for number, ratio in enumerate(missing):
-            peak, started = PeakMemory(), time.monotonic()
-            reduction = reducer.reduce(method, ratio=ratio)
-            seconds = time.monotonic() - started
-            before, after = latencies([model, reduction.model], sample)
-            add(
-                method=method, sequences=sequences, ratio=ratio, steps=steps,
-                # The first reduction also measures the calibration data.
-                first=number == 0, seconds=seconds, peak_gb=peak.read(),
-                accuracy=accuracy(reduction.model), states=sum(reduction.states_after),
-                bytes=file_size(reduction.model), ms_before=before, ms_after=after,
-            )  # fmt: skip
+    batch = lastax.training.calibration_batch(data, sequences) if sequences else None
+    reducer = lastax.pruning.Reducer(model, batch, length=data.length, reconstruction_steps=steps)
+    for number, ratio in enumerate(missing):
+        peak, started = PeakMemory(), time.monotonic()
+        reduction = reducer.reduce(method, ratio=ratio)
+        seconds = time.monotonic() - started
+        peak_gb = peak.read() if number == 0 else None
+        before, after = latencies([model, reduction.model], sample)
+        add(
+            method=method, sequences=sequences, ratio=ratio, steps=steps,
+            # The first reduction also measures the calibration data.
+            first=number == 0, seconds=seconds, peak_gb=peak_gb,
+            accuracy=accuracy(reduction.model), states=sum(reduction.states_after),
+            bytes=file_size(reduction.model), ms_before=before, ms_after=after,
+        )  # fmt: skip
 
 
 def records(path):
@@ -179,7 +178,8 @@ def table(found):
 @click.option("--task", default="scifar", show_default=True)
 @click.option("--images", default=2000, show_default=True, help="Test records to evaluate on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-import"))
-def main(files, data_dir, data, task, images, out):
+@click.option("--only", type=int, help="Number of one entry of REDUCTIONS, for this process.")
+def main(files, data_dir, data, task, images, out, only):
     """Prune the networks of FILES by several methods, and print tables."""
     present = [file for file in files if file.exists()]
     for file in set(files) - set(present):
@@ -188,8 +188,20 @@ def main(files, data_dir, data, task, images, out):
         print('skipped: pass checkpoints, for example make study-import CHECKPOINTS="a.pth b.pth"')
         return
     out.mkdir(parents=True, exist_ok=True)
-    for file in present:
-        measure(file, task, (data, data_dir), images, out / f"{file.stem}.jsonl")
+    for (number, reduction), file in itertools.product(enumerate(REDUCTIONS), present):
+        path = out / f"{file.stem}.jsonl"
+        if not missing_ratios(path, reduction):
+            continue
+        if only is None:
+            # A process of its own, so that its peak memory is that of this method.
+            settings = {"--data-dir": data_dir, "--data": data, "--task": task, "--images": images}
+            settings |= {"--out": out, "--only": number}
+            given = [f"{name}={value}" for name, value in settings.items() if value is not None]
+            subprocess.run([sys.executable, __file__, file, *given], check=True)
+        elif only == number:
+            measure(file, task, (data, data_dir), images, path, reduction)
+    if only is not None:
+        return
     for file in present:
         print(f"\n## {file.stem}\n\n{table(records(out / f'{file.stem}.jsonl'))}")
 

@@ -208,6 +208,33 @@ def test_minimax_counts_respect_bounds():
         lastax.calibration.minimax_counts([np.full(9, np.nan), *curves[1:]], 9)
 
 
+@few
+@given(seed=seeds, total=st.integers(3, 9))
+def test_least_sum_counts_have_the_least_sum(seed, total):
+    rng = np.random.default_rng(seed)
+    # Convex curves, for which greedy removal is exact.
+    curves = [np.cumsum(np.sort(rng.uniform(size=n)))[::-1] for n in (4, 5, 3)]
+    counts = lastax.calibration.least_sum_counts(curves, total)
+    sums = [
+        sum(curve[k] for curve, k in zip(curves, option, strict=True))
+        for option in itertools.product(range(1, 4), range(1, 5), range(1, 3))
+        if sum(option) == total
+    ]
+    found = sum(curve[k] for curve, k in zip(curves, counts, strict=True))
+    np.testing.assert_allclose(found, min(sums))
+    assert sum(counts) == total
+
+
+def test_least_sum_counts_respect_bounds_and_look_beyond_a_costly_removal():
+    # The second removal from the first layer is free once the first one is paid for.
+    curves = [np.array([9.0, 3.0, 3.0, 0.0]), np.array([9.0, 4.0, 2.0, 0.0])]
+    assert lastax.calibration.least_sum_counts(curves, 4) == [1, 3]
+    assert lastax.calibration.least_sum_counts(curves, 4, minimum=[2, 1]) == [3, 1]
+    assert lastax.calibration.least_sum_counts(curves, 3, maximum=[3, 1]) == [2, 1]
+    with pytest.raises(ValueError, match="least_sum_counts: cannot keep 1 states: 2 layers"):
+        lastax.calibration.least_sum_counts(curves, 1)
+
+
 def test_interpolated_curves_follow_a_power_law_and_never_rise():
     curve = lastax.calibration.interpolated_curve(
         np.array([1, 4, 16]), np.array([1.0, 1 / 16, 1.0]), 16

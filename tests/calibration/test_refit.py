@@ -68,6 +68,23 @@ def test_eigenvalues_and_input_maps_of_kept_states_are_unchanged(layer, names):
     assert eqx.tree_equal(*outside)
 
 
+def test_poles_of_scalar_channels_are_fitted_too():
+    settings = {"layer": "s4d", "train_b": False, "bidirectional": False}
+    model, calibration = network(**settings), calibrated(**settings)
+    _, kept = lastax.refit(model, calibration, states=8, poles=False, linear_maps=False)
+    small, report = lastax.refit(model, calibration, keep=kept.keep, linear_maps=False)
+    errors = lastax.calibration.layer_errors(model, small, data())
+    np.testing.assert_allclose([layer.error for layer in report.layers], errors, rtol=1e-2)
+    # Inputs of the first layer are the same in both.
+    assert report.layers[0].error < 0.9 * kept.layers[0].error
+    assert report.layers[0].error_truncated == kept.layers[0].error_truncated
+    before, after = (lastax.find_layers(one)[0] for one in (model, small))
+    keep = report.keep[0]
+    assert (before.Lambda_im[keep] != after.Lambda_im).any()
+    assert (before.log_step == after.log_step).all()
+    assert lastax.state_counts(small) == report.states_after
+
+
 def test_layers_below_the_first_reduced_layer_are_unchanged():
     model = network(layers=3)
     small, report = lastax.refit(model, data(), states=12, budget=lambda given: [5, 2, 5])

@@ -161,6 +161,55 @@ def test_adopted_layers_compute_the_same_and_are_pruned(name):
     lastax.certify(*lastax.systems(adopted), *lastax.systems(small))
 
 
+class Foreign(lastax.BlockwiseForward):
+    """The forward pass of a `ForeignModel`, which pools nothing."""
+
+    def enter(self, model, x, length):
+        return lastax.nn.HiddenStates(x, jnp.ones(x.shape[:2], bool), None)
+
+    def blocks(self, model):
+        return [model.mixer]
+
+    def before(self, block, states):
+        return states.hidden
+
+    def after(self, block, states, y):
+        return states._replace(hidden=y)
+
+    def features(self, model, states):
+        return jax.vmap(jax.vmap(model.out))(states.hidden)[:, -1]
+
+    def model_outputs(self, model, x):
+        return jax.vmap(lambda u: model(u, KEY))(x)[:, -1]
+
+
+@pytest.mark.parametrize("name", ["s5", "lru", "s4d"])
+def test_foreign_layers_are_found_without_a_call_of_adopt(name):
+    mixer = MIXERS[name]()
+    model, adopted = model_of(mixer), lastax.interop.adopt(model_of(mixer))
+    assert lastax.state_counts(model) == lastax.state_counts(adopted)
+    (system,), (wanted,) = lastax.systems(model), lastax.systems(adopted)
+    assert eqx.tree_equal(system, wanted)
+    lastax.check_layer(mixer)
+    for method in ("last", "balanced"):
+        small = lastax.prune(model, ratio=0.5, method=method)
+        assert eqx.tree_equal(small, lastax.prune(adopted, ratio=0.5, method=method))
+    lastax.certify(system, *lastax.systems(small))
+    # A layer that is used twice is one layer.
+    assert len(lastax.find_layers([mixer, model])) == 1
+    x = np.asarray(normal(3, 12, 4, seed=9))
+    calibration = lastax.calibrate(model, x, forward=Foreign())
+    refitted, report = lastax.refit(model, calibration, ratio=0.5, budget="uniform")
+    other, _ = lastax.refit(adopted, x, ratio=0.5, budget="uniform", forward=Foreign())
+    assert eqx.tree_equal(refitted, other)
+    assert report.layers[0].error <= report.layers[0].error_truncated
+
+
+def test_optimizer_states_of_foreign_layers_are_refused():
+    with pytest.raises(ValueError, match=r"train lastax\.interop\.adopt\(model\)"):
+        lastax.surgery.keep_states_with_optimizer(model_of(lru()), (), [np.ones(5, bool)])
+
+
 def test_unknown_and_stacked_layers_are_named():
     with pytest.raises(ValueError, match="adopt: no layer with the fields of an S5, S4D or LRU"):
         lastax.interop.adopt(eqx.nn.Linear(4, 2, key=KEY))

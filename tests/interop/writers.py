@@ -2,6 +2,8 @@
 
 import collections
 import io
+import json
+import os
 import pickle
 import struct
 import sys
@@ -11,6 +13,7 @@ import zlib
 
 import msgpack
 import numpy as np
+import safetensors.numpy
 
 STORAGES = {
     "float64": "DoubleStorage",
@@ -194,6 +197,21 @@ def sparse_torch_zip(path, size):
         count = len(members) + 1
         file.write(central)
         file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, count, count, len(central), start, 0))
+
+
+def sparse_safetensors(path, size):
+    """The same as a safetensors file, with the large array last."""
+    content = safetensors.numpy.save({f"layer.{name}": a for name, a in s4_layer().items()})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:start]), content[start:]
+    offsets = [len(data), len(data) + size]
+    header["unused"] = {"dtype": "F32", "shape": [size // 4], "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    os.truncate(path, path.stat().st_size + size)
+
+
+SPARSE = {"torch": sparse_torch_zip, "safetensors": sparse_safetensors}
 
 
 def s4_layer(channels=3, states=4, seed=0):

@@ -7,6 +7,7 @@ the parts that these are made of.
 """
 
 from lastax.calibration._allocation import interpolated_curve as interpolated_curve
+from lastax.calibration._allocation import least_sum_counts as least_sum_counts
 from lastax.calibration._allocation import minimax_counts as minimax_counts
 from lastax.calibration._allocation import probe_sizes as probe_sizes
 from lastax.calibration._batch_norm import recalibrate_batch_norm as recalibrate_batch_norm
@@ -68,6 +69,7 @@ __all__ = [
     "interpolated_curve",
     "isotonic",
     "layer_errors",
+    "least_sum_counts",
     "mean_kl_divergence",
     "merge_paths",
     "minimax_counts",

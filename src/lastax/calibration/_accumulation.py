@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, PyTree
 from lastax._typing import Array
 from lastax.calibration._blockwise_pass import AnyArray, layer_input, layer_of, layer_output
 from lastax.calibration._chunk_moments import chunk_moments, row_groups
+from lastax.calibration._features import RegressionSystem
 from lastax.calibration._moments import Moments
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.ssm._precision import at_least_float32
@@ -24,6 +25,8 @@ def layer_moments(
     block: PyTree,
     inputs: Iterable[HiddenStates],
     targets: Iterable[Float[np.ndarray, "_n _L H"]] | None = None,
+    *,
+    system: RegressionSystem | None = None,
 ) -> Moments:
     """Moments of a layer's regression over all valid steps.
 
@@ -34,11 +37,12 @@ def layer_moments(
         inputs: hidden states before the block, one entry per chunk.
         targets: outputs that the layer should have, one array `(n, L, H)` per chunk. Default: the
             outputs that it has.
+        system: a system whose states give the features. Default: the system of the layer.
 
     Raises:
         ValueError: if a moment is not finite, because a state or an output grows without bound.
     """
-    system = float32_system(layer_of(block))
+    system = float32_system(layer_of(block)) if system is None else system
     total: Moments | None = None
     wanted = iter(targets) if targets is not None else None
     for states in inputs:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from lastax.calibration._elimination import isotonic
+
 Curve = Float[np.ndarray, " _"]
 
 # Lower bound of costs before their logarithm is taken.
@@ -35,17 +37,11 @@ def minimax_counts(
     Raises:
         ValueError: if the bounds do not allow `total`, or a cost is NaN.
     """
-    sizes = [len(curve) - 1 for curve in curves]
-    low = [minimum] * len(sizes) if isinstance(minimum, int) else list(minimum)
-    high = sizes if maximum is None else list(maximum)
-    _check_bounds(sizes, low, high, total)
-    for layer, curve in enumerate(curves):
-        if np.isnan(curve).any():
-            raise ValueError(f"minimax_counts: the costs of layer {layer} contain NaN")
+    low, high = _bounds("minimax_counts", curves, total, minimum, maximum)
     counts = list(high)
     queue = [
         (float(curves[layer][counts[layer] - 1]), layer)
-        for layer in range(len(sizes))
+        for layer in range(len(curves))
         if counts[layer] > low[layer]
     ]
     heapq.heapify(queue)
@@ -55,6 +51,30 @@ def minimax_counts(
         if counts[layer] > low[layer]:
             heapq.heappush(queue, (float(curves[layer][counts[layer] - 1]), layer))
     return counts
+
+
+def least_sum_counts(
+    curves: Sequence[Curve],
+    total: int,
+    *,
+    minimum: int | Sequence[int] = 1,
+    maximum: Sequence[int] | None = None,
+) -> list[int]:
+    """Counts that minimize the sum of the costs of all layers.
+
+    A costly removal that makes the next ones cheap is averaged with them (`isotonic`), so the sum
+    is the least one on the lower convex envelopes of the curves. Arguments, ties and errors are
+    those of `minimax_counts`.
+    """
+    low, high = _bounds("least_sum_counts", curves, total, minimum, maximum)
+    removals = [
+        isotonic(-np.diff(curve[least : most + 1])[::-1])
+        for curve, least, most in zip(curves, low, high, strict=True)
+    ]
+    layer = np.repeat(np.arange(len(curves)), [len(costs) for costs in removals])
+    cheapest = np.argsort(np.concatenate(removals), stable=True)[: sum(high) - total]
+    removed = np.bincount(layer[cheapest], minlength=len(curves))
+    return [most - int(count) for most, count in zip(high, removed, strict=True)]
 
 
 def probe_sizes(states: int) -> list[int]:
@@ -79,18 +99,29 @@ def interpolated_curve(
     return np.exp(np.interp(every, np.log(sizes), np.log(falling)))
 
 
-def _check_bounds(
-    sizes: Sequence[int], low: Sequence[int], high: Sequence[int], total: int
-) -> None:
+def _bounds(
+    function: str,
+    curves: Sequence[Curve],
+    total: int,
+    minimum: int | Sequence[int],
+    maximum: Sequence[int] | None,
+) -> tuple[list[int], list[int]]:
+    """Least and largest number of states per layer."""
+    sizes = [len(curve) - 1 for curve in curves]
+    low = [minimum] * len(sizes) if isinstance(minimum, int) else list(minimum)
+    high = sizes if maximum is None else list(maximum)
     for layer, (size, least, most) in enumerate(zip(sizes, low, high, strict=True)):
         if not 0 <= least <= most <= size:
             raise ValueError(
-                f"minimax_counts: layer {layer} has {size} states; it cannot keep at least "
+                f"{function}: layer {layer} has {size} states; it cannot keep at least "
                 f"{least} and at most {most}"
             )
     if not sum(low) <= total <= sum(high):
         raise ValueError(
-            f"minimax_counts: cannot keep {total} states: {len(sizes)} layers of {list(sizes)} "
-            f"states with at least {list(low)} and at most {list(high)} allow {sum(low)} to "
-            f"{sum(high)}"
+            f"{function}: cannot keep {total} states: {len(sizes)} layers of {sizes} "
+            f"states with at least {low} and at most {high} allow {sum(low)} to {sum(high)}"
         )
+    for layer, curve in enumerate(curves):
+        if np.isnan(curve).any():
+            raise ValueError(f"{function}: the costs of layer {layer} contain NaN")
+    return low, high

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from lastax.calibration._blockwise_pass import layer_of
+from lastax.calibration._accumulation import layer_moments
+from lastax.calibration._blockwise_pass import layer_input, layer_of
 from lastax.calibration._closed_forms import (
     refit_dense_outputs,
     refit_head,
@@ -24,11 +26,14 @@ from lastax.calibration._features import (
     with_output_weights,
 )
 from lastax.calibration._moments import Moments
+from lastax.calibration._pole_fit import fitted_poles
 from lastax.calibration._report import LayerReport
-from lastax.nn._blockwise import BlockwiseForward
+from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._layer import WritableLayer
+from lastax.ssm._multi_siso import MultiSISO
+from lastax.ssm._precision import at_least_float32
 from lastax.surgery._layers import replace_layers
-from lastax.surgery._reading import float32_system, write_system
+from lastax.surgery._reading import float32_system, host_system, write_system
 
 # Ridge of the linear maps of a gate, in units of the variance of each input.
 _LINEAR_RIDGE = 1e-4
@@ -74,6 +79,58 @@ def refit_layer(
         feedthrough_states(system) if dense_feedthrough else 0,
     )
     return replace_layers(block, [write_system(layer, refitted)]), report
+
+
+def refit_poles(
+    name: str,
+    forward: BlockwiseForward,
+    block: PyTree,
+    keep: Bool[np.ndarray, " S"],
+    inputs: Sequence[HiddenStates],
+    targets: Sequence[Float[np.ndarray, "_n _L H"]],
+) -> tuple[PyTree, float] | None:
+    """Fit the poles, `C` and `D` of a layer with one system per channel (`fitted_poles`).
+
+    Args:
+        name: how error messages call the layer.
+        forward: block-wise forward pass of the model.
+        block: the block; its layer has all states.
+        keep: the states to use.
+        inputs: hidden states before the block, one entry per chunk.
+        targets: outputs that the layer should have.
+
+    Returns:
+        The block, whose layer still has all states, and the relative error; None if the layer is
+        of another kind, or if no pole changes.
+    """
+    layer = layer_of(block)
+    system = host_system(name, 0, layer)
+    if not isinstance(system, MultiSISO):
+        return None
+    u = [np.asarray(at_least_float32(layer_input(forward, block, states))) for states in inputs]
+    valid = [np.asarray(states.valid) for states in inputs]
+    small = fitted_poles(system.keep(keep), *map(_joined, (u, targets, valid)))
+    if np.array_equal(small.lam, system.lam[keep]):
+        return None
+    moments = layer_moments(name, forward, block, inputs, targets, system=small)
+    W, D = refit_outputs(
+        moments, state_slots(small) >= 0, output_weights(small), feedthrough_weights(small)
+    )
+    small = with_output_weights(small, W, feedthrough_from_weights(D, dense=False))
+    lam, C = np.array(system.lam), np.zeros_like(system.C)
+    lam[keep], C[keep] = small.lam, small.C
+    assert isinstance(layer, WritableLayer)  # `refit` checks this.
+    full = write_system(layer, dataclasses.replace(system, lam=lam, C=C, D=small.D))
+    return replace_layers(block, [full]), _relative_error(moments, W, D)
+
+
+def _joined(chunks: Sequence[np.ndarray]) -> np.ndarray:
+    """Chunks of sequences as one array, filled up with zeros to the longest one."""
+    longest = max(chunk.shape[1] for chunk in chunks)
+    return np.concatenate([
+        np.pad(chunk, [(0, 0), (0, longest - chunk.shape[1]), *[(0, 0)] * (chunk.ndim - 2)])
+        for chunk in chunks
+    ])  # fmt: skip
 
 
 def refit_linears(

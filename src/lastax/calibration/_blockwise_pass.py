@@ -22,6 +22,7 @@ from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
 from lastax.nn._layer import Layer
+from lastax.surgery._adoption import adopted
 from lastax.surgery._layers import find_layers, layer_identity
 from lastax.surgery._reading import float32_system, layer_counts
 
@@ -38,11 +39,13 @@ class BlockwisePass:
         model: the model.
         forward: its block-wise forward pass.
         chunks: the calibration data.
+        given: the model as the caller passed it, perhaps with layers of another library.
     """
 
     model: PyTree
     forward: BlockwiseForward
     chunks: list[Chunk]
+    given: PyTree = None
 
     @property
     def blocks(self) -> list[PyTree]:
@@ -112,11 +115,12 @@ def blockwise_pass(
     """
     forward = resolve_forward(function, model, forward)
     check_concrete(function, model)
+    given, model = model, adopted(model)
     layers = [layer_of(block) for block in forward.blocks(model)]
     layer_counts(function, layers)
     values = max(map(_values_per_step, layers))
     return BlockwisePass(
-        model, forward, calibration_chunks(function, batches, values_per_step=values)
+        model, forward, calibration_chunks(function, batches, values_per_step=values), given
     )
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from lastax.calibration._allocation import Curve, minimax_counts
+from lastax.calibration._allocation import Curve, least_sum_counts, minimax_counts
 from lastax.calibration._calibration import Calibration
 from lastax.calibration._elimination import LayerPath
 
@@ -60,7 +60,9 @@ def _by_relative_error(context: BudgetContext) -> Sequence[int]:
 
 
 def _by_probe(context: BudgetContext) -> Sequence[int]:
-    return context.distribute(context.probe())
+    return least_sum_counts(
+        context.probe(), context.total, minimum=context.minimum, maximum=context.maximum
+    )
 
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(

@@ -61,7 +61,7 @@ def channel_moments(
     """
     lam, B = _by_slot(system, np.asarray(system.lam)), _by_slot(system, np.asarray(system.B))
     u, y = (np.where(valid[..., None], signal, 0).astype(float) for signal in (u, y))
-    columns = np.concatenate([_from_the_end(u, valid), _correlations(u, (u, y))])
+    columns = np.concatenate([from_the_end(u, valid), correlations(u, (u, y))])
     sums = B[..., None] * _polynomials(lam, columns)
     last, with_u, with_y = sums[..., :-2], sums[..., -2], sums[..., -1]
     power, product, energy = (np.sum(a * b, axis=(0, 1)) for a, b in ((u, u), (u, y), (y, y)))
@@ -102,7 +102,7 @@ def _by_slot(system: MultiSISO, values: Complex[np.ndarray, " S"]) -> Complex[np
     return np.where(slots >= 0, values.astype(complex)[slots], 0)
 
 
-def _from_the_end(
+def from_the_end(
     u: Float[np.ndarray, "n L H"], valid: Bool[np.ndarray, "n L"]
 ) -> Float[np.ndarray, "n L H"]:
     """Sequences in reversed order, from the last valid step to the first, then zeros."""
@@ -111,7 +111,7 @@ def _from_the_end(
     return np.where(index[..., None] >= 0, reversed_u, 0)
 
 
-def _correlations(
+def correlations(
     u: Float[np.ndarray, "n L H"], others: tuple[Float[np.ndarray, "n L H"], ...]
 ) -> Float[np.ndarray, "m L H"]:
     """`sum_k u_{k-l} v_k` for each lag `l` and each other signal `v`, added over sequences."""

@@ -92,7 +92,7 @@ def reconstruct(
         inputs = reduced.block_outputs(smaller, inputs)
         blocks.append(smaller)
     small = reduced.with_blocks(blocks)
-    head = forward.head(model)
+    head = forward.head(original.model)
     if head is None or forward.head(small) is None:
         return small
     start = np.asarray(head.weight, float)

@@ -28,6 +28,7 @@ def refit(
     minimum: int | Sequence[int] = 1,
     maximum: Sequence[int] | None = None,
     linear_maps: bool = True,
+    poles: bool = True,
     dense_feedthrough: bool = False,
     forward: BlockwiseForward | None = None,
     divergence: Divergence = mean_kl_divergence,
@@ -35,9 +36,9 @@ def refit(
 ) -> tuple[Model, RefitReport]:
     """Remove states by greedy elimination and fit the remaining ones to the original outputs.
 
-    The refit changes `C` and `D` of each layer. It does not change the eigenvalues and `B` of the
-    remaining states. It needs no labels and no gradients. On the calibration data the error of a
-    layer is never larger than without the refit.
+    The refit changes `C` and `D` of each layer, and the eigenvalues of layers with one system per
+    channel (S4D). Eigenvalues of other layers and `B` stay. It needs no labels and no gradients. On
+    the calibration data the error of a layer is never larger than without the refit.
 
     Args:
         model: a `Classifier` or `Retrieval`; with `forward=`, any model.
@@ -54,6 +55,9 @@ def refit(
         maximum: largest number of states per layer. A layer with equal minimum and maximum is
             fixed.
         linear_maps: whether to refit the linear maps of the gates and the head too.
+        poles: whether to fit the eigenvalues of the remaining states of stable unidirectional
+            layers with one system per channel, too. Channels that keep more than 8 states keep
+            their eigenvalues.
         dense_feedthrough: whether to fit a dense `D`. Its weights count as states
             (`feedthrough_states` per layer), so fewer states remain. With `keep` all states of the
             masks remain.
@@ -91,7 +95,7 @@ def refit(
             divergence=divergence,
             on_progress=on_progress,
         )
-    if calibration.model is not model:
+    if calibration.data.given is not model:
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
     check_untied("refit", calibration.data)
     writable_layers("refit", calibration.data.blocks)
@@ -106,7 +110,7 @@ def refit(
         choices = distribute_states(
             calibration, total, budget=budget, minimum=minimum, maximum=maximum
         )
-    return cut_and_refit(calibration, choices, linear_maps=linear_maps)
+    return cut_and_refit(calibration, choices, linear_maps=linear_maps, poles=poles)
 
 
 def _checked_masks(

@@ -9,7 +9,12 @@ import numpy as np
 from jaxtyping import Bool, PyTree
 
 from lastax.calibration._accumulation import layer_moments, linear_grams
-from lastax.calibration._block_refit import refit_layer, refit_linears, refit_model_head
+from lastax.calibration._block_refit import (
+    refit_layer,
+    refit_linears,
+    refit_model_head,
+    refit_poles,
+)
 from lastax.calibration._blockwise_pass import head_outputs, layer_of
 from lastax.calibration._calibration import Calibration
 from lastax.calibration._moments import Moments
@@ -37,7 +42,11 @@ class _Pair:
 
 
 def cut_and_refit(
-    calibration: Calibration, choices: Sequence[Choice], *, linear_maps: bool = True
+    calibration: Calibration,
+    choices: Sequence[Choice],
+    *,
+    linear_maps: bool = True,
+    poles: bool = True,
 ) -> tuple[PyTree, RefitReport]:
     """Cut and refit all layers, from the bottom.
 
@@ -48,6 +57,7 @@ def cut_and_refit(
         calibration: the model and its calibration.
         choices: for each layer the number of states to keep, or a mask.
         linear_maps: whether to refit the linear maps of the gates and the head too.
+        poles: whether to fit the poles of layers with one system per channel too.
     """
     data = calibration.data
     start = data.enter()
@@ -55,7 +65,7 @@ def cut_and_refit(
     blocks, reports = [], []
     for index, choice in enumerate(choices):
         calibration.report_progress("refitting", index)
-        block, report, pair = _reduce_block(calibration, index, choice, pair, linear_maps)
+        block, report, pair = _reduce_block(calibration, index, choice, pair, linear_maps, poles)
         blocks.append(block)
         reports.append(report)
     features = data.features(pair.reduced)
@@ -71,7 +81,12 @@ def cut_and_refit(
 
 
 def _reduce_block(
-    calibration: Calibration, index: int, choice: Choice, pair: _Pair, linear_maps: bool
+    calibration: Calibration,
+    index: int,
+    choice: Choice,
+    pair: _Pair,
+    linear_maps: bool,
+    poles: bool,
 ) -> tuple[PyTree, LayerReport, _Pair]:
     """Cut and refit one block.
 
@@ -91,6 +106,11 @@ def _reduce_block(
         return block, LayerReport(keep, order, 0.0, 0.0), _Pair(after, after, changed=False)
     dense = calibration.dense_feedthrough
     full, report = refit_layer(block, moments, keep, order=order, dense_feedthrough=dense)
+    if poles and not keep.all():
+        name = f"refit: layer {index}"
+        moved = refit_poles(name, data.forward, block, keep, pair.reduced, targets)
+        if moved is not None and moved[1] < report.error:
+            full, report = moved[0], dataclasses.replace(report, error=moved[1])
     outputs = data.layer_outputs(full, pair.reduced)
     if linear_maps and data.forward.linears(full):
         full = _refit_block_linears(calibration, block, full, pair, (targets, outputs))

@@ -50,8 +50,8 @@ def adopt(model: Model) -> Model:
     fields are replaced too: `Lambda_re`, `Lambda_im`, `B`, `C`, `D` and `log_step` (S5); `nu_log`,
     `theta_log`, `gamma_log`, `B_re`, `B_im`, `C_re`, `C_im` and `D` (LRU); `kernel` with
     `log_a_real`, `A_imag`, `C` and `log_dt` (S4D). Everything else stays as it is. The new layers
-    are called as the old ones, so the model computes the same outputs up to rounding. All functions
-    of lastax find them, such as `prune`, `refit` and `certify`.
+    are called as the old ones, so the model computes the same outputs up to rounding. Functions
+    that find layers, such as `prune`, `refit` and `systems`, do this by themselves.
 
     Args:
         model: any PyTree with concrete arrays.
@@ -62,14 +62,16 @@ def adopt(model: Model) -> Model:
     Raises:
         ValueError: if no layer is found, or if an array of a layer has an unexpected shape.
     """
-    found = 0
+    found: dict[tuple[int, ...], Layer] = {}
 
     def replaced(node: Any) -> Any:
-        nonlocal found
         if (kind := _kind(node)) is None:
             return node
-        found += 1
-        return _layer(node, kind)
+        # A layer that is used in several places is replaced by one layer.
+        key = tuple(map(id, jax.tree.leaves(node)))
+        if key not in found:
+            found[key] = _layer(node, kind)
+        return found[key]
 
     new = jax.tree.map(replaced, model, is_leaf=lambda node: _kind(node) is not None)
     if not found:

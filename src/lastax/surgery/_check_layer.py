@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from lastax.nn._layer import Layer, WritableLayer
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
 from lastax.ssm._system import System
+from lastax.surgery._adoption import adopted
 from lastax.surgery._reading import host_system, write_system
 
 # Largest differences relative to the largest value. The recurrences are computed in float32.
@@ -46,7 +47,7 @@ def check_layer(layer: PyTree, *, length: int = 32, seed: int = 0) -> LayerCheck
     a `with_system`, `system()` must return what it was given.
 
     Args:
-        layer: one layer with concrete arrays.
+        layer: one layer with concrete arrays; also a layer of discretax.
         length: number of steps of the input.
         seed: seed of the input and of the mask.
 
@@ -56,6 +57,7 @@ def check_layer(layer: PyTree, *, length: int = 32, seed: int = 0) -> LayerCheck
     Raises:
         ValueError: naming the first method that is missing or wrong, and how.
     """
+    layer = adopted(layer)
     missing = [name for name in _METHODS if not callable(getattr(layer, name, None))]
     if missing or isinstance(layer, type):
         listed = ", ".join(missing) or "everything, since it is a class; pass an instance"

@@ -1,7 +1,7 @@
 """Find and replace the state-space layers of any PyTree.
 
 A layer is any node that has the three methods of `lastax.Layer`. Layers need no base class and no
-registration.
+registration. Layers of discretax count as layers of lastax with the same parameters (`adopted`).
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from lastax._typing import Model
 from lastax.nn._layer import Layer
 from lastax.ssm._multi_siso import AnySystem
+from lastax.surgery._adoption import adopted
 from lastax.surgery._reading import host_system, layer_counts
 
 
@@ -71,6 +72,7 @@ def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
     Raises:
         ValueError: if the number of layers differs.
     """
+    model = adopted(model)
     present = find_layers(model)
     if len(layers) != len(present):
         raise ValueError(
@@ -86,7 +88,7 @@ def replace_layers(model: Model, layers: Sequence[Layer]) -> Model:
 
 def layer_nodes(model: PyTree) -> list[tuple[tuple[Any, ...], Layer]]:
     """Every place of a layer in a PyTree: its path, and the layer."""
-    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_layer)
+    nodes = jax.tree_util.tree_leaves_with_path(adopted(model), is_leaf=_is_layer)
     return [(path, node) for path, node in nodes if _is_layer(node)]
 
 

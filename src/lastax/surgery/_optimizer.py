@@ -10,6 +10,7 @@ from jaxtyping import Bool, PyTree
 
 from lastax._typing import Array, Model
 from lastax.nn._layer import Layer
+from lastax.surgery._adoption import adopted
 from lastax.surgery._layers import find_layers, layer_identity, layer_nodes
 from lastax.surgery._states import keep_states
 
@@ -44,6 +45,11 @@ def keep_states_with_optimizer(
         ValueError: if the masks do not suit the model, or if an array of the optimizer state
             belongs to a parameter that shrinks, but in a way that its shape does not tell.
     """
+    if adopted(model) is not model:
+        raise ValueError(
+            "keep_states_with_optimizer: the model has layers of discretax, whose parameters are "
+            "arranged otherwise; train lastax.interop.adopt(model) instead"
+        )
     small = keep_states(model, keep)
     masks = dict(zip(map(layer_identity, find_layers(model)), keep, strict=True))
     parameters: dict[_Path, _Parameter] = {}
