@@ -9,6 +9,8 @@ from lastax.analysis._certificates import difference as difference
 from lastax.analysis._certificates import error_bound as error_bound
 from lastax.analysis._certificates import error_h2 as error_h2
 from lastax.analysis._certificates import error_hinf as error_hinf
+from lastax.analysis._penalties import hankel_penalty as hankel_penalty
+from lastax.analysis._penalties import modal_penalty as modal_penalty
 from lastax.analysis._state_norms import finite_horizon_hinf_norms as finite_horizon_hinf_norms
 from lastax.analysis._state_norms import hinf_norms as hinf_norms
 from lastax.analysis._state_norms import impulse_energies as impulse_energies
@@ -31,11 +33,13 @@ __all__ = [
     "error_hinf",
     "finite_horizon_hinf_norms",
     "h2_norm",
+    "hankel_penalty",
     "hankel_singular_values",
     "hinf_norm",
     "hinf_norms",
     "impulse_energies",
     "magnitudes",
+    "modal_penalty",
     "published_squared_hinf_norms",
     "swept_hinf_norms",
 ]

@@ -156,7 +156,7 @@ def _balance(
     input_root = _root(controllability)
     output_root = _root((to_real @ observability @ from_real).real)
     U, values, Vt = np.linalg.svd(output_root.T @ input_root)
-    rank = int(np.sum(values > _NEGLIGIBLE * values[0])) if values[0] > 0 else 0
+    rank = int(np.sum(values > _NEGLIGIBLE * values.max(initial=0)))
     scale = values[:rank] ** -0.5
     right = input_root @ Vt[:rank].T * scale
     left = (output_root @ U[:, :rank] * scale).T

@@ -1,0 +1,180 @@
+"""Differentiable measures of how many states a system uses, for the loss of a training.
+
+Both are 1 if all states matter equally and smaller if few states matter. Neither changes when the
+input or the output is rescaled, so the weights before and after a layer cannot escape them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from lastax._typing import Array
+from lastax.analysis._single import check_single
+from lastax.ssm._multi_siso import AnySystem, MultiSISO, subsystems
+from lastax.ssm._system import System
+
+# The smallest `1 - |lam|^2`, which keeps the values of unstable states finite.
+_MARGIN = 1e-6
+# Singular values below this share of the largest one are mostly rounding errors in float32. Their
+# gradients fade out.
+_NEGLIGIBLE = 1e-3
+
+
+def modal_penalty(system: AnySystem) -> Float[Array, ""]:
+    """Sum of the roots of the modal energies, relative to their Euclidean norm.
+
+    `sum_i r_i / sqrt(P sum_i r_i^2)`, where `r_i = ||C_i|| ||B_i|| / sqrt(1 - |lam_i|^2)` is the
+    root of `impulse_energies`. The cost is linear in the number of states. The sum alone is the
+    modal regularizer of Forgione et al. (CDC 2024); a layer escapes it by a smaller `C` and larger
+    weights after the layer.
+
+    Args:
+        system: the system of one layer.
+
+    Returns:
+        A scalar from `1 / sqrt(P)` to 1; 0 for a system without states or without response.
+    """
+    check_single("modal_penalty", system)
+    single = subsystems(system)
+    C = _stacked_outputs(single)
+    energies = jnp.sum(_squares(C), axis=0) * jnp.sum(_squares(single.B), axis=1)
+    energies = energies / _distance(single.lam)
+    return _concentration(jnp.sum(_safe_sqrt(energies)), jnp.sum(energies), system.states)
+
+
+def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
+    """Sum of the Hankel singular values, relative to their Euclidean norm.
+
+    `sum_i s_i / sqrt(2 P sum_i s_i^2)` with `hankel_singular_values`. It is small if balanced
+    truncation can remove most of the state space. Unlike `modal_penalty` it sees that states with
+    similar poles can replace each other. The channels of a `MultiSISO` have singular values of
+    their own. The cost is that of two eigendecompositions of `2 P` by `2 P` matrices, for each
+    channel of a `MultiSISO`. Hankel singular value regularization: Schwerdtner et al. (NeurIPS
+    2025).
+
+    Args:
+        system: the system of one layer.
+
+    Returns:
+        A scalar from `1 / sqrt(2 P)` to 1; 0 for a system without states or without response.
+    """
+    check_single("hankel_penalty", system)
+    if system.states == 0:
+        return jnp.zeros(())
+    lam, B, C = _per_channel(system) if isinstance(system, MultiSISO) else _as_one(system)
+    reached = jax.vmap(_reached)(lam, B)
+    observed = jax.vmap(_reached)(lam.conj(), C.swapaxes(1, 2).conj())
+    sums, squares = jax.vmap(_singular_sums)(reached, observed)
+    return _concentration(jnp.sum(sums), jnp.sum(squares), 2 * system.states)
+
+
+def _concentration(total: Array, squares: Array, count: int) -> Array:
+    """The sum of `count` values, relative to its largest value for the same sum of squares."""
+    norm = _safe_sqrt(count * squares)
+    return jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1), 0)
+
+
+def _stacked_outputs(system: System) -> Array:
+    """The output matrices of both directions, as outputs of one system."""
+    reverse = [] if system.C_reverse is None else [jnp.asarray(system.C_reverse)]
+    return jnp.concatenate([jnp.asarray(system.C), *reverse])
+
+
+def _as_one(system: System) -> tuple[Array, Array, Array]:
+    """Eigenvalues, inputs and outputs with a leading axis of size 1."""
+    return (
+        jnp.asarray(system.lam)[None],
+        jnp.asarray(system.B)[None],
+        _stacked_outputs(system)[None],
+    )
+
+
+def _per_channel(system: MultiSISO) -> tuple[Array, Array, Array]:
+    """Eigenvalues, inputs and outputs of each channel, padded with states that do nothing."""
+    counts = np.asarray(system.counts)
+    within = np.arange(system.states) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def padded(values: Array) -> Array:
+        zeros = jnp.zeros((len(counts), counts.max()), values.dtype)
+        return zeros.at[system.channel, within].set(values)
+
+    outputs = [C for C in (system.C, system.C_reverse) if C is not None]
+    C = jnp.stack([padded(jnp.asarray(C)) for C in outputs], axis=1)
+    return padded(jnp.asarray(system.lam)), padded(jnp.asarray(system.B))[:, :, None], C
+
+
+def _reached(lam: Array, B: Array) -> Array:
+    """Controllability Gramian `(2 P, 2 P)` in the real coordinates `sqrt(2) [Re x; Im x]`."""
+    own = _divided(B @ B.conj().T, lam[:, None] * lam[None, :].conj())
+    cross = _divided(B @ B.T, lam[:, None] * lam[None, :])
+    upper = jnp.concatenate([(own + cross).real, (cross - own).imag], axis=1)
+    lower = jnp.concatenate([(own + cross).imag, (own - cross).real], axis=1)
+    return jnp.concatenate([upper, lower])
+
+
+def _divided(gram: Array, products: Array) -> Array:
+    """`gram / (1 - products)`, with distances below the margin raised to it."""
+    distance = 1 - products
+    near = jnp.square(distance.real) + jnp.square(distance.imag) < _MARGIN**2
+    return gram / jnp.where(near, _MARGIN, distance)
+
+
+@jax.custom_jvp
+def _singular_sums(reached: Array, observed: Array) -> tuple[Array, Array]:
+    """Sum and sum of squares of the Hankel singular values of two Gramians."""
+    return _singular_sums_and_factors(reached, observed)[0]
+
+
+def _singular_sums_and_factors(
+    reached: Array, observed: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The sums, and the derivatives of the first one by both Gramians.
+
+    The sum is `tr((P Q)^(1/2))`. With `P = L L^T`, `Q = R R^T` and `R^T L = U S V^T` its
+    derivatives are `L^-T V S V^T L^-1 / 2` by `P`, which equals `R U S^-1 U^T R^T / 2`, and
+    `L V S^-1 V^T L^T / 2` by `Q`.
+    """
+    L, R = _factor(reached), _factor(observed)
+    U, S, Vt = jnp.linalg.svd(R.T @ L)
+    # `1 / S`, which fades out below the negligible share.
+    floor = _NEGLIGIBLE * S[0]
+    inverse = jnp.where(S[0] > 0, S / jnp.where(S[0] > 0, S**2 + floor**2, 1), 0)
+    by_reached = (R @ U * (inverse / 2)[None, :]) @ (R @ U).T
+    by_observed = (L @ Vt.T * (inverse / 2)[None, :]) @ (L @ Vt.T).T
+    return (jnp.sum(S), jnp.sum(S**2)), (by_reached, by_observed)
+
+
+@_singular_sums.defjvp
+def _singular_sums_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    (reached, observed), (d_reached, d_observed) = primals, tangents
+    sums, (by_reached, by_observed) = _singular_sums_and_factors(reached, observed)
+    d_sum = jnp.vdot(by_reached, d_reached) + jnp.vdot(by_observed, d_observed)
+    # The sum of squares is `tr(P Q)`.
+    d_squares = jnp.vdot(observed, d_reached) + jnp.vdot(reached, d_observed)
+    return sums, (d_sum, d_squares)
+
+
+def _factor(gramian: Array) -> Array:
+    """`L` with `L L^T = gramian`, also where rounding errors made it slightly indefinite."""
+    values, vectors = jnp.linalg.eigh(gramian)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
+
+
+def _distance(lam: Array) -> Array:
+    return jnp.maximum(1 - _squares(lam), _MARGIN)
+
+
+def _squares(array: Array) -> Array:
+    """`|a|^2`, which has a derivative at zero, unlike `abs(a) ** 2`."""
+    return jnp.square(array.real) + jnp.square(array.imag)
+
+
+def _safe_sqrt(values: Array) -> Array:
+    """The root, with derivative zero at zero."""
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)
