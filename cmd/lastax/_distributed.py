@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import IO, Any, TextIO, TypeVar
 
 import click
 
@@ -191,7 +191,7 @@ def run_inner_process(processes: Processes) -> int:
     return fail(f"{processes}: killed by {signal.Signals(-status).name}", 1)
 
 
-def _copy(source: TextIO, target: TextIO) -> list[str]:
+def _copy(source: IO[str], target: TextIO) -> list[str]:
     """Pass on lines, but for those of JAX. Returns what it wrote when it aborted the process."""
     fatal: list[str] = []
     for line in source:

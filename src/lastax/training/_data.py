@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
-from lastax._typing import Batch, Record
+from lastax._typing import Array, Batch, Record
 from lastax.nn._prediction import Predictor
 from lastax.training._evaluation import Evaluation, Fidelity, compare, evaluate
 from lastax.training._loop import Batches
@@ -93,8 +93,8 @@ def data_fingerprint(data: TrainingData) -> Record:
     }
 
 
-def _digest(array: Shaped[np.ndarray, "..."]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def _digest(array: Shaped[Array | np.ndarray, "..."]) -> str:
+    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
 
 
 def compare_split(
