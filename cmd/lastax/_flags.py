@@ -83,6 +83,10 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
                     f"{_given_flag(field.name, given)} has no effect on {chosen['layer']} layers: "
                     f"leave it out, or choose --layer {' or '.join(layers)}"
                 )
+    if "penalty_weight" in given and chosen["state_penalty"] == "none":
+        raise click.UsageError(
+            "--penalty-weight has no effect without --state-penalty: leave it out"
+        )
     for name, (other, value) in needed.items():
         if name in given and chosen[other] != value:
             raise click.UsageError(

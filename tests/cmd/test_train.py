@@ -149,3 +149,9 @@ def test_an_interrupt_during_garbage_collection_is_sent_again():
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
     assert done.stdout == "interrupted\n"
     assert done.stderr == ""
+
+
+def test_a_penalty_weight_needs_a_penalty(cli):
+    ended = cli("train", "--task", "speech", "--penalty-weight", 0.5)
+    assert ended.status == 2
+    assert "--penalty-weight has no effect without --state-penalty" in ended.stderr

@@ -48,6 +48,7 @@ from lastax.training._schedules import SCHEDULES as SCHEDULES
 from lastax.training._schedules import Schedule as Schedule
 from lastax.training._schedules import published_schedule as published_schedule
 from lastax.training._schedules import warmup_cosine_schedule as warmup_cosine_schedule
+from lastax.training._state_penalty import state_penalty as state_penalty
 from lastax.training._step import StepMetrics as StepMetrics
 from lastax.training._step import TrainState as TrainState
 from lastax.training._step import train_step as train_step
@@ -113,6 +114,7 @@ __all__ = [
     "published_schedule",
     "save_config",
     "save_results",
+    "state_penalty",
     "steps_per_epoch",
     "train",
     "train_step",

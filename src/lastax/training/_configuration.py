@@ -59,6 +59,10 @@ class TrainingConfig:
     minimum_learning_rate: float = setting(0.0, "Learning rate at the end of the cosine.")
     anneal: bool = setting(True, "Decay the learning rates along a cosine.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
+    state_penalty: Literal["none", "modal", "hankel"] = setting(
+        "none", "Term of the loss that makes states redundant."
+    )
+    penalty_weight: float = setting(0.3, "Weight of this term.")
     remat: bool = setting(False, "Rematerialize blocks in the backward pass, to save memory.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 

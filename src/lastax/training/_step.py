@@ -20,6 +20,7 @@ from lastax.nn._normalization import split_trainable
 from lastax.nn._precision import FULL_PRECISION
 from lastax.nn._prediction import predict
 from lastax.training._losses import cross_entropy, kl_divergence
+from lastax.training._state_penalty import SystemPenalty, state_penalty
 
 
 class TrainState(eqx.Module):
@@ -56,6 +57,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     key: PRNGKeyArray,
     label_smoothing: float = 0.0,
+    penalty: SystemPenalty | None = None,
+    penalty_weight: float = 0.0,
     remat: bool = False,
     teacher: Network | None = None,
 ) -> tuple[TrainState, StepMetrics]:
@@ -67,6 +70,8 @@ def train_step(
         optimizer: the optimizer of `state`.
         key: random key of the run; the key of the step is derived from it.
         label_smoothing: share of the target that is spread over all classes.
+        penalty: penalty of a system whose mean over all layers is added to the loss.
+        penalty_weight: weight of this mean.
         remat: compute the inside of each block again in the backward pass, to save memory.
         teacher: a network whose outputs replace the labels: the loss is the KL divergence from
             them (distillation; Hinton et al., 2015).
@@ -90,6 +95,8 @@ def train_step(
             loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
         else:
             loss = jnp.mean(kl_divergence(predict(teacher, batch), logits))
+        if penalty is not None:
+            loss = loss + penalty_weight * state_penalty(model, penalty)
         return loss, (logits, split_trainable(moved)[1])
 
     # The network chooses the precision of its products. Sums over time in the derivatives are

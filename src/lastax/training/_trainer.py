@@ -35,6 +35,7 @@ from lastax.training._run_config import (
 )
 from lastax.training._runs import save_results
 from lastax.training._schedules import SCHEDULES
+from lastax.training._state_penalty import SYSTEM_PENALTIES
 from lastax.training._step import StepMetrics, TrainState, train_step
 
 # In a run, the weights that training started from, if they were not drawn.
@@ -267,6 +268,8 @@ def fit_network(
             optimizer=optimizer,
             key=key,
             label_smoothing=training.label_smoothing,
+            penalty=SYSTEM_PENALTIES[training.state_penalty],
+            penalty_weight=training.penalty_weight,
             remat=training.remat,
             teacher=teacher,
         )

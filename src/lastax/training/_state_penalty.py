@@ -1,0 +1,30 @@
+"""A term of the loss that makes states redundant, so that more of them can be removed."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax.numpy as jnp
+from jaxtyping import Float, PyTree
+
+from lastax._typing import Array
+from lastax.analysis._penalties import hankel_penalty, modal_penalty
+from lastax.ssm._multi_siso import AnySystem
+from lastax.surgery._layers import find_layers
+
+SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
+
+# The penalties of a system, by the names of `TrainingConfig.state_penalty`.
+SYSTEM_PENALTIES: Mapping[str, SystemPenalty | None] = MappingProxyType(
+    {"none": None, "modal": modal_penalty, "hankel": hankel_penalty}
+)
+
+
+def state_penalty(model: PyTree, penalty: SystemPenalty) -> Float[Array, ""]:
+    """The mean of a penalty over all layers of a model.
+
+    Args:
+        model: any PyTree with layers.
+        penalty: for example `lastax.analysis.modal_penalty`.
+    """
+    values = [penalty(layer.system()) for layer in find_layers(model)]
+    return jnp.mean(jnp.stack(values))
