@@ -68,7 +68,7 @@ FIGURES = {
     "sweep": lambda: draw_sweep(sweep_of("random", "last, BatchNorm recalibrated", "calibrated")),
     "one shape": lambda: draw_speeds(times_of(["short forward"]), "reference", title="title"),
     "speeds": lambda: draw_speeds(times_of("abcdef"), "reference", title="title"),
-    "sizes": lambda: draw_sizes({"last, int8": {60.5: [0.8], 30: [0.7]}}, xlabel="flash, kB"),
+    "sizes": lambda: draw_sizes({"last, int8": {60.5: [0.8], 30.0: [0.7]}}, xlabel="flash, kB"),
     "poles": poles_figure,
     "states": lambda: draw_states([32, 1024], [30, 1024], title="run"),
     "layout": lambda: draw_layout([SCORES] * 2, [KEEP] * 2, title="scores: last"),
@@ -118,14 +118,14 @@ def test_sweeps_begin_at_the_unpruned_networks():
 
 
 def test_sizes_are_in_order_and_seeds_are_averaged():
-    figure = draw_sizes({"last, int8": {60.5: [0.8, 0.9], 30: [0.7]}}, xlabel="flash, kB")
+    figure = draw_sizes({"last, int8": {60.5: [0.8, 0.9], 30.0: [0.7]}}, xlabel="flash, kB")
     (line,) = lines_of(figure).values()
     assert line.get_xdata().tolist() == [30, 60.5]
     np.testing.assert_allclose(line.get_ydata(), [70, 85])
 
 
 def test_a_method_has_one_color_in_all_figures():
-    sizes = lines_of(draw_sizes({"last, int8": {1: [0.8]}}, xlabel="kB"))["last, int8"]
+    sizes = lines_of(draw_sizes({"last, int8": {1.0: [0.8]}}, xlabel="kB"))["last, int8"]
     few = lines_of(draw_sweep(sweep_of("calibrated", "last")))
     many = lines_of(draw_sweep(sweep_of("last", "mine", "random", "last + 3 epochs", "calibrated")))
     for name in ("last", "calibrated"):
