@@ -149,20 +149,19 @@ def scan_split(
 def scan_output(
     lam: Complex[Array, " P"],
     b: Float[Array, "L Q"],
-    W: Float[Array, "R H"],
+    weights: Sequence[Float[Array, "Q H"]],
     directions: tuple[bool, ...],
     *,
     method: ScanMethod | None = None,
 ) -> Float[Array, "L H"]:
-    """The product of the states of `scan_split` with `W`, summed over the recurrences.
+    """The sum of the products of the states of `scan_split` with one matrix per recurrence.
 
-    On a GPU, one matrix product reads the states of all directions.
+    On a GPU, one matrix product reads the states of all recurrences.
 
     Args:
         lam: eigenvalues, shape `(P,)`.
         b: driving input with split real and imaginary parts, shape `(L, 2 P)`.
-        W: rows for the states of each recurrence, one after another, shape `(2 D P, H)` for `D`
-            recurrences.
+        weights: for each recurrence, the matrix for its states, shape `(2 P, H)`.
         directions: for each recurrence, whether it runs in reverse.
         method: as in `diagonal_scan`.
 
@@ -172,13 +171,20 @@ def scan_output(
     Raises:
         ValueError: if `method` is unknown.
     """
-    dtype = jnp.result_type(b, lam.real, W)
-    b, W = jnp.asarray(b, dtype), jnp.asarray(W, dtype)
+    dtype = jnp.result_type(b, lam.real, *weights)
+    b, *weights = (jnp.asarray(x, dtype) for x in (b, *weights))
     method = _checked_method(method, b.shape[0])
     if b.size == 0:
-        return jnp.zeros((b.shape[0], W.shape[1]), dtype)
-    precision = jax.default_matmul_precision.value
-    return apply(_output, lam, b, W, method=method, directions=directions, precision=precision)[0]
+        return jnp.zeros((b.shape[0], weights[0].shape[1]), dtype)
+    return apply(
+        _output,
+        lam,
+        b,
+        *weights,
+        method=method,
+        directions=directions,
+        precision=jax.default_matmul_precision.value,
+    )[0]
 
 
 def _checked_method(method: ScanMethod | None, length: Size) -> ScanMethod | None:
@@ -201,15 +207,10 @@ def _choose(
 
 
 def _choose_adjoint(
-    target: Target,
-    lam: jax.core.ShapedArray,
-    W: object,
-    x: jax.core.ShapedArray,
-    *_: object,
-    **params: Any,
+    target: Target, lam: jax.core.ShapedArray, *operands: jax.core.ShapedArray, **params: Any
 ) -> dict[str, Any]:
-    del W
-    return _choose(target, lam, x, **params)
+    """The same for operands with the states after the weights."""
+    return _choose(target, lam, operands[len(params["directions"])], **params)
 
 
 def _compute_scan(
@@ -415,8 +416,7 @@ def _adjoint_types(
 def _compute_output(
     lam: Array,
     b: Array,
-    W: Array,
-    *,
+    *weights: Array,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     precision: str | None,
@@ -425,17 +425,19 @@ def _compute_output(
     """The output, and the states of each recurrence for the derivative."""
     if kernels is None:
         states = _scan.bind(lam, b, method=method, directions=directions)
-        return [_product_of_all(states, W, precision), *states]
+        return [_sum_of_products(states, weights, precision), *states]
     (joined,) = kernel_scan(directions, lam, (b,), kernels=kernels, joined=True)
-    return [_matmul(joined, W, precision), *jnp.split(joined, len(directions), axis=-1)]
+    y = jnp.matmul(joined, jnp.concatenate(weights, axis=-2), precision=precision)
+    # If the derivative joins them again, XLA removes the parts.
+    return [y, *jnp.split(joined, len(directions), axis=-1)]
 
 
 def _output_types(
-    lam: Array, b: Array, W: Array, *, directions: tuple[bool, ...], **_: object
+    lam: Array, b: Array, *weights: Array, directions: tuple[bool, ...], **_: object
 ) -> list[Array]:
     """Arrays of the types of the results of `_output`."""
     x = b + lam.real[..., None, :1]
-    return [x @ W[..., : x.shape[-1], :], *(x for _ in directions)]
+    return [x @ sum(weights), *(x for _ in directions)]
 
 
 def _output_jvp(
@@ -443,15 +445,14 @@ def _output_jvp(
     tangents: Sequence[Array | ad.Zero],
     **params: Any,
 ) -> tuple[list[Array], list[Array]]:
-    lam, _, W = primals
+    lam, _, *weights = primals
     y, *states = _output.bind(*primals, **params)
     dots = map(ad.instantiate_zeros, tangents)
-    return [y, *states], _output_tangents.bind(lam, W, *states, *dots, **params)
+    return [y, *states], _output_tangents.bind(lam, *weights, *states, *dots, **params)
 
 
 def _compute_output_tangents(
     lam: Array,
-    W: Array,
     *operands: Array,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
@@ -459,9 +460,9 @@ def _compute_output_tangents(
 ) -> list[Array]:
     """Derivatives of the results of `_output`.
 
-    The operands are the states, and the derivatives of `lam`, of the input and of `W`.
+    The operands are the weights, the states, and the derivatives of all operands of `_output`.
     """
-    *states, lam_dot, b_dot, W_dot = operands
+    weights, states, (lam_dot, b_dot, *weight_dots) = _in_parts(operands, directions)
     dots = _tangents.bind(
         lam,
         lam_dot,
@@ -471,48 +472,45 @@ def _compute_output_tangents(
         directions=directions,
         precision=precision,
     )
-    y_dot = _product_of_all(dots, W, precision) + _product_of_all(states, W_dot, precision)
-    return [y_dot, *dots]
+    y_dot = _sum_of_products(dots, weights, precision)
+    return [y_dot + _sum_of_products(states, weight_dots, precision), *dots]
 
 
 def _output_tangents_transpose(
     bars: Sequence[Array | ad.Zero],
     lam: Array,
-    W: Array,
     *operands: Array | LinearOperand,
+    directions: tuple[bool, ...],
     **params: Any,
 ) -> list[Array | None]:
-    *states, lam_dot, b_dot, W_dot = operands
+    weights, states, dots = _in_parts(operands, directions)
+    given = (lam, *weights, *states)
     y_bar, *states_bar = bars
     if isinstance(y_bar, ad.Zero) or not all(isinstance(bar, ad.Zero) for bar in states_bar):
-        y_bar, *states_bar = map(ad.instantiate_zeros, bars)
-        found = _cotangents(lam, W, *states, y_bar, *states_bar, **params)
+        bars = [ad.instantiate_zeros(bar) for bar in bars]
+        found = _cotangents(*given, *bars, directions=directions, **params)
     else:
-        found = _output_adjoint.bind(lam, W, *states, y_bar, **params)
-    dots = (lam_dot, b_dot, W_dot)
+        found = _output_adjoint.bind(*given, y_bar, directions=directions, **params)
     return [
-        *(None for _ in (lam, W, *states)),
+        *(None for _ in given),
         *(sum_to(bar, dot.aval) for bar, dot in zip(found, dots, strict=True)),
     ]
 
 
 def _cotangents(
     lam: Array,
-    W: Array,
     *operands: Array,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     precision: str | None,
 ) -> list[Array]:
-    """The cotangents of `lam`, of the input and of `W`.
+    """The cotangents of `lam`, of the input and of the weights.
 
-    The operands are the states, and the cotangents of the output and of the states, or of the
-    output only.
+    The operands are the weights, the states, and the cotangents of the output and of the states, or
+    of the output only.
     """
-    count = len(directions)
-    states, y_bar, states_bar = operands[:count], operands[count], operands[count + 1 :]
-    parts = jnp.split(W, count, axis=-2)
-    bars = [product_of(y_bar, part.mT, precision=precision) for part in parts]
+    weights, states, (y_bar, *states_bar) = _in_parts(operands, directions)
+    bars = [product_of(y_bar, W.mT, precision=precision) for W in weights]
     if states_bar:
         bars = [one + other for one, other in zip(bars, states_bar, strict=True)]
     lam_bar, b_bar = _adjoint.bind(
@@ -524,53 +522,61 @@ def _cotangents(
         shared=True,
         precision=precision,
     )
-    W_bars = [transposed_product_of(x, y_bar, precision=precision) for x in states]
-    return [lam_bar, b_bar, jnp.concatenate(W_bars, axis=-2)]
+    return [
+        lam_bar,
+        b_bar,
+        *(transposed_product_of(x, y_bar, precision=precision) for x in states),
+    ]
 
 
 def _compute_output_adjoint(
     lam: Array,
-    W: Array,
     *operands: Array,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     precision: str | None,
     kernels: Kernels | None,
 ) -> list[Array]:
-    params = {"directions": directions, "precision": precision}
     if kernels is None:
-        return _cotangents(lam, W, *operands, method=method, **params)
-    *states, y_bar = operands
+        return _cotangents(
+            lam, *operands, method=method, directions=directions, precision=precision
+        )
+    weights, states, (y_bar,) = _in_parts(operands, directions)
     joined = jnp.concatenate(jnp.broadcast_arrays(*states), axis=-1)
-    bars = _matmul(y_bar, W.mT, precision)
+    W = jnp.concatenate(weights, axis=-2)
+    bars = jnp.matmul(y_bar, W.mT, precision=precision)
     lam_bar, (b_bar,) = kernel_adjoint(
         directions, lam, (joined,), (bars,), shared=True, kernels=kernels
     )
-    return [lam_bar, b_bar, _matmul(joined.mT, y_bar, precision)]
+    weights_bar = jnp.matmul(joined.mT, y_bar, precision=precision)
+    return [lam_bar, b_bar, *jnp.split(weights_bar, len(directions), axis=-2)]
 
 
 def _output_adjoint_types(
-    lam: Array, W: Array, *operands: Array, directions: tuple[bool, ...], **_: object
+    lam: Array, *operands: Array, directions: tuple[bool, ...], **_: object
 ) -> list[Array]:
     """Arrays of the types of the results of `_output_adjoint`."""
-    *states, y_bar = operands
-    x = sum(states) + (y_bar @ W.mT)[..., : states[0].shape[-1]] + lam.real[..., None, :1]
-    row = x[..., 0, : lam.shape[-1]]
-    W_bar = jnp.concatenate([sum(states).mT @ y_bar] * len(directions), axis=-2)
-    return [lam * row, x, W_bar]
+    weights, states, (y_bar,) = _in_parts(operands, directions)
+    x = sum(states) + y_bar @ sum(weights).mT + lam.real[..., None, :1]
+    weight_bar = sum(states).mT @ y_bar
+    return [lam * x[..., 0, : lam.shape[-1]], x, *(weight_bar for _ in weights)]
 
 
-def _product_of_all(states: Sequence[Array], W: Array, precision: str | None) -> Array:
-    """The sum of the products of the states of each recurrence with their rows of `W`."""
-    parts = jnp.split(W, len(states), axis=-2)
+def _in_parts(
+    operands: Sequence[Any], directions: tuple[bool, ...]
+) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """Weights, states, and the rest."""
+    count = len(directions)
+    return operands[:count], operands[count : 2 * count], operands[2 * count :]
+
+
+def _sum_of_products(
+    states: Sequence[Array], weights: Sequence[Array], precision: str | None
+) -> Array:
     first, *others = (
-        product_of(x, part, precision=precision) for x, part in zip(states, parts, strict=True)
+        product_of(x, W, precision=precision) for x, W in zip(states, weights, strict=True)
     )
     return sum(others, first)
-
-
-def _matmul(x: Array, W: Array, precision: str | None) -> Array:
-    return jnp.matmul(x, W, precision=precision)
 
 
 def _one_per_direction(

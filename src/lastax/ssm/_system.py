@@ -106,9 +106,8 @@ class System(eqx.Module):
         driven = product(u, jnp.concatenate([self.B.real, self.B.imag]).T)
         s = 2 if self.conj_sym else 1
         # Re(C x) as a real product, which costs half as much as a complex product.
-        parts = [part for C in maps for part in (C.real, -C.imag)]
-        W = s * jnp.concatenate(parts, axis=1).T
-        y = scan_output(self.lam, driven, W, directions, method=self.scan_method)
+        weights = [s * jnp.concatenate([C.real, -C.imag], axis=1).T for C in maps]
+        y = scan_output(self.lam, driven, weights, directions, method=self.scan_method)
         return in_dtype_of(self._feedthrough(u) + y, own)
 
     def run(
