@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -32,6 +32,7 @@ from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._layer import WritableLayer
 from lastax.ssm._multi_siso import MultiSISO
 from lastax.ssm._precision import at_least_float32
+from lastax.ssm._system import replace_arrays
 from lastax.surgery._layers import replace_layers
 from lastax.surgery._reading import float32_system, host_system, write_system
 
@@ -116,11 +117,11 @@ def refit_poles(
     W, D = refit_outputs(
         moments, state_slots(small) >= 0, output_weights(small), feedthrough_weights(small)
     )
-    small = with_output_weights(small, W, feedthrough_from_weights(D, dense=False))
-    lam, C = np.array(system.lam), np.zeros_like(system.C)
-    lam[keep], C[keep] = small.lam, small.C
+    fitted: Any = with_output_weights(small, W, feedthrough_from_weights(D, dense=False))
+    lam, C = np.array(system.lam), np.zeros(system.states, complex)
+    lam[keep], C[keep] = fitted.lam, fitted.C
     assert isinstance(layer, WritableLayer)  # `refit` checks this.
-    full = write_system(layer, dataclasses.replace(system, lam=lam, C=C, D=small.D))
+    full = write_system(layer, replace_arrays(system, lam=lam, C=C, D=np.asarray(fitted.D)))
     return replace_layers(block, [full]), _relative_error(moments, W, D)
 
 

@@ -16,7 +16,6 @@ A prime stands for another pole or its conjugate. Derivatives with respect to `t
 have closed forms. All computations run in float64 on the host.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from lastax.calibration._channel_moments import correlations, from_the_end, has_
 from lastax.calibration._elimination import unit_scale
 from lastax.calibration._features import state_slots
 from lastax.ssm._multi_siso import MultiSISO
+from lastax.ssm._system import replace_arrays
 
 # Channels that keep more states than this follow their targets closely without new poles.
 _MOST_STATES = 8
@@ -118,7 +118,7 @@ def fitted_poles(
     lam = np.array(system.lam, complex)
     theta = np.log(np.where(present, lam[slots], 0.5))
     lam[slots[present]] = np.exp(_minimize(theta, present, data))[present]
-    return dataclasses.replace(system, lam=lam)
+    return replace_arrays(system, lam=lam)
 
 
 def _minimize(

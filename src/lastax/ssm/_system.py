@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import product
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_output, state_after
 from lastax.ssm._scan_methods import ScanMethod
+
+SystemT = TypeVar("SystemT", bound=eqx.Module)
 
 
 class System(eqx.Module):
@@ -249,7 +251,7 @@ def impulse_response(system: System, length: int, *, position: int = 0) -> Float
     return jnp.moveaxis(jax.vmap(system)(impulses), 0, -1)
 
 
-def replace_arrays(system: System, **arrays: np.ndarray | None) -> System:
+def replace_arrays(system: SystemT, **arrays: np.ndarray | None) -> SystemT:
     """A copy of a system with some of its arrays replaced by NumPy arrays."""
     # The annotations of the fields name JAX arrays for static checkers, see `_typing`.
     changes: dict[str, Any] = dict(arrays)
