@@ -66,22 +66,21 @@ def test_the_poles_that_made_the_targets_are_found():
 
 def test_no_channel_gets_a_larger_error_and_other_channels_keep_their_poles():
     rng = np.random.default_rng(1)
-    counts = (2, 9, 0, 1)
-    theta = -np.exp(rng.uniform(-5, 0, 12)) + 1j * rng.uniform(0, 3, 12)
-    system = lastax.MultiSISO(
-        np.exp(theta), np.ones(12, complex), np.ones(12, complex), None, np.zeros(4), counts
-    )
-    u, y = rng.normal(size=(2, 3, 50, 4))
+    counts = (2, 9, 0, 1, *[2] * 20)
+    theta = -np.exp(rng.uniform(-5, 0, 52)) + 1j * rng.uniform(0, 3, 52)
+    ones = np.ones(52, complex)
+    system = lastax.MultiSISO(np.exp(theta), ones, ones, None, np.zeros(24), counts)
+    u, y = rng.normal(size=(2, 3, 50, 24))
     valid = np.ones((3, 50), bool)
     found = fitted_poles(system, u, y, valid)
     moved = found.lam != system.lam
-    assert moved[:2].any()
-    assert moved[-1]
     assert not moved[2:11].any()
+    assert moved[:2].any()
+    assert moved[11:].mean() > 0.9
     assert np.all(np.abs(found.lam) < 1)
     before, after = (least_error(one, u, y, valid) for one in (system, found))
     assert np.all(after <= before * (1 + 1e-6))
-    assert after[0] < 0.999 * before[0]
+    assert np.mean(after < 0.999 * before) > 0.8
 
 
 @pytest.mark.parametrize("change", ["bidirectional", "unstable"])

@@ -29,8 +29,9 @@ from lastax.ssm._system import replace_arrays
 
 # Channels that keep more states than this follow their targets closely without new poles.
 _MOST_STATES = 8
-# Sequences that determine the poles. A channel has four numbers per state and thousands of steps.
-_MOST_SEQUENCES = 64
+# Inputs that determine the poles; they bound the memory. 64 sequences of 1,024 steps and 128
+# channels are many, since a channel has only four numbers per state.
+_MOST_INPUTS = 2**23
 # Directions in which last states vary over sequences. Only slow states still differ from zero.
 _LAST_DIRECTIONS = 6
 _ITERATIONS = 15
@@ -96,7 +97,7 @@ def fitted_poles(
 
     Poles start at those of `system`. A step is taken only if it lowers the error of the channel.
     Channels with more than 8 states keep their poles, and so do systems that are bidirectional or
-    unstable. At most 64 sequences are used, evenly spaced.
+    unstable. Of long or many sequences some are used, evenly spaced.
 
     Args:
         system: a system in float64, with NumPy arrays.
@@ -109,7 +110,8 @@ def fitted_poles(
     """
     counts = np.asarray(system.counts)
     chosen = np.flatnonzero((counts > 0) & (counts <= _MOST_STATES))
-    rows = np.unique(np.linspace(0, len(u) - 1, min(len(u), _MOST_SEQUENCES)).round().astype(int))
+    count = min(len(u), max(1, _MOST_INPUTS // u[0].size))
+    rows = np.linspace(0, len(u) - 1, count).round().astype(int)
     if not len(chosen) or not has_closed_form(system, valid[rows]):
         return system
     data = _summarize(u[rows][:, :, chosen], y[rows][:, :, chosen], valid[rows], system.conj_sym)
