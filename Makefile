@@ -115,9 +115,9 @@ study-import: $(INSTALLED) ## prune other people's networks: CHECKPOINTS="a.pth 
 DEVICE_RUNS := $(foreach seed,0 1 2,runs/speech/s5-unidirectional-seed$(seed))
 
 study-device: $(INSTALLED) ## networks as C code, and checks of all runtimes; half an hour: docs/device.md
-	for run in $(DEVICE_RUNS); do test -f $$run/results.json || \
-		$(LASTAX) train --task speech --no-bidirectional --seed $${run##*seed} --out $$run \
-			$$(test -d $$run && echo --resume) || exit 1; done
+	for run in $(DEVICE_RUNS); do resume=$$(test ! -d $$run || echo --resume); \
+		test -f $$run/results.json || $(LASTAX) train --task speech --no-bidirectional \
+			--seed $${run##*seed} --out $$run $$resume || exit 1; done
 	$(BIN)/python examples/study_device.py $(DEVICE_RUNS) $(ARGS)
 
 bench: $(INSTALLED) ## speed compared with a reference implementation: ARGS="--shape short"

@@ -147,8 +147,9 @@ def _label(target, weights):
 
 def _exported(run, folder, target, logits, x, weights="float32"):
     """The logits of an exported file, or nothing if its runtime is missing."""
-    if target.startswith("onnx") and importlib.util.find_spec("onnxruntime") is None:
-        print(f"skipped: {target} needs onnxruntime; pip install onnx onnxruntime")
+    needed = ("onnx", "onnxruntime") if target.startswith("onnx") else ()
+    if not all(map(importlib.util.find_spec, needed)):
+        print(f"skipped: {target} needs these packages: pip install onnx onnxruntime")
         return {}
     file = folder / f"{target}-{weights}"
     flags = ("--quantize", weights) if weights == "int8" else ()
