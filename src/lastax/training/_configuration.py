@@ -60,6 +60,7 @@ class TrainingConfig:
     anneal: bool = setting(True, "Decay the learning rates along a cosine.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
     remat: bool = setting(False, "Rematerialize blocks in the backward pass, to save memory.")
+    loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 
 

@@ -237,6 +237,7 @@ def fit_network(
             key=key,
             label_smoothing=training.label_smoothing,
             remat=training.remat,
+            loop=training.loop,
             teacher=teacher,
         )
 
