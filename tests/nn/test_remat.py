@@ -1,4 +1,4 @@
-"""`remat` and `scan_method` change memory and speed, but not results."""
+"""`remat`, `loop` and `scan_method` change memory and speed, but not results."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def shapes_of(**settings):
 
 
 @compiled
-def gradient_and_model(model, x, length, remat):
+def gradient_and_model(model, x, length, remat, loop=False):
     """The gradient of a training step with dropout, and the model with new statistics."""
     parameters, rest = lastax.nn.split_trainable(model)
     keys = jax.random.split(jax.random.key(3), len(x))
@@ -36,7 +36,9 @@ def gradient_and_model(model, x, length, remat):
     def loss(parameters):
         model = eqx.combine(parameters, rest)
         logits, updated = eqx.filter_vmap(
-            lambda x, length, key: model.forward(x, length, key=key, axis="n", remat=remat),
+            lambda x, length, key: model.forward(
+                x, length, key=key, axis="n", remat=remat, loop=loop
+            ),
             in_axes=(0, eqx.if_array(0), 0),
             out_axes=(0, None),
             axis_name="n",
@@ -67,9 +69,15 @@ def test_remat_gives_the_same_model_in_less_memory(x64, settings, counts, length
     (gradient, plain), (other_gradient, other) = (
         program(*both) for program, both in zip(programs, arguments, strict=True)
     )
-    for one, same in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
-        np.testing.assert_allclose(same, one, rtol=1e-9, atol=1e-12 * float(jnp.abs(one).max()))
-    assert eqx.tree_equal(other, plain, rtol=1e-9, atol=1e-12)
+    results = [(other_gradient, other)]
+    if lengths is not None:
+        # A loop that stores everything, as the plain program does.
+        results.append(gradient_and_model(model, x, length, False, True))
+    for found, updated in results:
+        for one, same in zip(jax.tree.leaves(gradient), jax.tree.leaves(found), strict=True):
+            atol = 1e-12 * float(jnp.abs(one).max())
+            np.testing.assert_allclose(same, one, rtol=1e-9, atol=atol)
+        assert eqx.tree_equal(updated, plain, rtol=1e-9, atol=1e-12)
     assert lastax.state_counts(other) == list(counts)
     for before, after in zip(model.encoder.blocks, other.encoder.blocks, strict=True):
         assert float(jnp.abs(after.norm.running.mean - before.norm.running.mean).max()) > 1e-3
@@ -82,12 +90,13 @@ def test_remat_gives_the_same_model_in_less_memory(x64, settings, counts, length
         assert needed < 0.6 * stored
 
 
-def test_remat_loops_over_equal_adjacent_blocks():
+@pytest.mark.parametrize("how", ["remat", "loop"])
+def test_loops_go_over_equal_adjacent_blocks(how):
     """One loop per run of blocks of the same class and shapes, so that its body compiles once."""
 
     def loops(*blocks):
         model = eqx.tree_at(lambda model: model.encoder.blocks, shapes_of(layer="s4d"), blocks)
-        program = eqx.filter_make_jaxpr(lambda model, x: model.encoder(x, remat=True)[0])(
+        program = eqx.filter_make_jaxpr(lambda model, x: model.encoder(x, **{how: True})[0])(
             model, jax.ShapeDtypeStruct((4, 2), jnp.float32)
         )[0]
         return [eqn.params["length"] for eqn in program.eqns if eqn.primitive.name == "scan"]
@@ -97,19 +106,21 @@ def test_remat_loops_over_equal_adjacent_blocks():
         for layer, states in (("s4d", 3), ("s4d", 2), ("s5", 3))
     )
     assert loops(s4d, s4d, s4d) == [3]
-    assert loops(s4d, s5, s5, s4d, small, small) == [1, 2, 1, 2]
+    lengths = [1, 2, 1, 2] if how == "remat" else [2, 2]
+    assert loops(s4d, s5, s5, s4d, small, small) == lengths
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_training_steps_pass_remat_on(remat):
+@pytest.mark.parametrize("how", [{}, {"remat": True}, {"loop": True}])
+def test_training_steps_pass_remat_and_loop_on(how):
     optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
     model = filled(shapes_of(layer="lru", layers=2))
     state = lastax.training.TrainState.initialize(model, optimizer)
     batch = {"x": np.zeros((4, 6, 2), np.float32), "label": np.zeros(4, int)}
-    step = functools.partial(lastax.training.train_step, optimizer=optimizer, remat=remat)
+    step = functools.partial(lastax.training.train_step, optimizer=optimizer, **how)
     program, *_ = eqx.filter_make_jaxpr(step)(state, batch, key=jax.random.key(0))
-    # With `remat`, both blocks are one loop.
-    assert ("length=2" in str(program)) == remat
+    # With either of them, both blocks are one loop.
+    assert ("length=2" in str(program)) == bool(how)
+    assert ("remat" in str(program) or "checkpoint" in str(program)) == ("remat" in how)
 
 
 def test_scan_methods_give_the_same_output_and_gradient(x64, monkeypatch):

@@ -57,6 +57,7 @@ class Encoder(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
+        loop: bool = False,
     ) -> tuple[Float[Array, " H"], Encoder]:
         """Compute the features of one sequence.
 
@@ -68,6 +69,8 @@ class Encoder(eqx.Module):
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
+                Implies `loop`.
+            loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
 
         Returns:
             Features, shape `(H,)`, and the encoder with updated running statistics.
@@ -84,7 +87,9 @@ class Encoder(eqx.Module):
 
         with self.precision.active():
             embedded = self.embedded(x, mask)
-            y, blocks = self._apply_blocks(apply, self.precision.rounded(embedded), key, remat)
+            y, blocks = self._apply_blocks(
+                apply, self.precision.rounded(embedded), key, remat=remat, loop=loop
+            )
         with FULL_PRECISION.active():
             features = self.pool(y.astype(embedded.dtype), mask)
         return features, dataclasses.replace(self, blocks=blocks)
@@ -94,20 +99,22 @@ class Encoder(eqx.Module):
         apply: Callable[[Block, Array, Array | None], tuple[Array, Block]],
         y: Array,
         key: PRNGKeyArray | None,
+        *,
         remat: bool,
+        loop: bool,
     ) -> tuple[Array, tuple[Block, ...]]:
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
-        if remat:
-            for group in _runs_of_equal_blocks(self.blocks):
-                start = len(blocks)
-                group_keys = None if keys is None else keys[start : start + len(group)]
-                y, updated = _scan_blocks(apply, group, y, group_keys)
+        looped = remat or loop
+        for group in _runs_of_equal_blocks(self.blocks) if looped else [(b,) for b in self.blocks]:
+            group_keys = None if keys is None else keys[len(blocks) : len(blocks) + len(group)]
+            # XLA merges a recomputation with the first computation, except in a loop.
+            if remat or len(group) > 1:
+                y, updated = _scan_blocks(apply, group, y, group_keys, remat=remat)
                 blocks += updated
-        else:
-            for number, block in enumerate(self.blocks):
-                y, updated_block = apply(block, y, None if keys is None else keys[number])
-                blocks.append(updated_block)
+            else:
+                y, block = apply(group[0], y, None if group_keys is None else group_keys[0])
+                blocks.append(block)
         return y, tuple(blocks)
 
     def check_input(
@@ -219,6 +226,7 @@ class Classifier(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
+        loop: bool = False,
     ) -> tuple[Float[Array, " classes"], Classifier]:
         """Compute the logits of one sequence in training mode.
 
@@ -229,6 +237,8 @@ class Classifier(eqx.Module):
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
+                Implies `loop`.
+            loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
 
         Returns:
             Logits, shape `(classes,)`, and the model with updated running statistics.
@@ -238,7 +248,7 @@ class Classifier(eqx.Module):
         """
         self.encoder.check_input("Classifier", x, length)
         features, encoder = self.encoder(
-            x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat
+            x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat, loop=loop
         )
         with encoder.precision.active():
             return self.head(features), dataclasses.replace(self, encoder=encoder)
@@ -290,6 +300,7 @@ class Retrieval(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
+        loop: bool = False,
     ) -> tuple[Float[Array, " classes"], Retrieval]:
         """Compute the logits of one pair in training mode.
 
@@ -308,7 +319,13 @@ class Retrieval(eqx.Module):
 
         def encode(x: Array, length: Array | None, key: Array | None) -> tuple[Array, Encoder]:
             return self.encoder(
-                x, length, step_rescale=step_rescale, key=key, axis=axes, remat=remat
+                x,
+                length,
+                step_rescale=step_rescale,
+                key=key,
+                axis=axes,
+                remat=remat,
+                loop=loop,
             )
 
         # `encode` sums statistics over the axis "pair", so both documents return the same encoder.
@@ -356,20 +373,21 @@ def _scan_blocks(
     blocks: tuple[Block, ...],
     y: Array,
     keys: Array | None,
+    *,
+    remat: bool,
 ) -> tuple[Array, list[Block]]:
     """Apply equal blocks one after another, in a loop whose body is compiled once."""
     arrays = [eqx.partition(block, eqx.is_array)[0] for block in blocks]
     static = eqx.partition(blocks[0], eqx.is_array)[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
 
-    @jax.checkpoint
     def body(y: Array, inputs: tuple[Block, Array | None]) -> tuple[Array, BatchNorm | LayerNorm]:
         arrays, key = inputs
         y, updated = apply(eqx.combine(arrays, static), y, key)
         # A forward pass changes nothing else of a block.
         return y, updated.norm
 
-    y, norms = jax.lax.scan(body, y, (stacked, keys))
+    y, norms = jax.lax.scan(jax.checkpoint(body) if remat else body, y, (stacked, keys))
     updated = [
         dataclasses.replace(block, norm=jax.tree.map(lambda leaf, n=number: leaf[n], norms))
         for number, block in enumerate(blocks)

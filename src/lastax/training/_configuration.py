@@ -64,6 +64,7 @@ class TrainingConfig:
     )
     penalty_weight: float = setting(0.3, "Weight of this term.")
     remat: bool = setting(False, "Rematerialize blocks in the backward pass, to save memory.")
+    loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 
 

@@ -60,6 +60,7 @@ def train_step(
     penalty: SystemPenalty | None = None,
     penalty_weight: float = 0.0,
     remat: bool = False,
+    loop: bool = False,
     teacher: Network | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one batch.
@@ -73,6 +74,7 @@ def train_step(
         penalty: penalty of a system whose mean over all layers is added to the loss.
         penalty_weight: weight of this mean.
         remat: compute the inside of each block again in the backward pass, to save memory.
+        loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
         teacher: a network whose outputs replace the labels: the loss is the KL divergence from
             them (distillation; Hinton et al., 2015).
 
@@ -86,7 +88,9 @@ def train_step(
     def loss_of(parameters: Network) -> tuple[Array, tuple[Array, Network]]:
         model = eqx.combine(parameters, rest)
         logits, moved = eqx.filter_vmap(
-            lambda x, length, key: model.forward(x, length, key=key, axis="batch", remat=remat),
+            lambda x, length, key: model.forward(
+                x, length, key=key, axis="batch", remat=remat, loop=loop
+            ),
             in_axes=(0, eqx.if_array(0), 0),
             out_axes=(0, None),
             axis_name="batch",
