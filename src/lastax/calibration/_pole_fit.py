@@ -113,7 +113,7 @@ def fitted_poles(
     slots = state_slots(system)[chosen, : counts[chosen].max()]
     present = slots >= 0
     lam = np.array(system.lam, complex)
-    theta = np.log(np.where(present, lam[slots], 0.5))
+    theta = np.log(np.where(present & (lam[slots] != 0), lam[slots], 0.5))
     lam[slots[present]] = np.exp(_minimize(theta, present, data))[present]
     return replace_arrays(system, lam=lam)
 
@@ -150,7 +150,8 @@ def _step(
     change = _solve(fit.gram, residual, np.tile(present, 4), penalty)
     c, moved = (_complex(columns, states) for columns in (fit.weights, change))
     c, moved = c[:, :states], moved[:, states:]
-    step = np.where(c == 0, 0, moved / np.where(c == 0, 1, c))
+    unused = np.abs(c) < np.finfo(np.float32).tiny
+    step = np.where(unused, 0, moved / np.where(unused, 1, c))
     return step / np.maximum(1, np.abs(step) / (_LONGEST_STEP * np.abs(theta)))
 
 
