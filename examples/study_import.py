@@ -30,7 +30,7 @@ REDUCTIONS = (
     ("empirical-balanced", 64, RATIOS, 0),
     ("calibrated", 64, RATIOS, 0),
     ("calibrated", 256, RATIOS, 0),
-    ("calibrated", 64, (0.8, 0.9, 0.95), 30),
+    ("calibrated", 128, (0.8, 0.9, 0.95), 15),
 )
 
 
@@ -126,7 +126,7 @@ def records(path):
 def name(record):
     parts = [f"`{record['method']}`"]
     parts += [f"{record['sequences']} images"] if record["sequences"] else []
-    parts += ["reconstruction"] if record["steps"] else []
+    parts += [f"{record['steps']} steps of reconstruction"] if record["steps"] else []
     return ", ".join(parts)
 
 

@@ -83,6 +83,15 @@ def test_no_channel_gets_a_larger_error_and_other_channels_keep_their_poles():
     assert np.mean(after < 0.999 * before) > 0.8
 
 
+def test_channels_without_input_or_target_and_states_without_memory():
+    system = channels([[0.9, 0.5j], [0.9, 0.0], [0.0, 0.8]], np.ones((3, 2)))
+    u, y = np.random.default_rng(3).normal(size=(2, 2, 20, 3))
+    u[..., 0], y[..., 1] = 0, 0
+    found = fitted_poles(system, u, y, np.ones((2, 20), bool))
+    assert np.isfinite(found.lam).all()
+    assert np.all(np.abs(found.lam) < 1)
+
+
 @pytest.mark.parametrize("change", ["bidirectional", "unstable"])
 def test_poles_stay_without_a_closed_form(change):
     system = channels([[0.5, 0.9]], [[1, 1]])

@@ -85,6 +85,17 @@ def test_poles_of_scalar_channels_are_fitted_too():
     assert lastax.state_counts(small) == report.states_after
 
 
+def test_poles_are_fitted_to_sequences_of_several_shapes():
+    model = network(layer="s4d", train_b=False, bidirectional=False, layers=1)
+    x = data()["x"]
+    batches = [{"x": x[:2]}, {"x": x[2:, :20]}]
+    _, kept = lastax.refit(model, batches, states=5, budget="uniform", poles=False)
+    small, report = lastax.refit(model, batches, states=5, budget="uniform")
+    assert report.layers[0].error < 0.95 * kept.layers[0].error
+    errors = lastax.calibration.layer_errors(model, small, batches)
+    np.testing.assert_allclose([report.layers[0].error], errors, rtol=1e-2)
+
+
 def test_layers_below_the_first_reduced_layer_are_unchanged():
     model = network(layers=3)
     small, report = lastax.refit(model, data(), states=12, budget=lambda given: [5, 2, 5])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -38,6 +40,9 @@ from lastax.surgery._reading import float32_system, host_system, write_system
 
 # Ridge of the linear maps of a gate, in units of the variance of each input.
 _LINEAR_RIDGE = 1e-4
+# Inputs that determine poles; they bound the memory. 64 sequences of 1,024 steps and 128 channels
+# are many, since a channel has only four numbers per state.
+_MOST_POLE_INPUTS = 2**23
 
 
 def refit_layer(
@@ -108,9 +113,13 @@ def refit_poles(
     system = host_system(name, 0, layer)
     if not isinstance(system, MultiSISO):
         return None
-    u = [np.asarray(at_least_float32(layer_input(forward, block, states))) for states in inputs]
-    valid = [np.asarray(states.valid) for states in inputs]
-    small = fitted_poles(system.keep(keep), *map(_joined, (u, targets, valid)))
+    u, y, valid = [], [], []
+    for number, rows in _sample([target.shape for target in targets]):
+        states = inputs[number]
+        u.append(np.asarray(at_least_float32(layer_input(forward, block, states)))[rows])
+        y.append(targets[number][rows])
+        valid.append(np.asarray(states.valid)[rows])
+    small = fitted_poles(system.keep(keep), *map(_joined, (u, y, valid)))
     if np.array_equal(small.lam, system.lam[keep]):
         return None
     moments = layer_moments(name, forward, block, inputs, targets, system=small)
@@ -123,6 +132,18 @@ def refit_poles(
     assert isinstance(layer, WritableLayer)  # `refit` checks this.
     full = write_system(layer, replace_arrays(system, lam=lam, C=C, D=np.asarray(fitted.D)))
     return replace_layers(block, [full]), _relative_error(moments, W, D)
+
+
+def _sample(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, Int[np.ndarray, " r"]]]:
+    """Evenly spaced sequences of some chunks: the number of each chunk, and rows in it."""
+    sizes = [shape[0] for shape in shapes]
+    most = _MOST_POLE_INPUTS // max(math.prod(shape[1:]) for shape in shapes)
+    count = min(sum(sizes), max(1, most))
+    chosen = np.linspace(0, sum(sizes) - 1, count).round().astype(int)
+    for number, end in enumerate(itertools.accumulate(sizes)):
+        rows = chosen[(chosen >= end - sizes[number]) & (chosen < end)] - (end - sizes[number])
+        if len(rows):
+            yield number, rows
 
 
 def _joined(chunks: Sequence[np.ndarray]) -> np.ndarray:

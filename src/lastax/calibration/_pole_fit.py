@@ -29,9 +29,6 @@ from lastax.ssm._system import replace_arrays
 
 # Channels that keep more states than this follow their targets closely without new poles.
 _MOST_STATES = 8
-# Inputs that determine the poles; they bound the memory. 64 sequences of 1,024 steps and 128
-# channels are many, since a channel has only four numbers per state.
-_MOST_INPUTS = 2**23
 # Directions in which last states vary over sequences. Only slow states still differ from zero.
 _LAST_DIRECTIONS = 6
 _ITERATIONS = 15
@@ -97,7 +94,7 @@ def fitted_poles(
 
     Poles start at those of `system`. A step is taken only if it lowers the error of the channel.
     Channels with more than 8 states keep their poles, and so do systems that are bidirectional or
-    unstable. Of long or many sequences some are used, evenly spaced.
+    unstable.
 
     Args:
         system: a system in float64, with NumPy arrays.
@@ -110,15 +107,13 @@ def fitted_poles(
     """
     counts = np.asarray(system.counts)
     chosen = np.flatnonzero((counts > 0) & (counts <= _MOST_STATES))
-    count = min(len(u), max(1, _MOST_INPUTS // u[0].size))
-    rows = np.linspace(0, len(u) - 1, count).round().astype(int)
-    if not len(chosen) or not has_closed_form(system, valid[rows]):
+    if not len(chosen) or not has_closed_form(system, valid):
         return system
-    data = _summarize(u[rows][:, :, chosen], y[rows][:, :, chosen], valid[rows], system.conj_sym)
+    data = _summarize(u[:, :, chosen], y[:, :, chosen], valid, system.conj_sym)
     slots = state_slots(system)[chosen, : counts[chosen].max()]
     present = slots >= 0
     lam = np.array(system.lam, complex)
-    theta = np.log(np.where(present, lam[slots], 0.5))
+    theta = np.log(np.where(present & (lam[slots] != 0), lam[slots], 0.5))
     lam[slots[present]] = np.exp(_minimize(theta, present, data))[present]
     return replace_arrays(system, lam=lam)
 
@@ -155,7 +150,8 @@ def _step(
     change = _solve(fit.gram, residual, np.tile(present, 4), penalty)
     c, moved = (_complex(columns, states) for columns in (fit.weights, change))
     c, moved = c[:, :states], moved[:, states:]
-    step = np.where(c == 0, 0, moved / np.where(c == 0, 1, c))
+    unused = np.abs(c) < np.finfo(np.float32).tiny
+    step = np.where(unused, 0, moved / np.where(unused, 1, c))
     return step / np.maximum(1, np.abs(step) / (_LONGEST_STEP * np.abs(theta)))
 
 
