@@ -193,8 +193,11 @@ class _Plan:
         if lam.size > self.count:
             lam = jnp.broadcast_to(lam, (*self.batch, self.count))
         power = squared_repeatedly(lam, self.tile.steps.bit_length() - 1)
-        pairs = [jnp.stack([x.real, x.imag], axis=-2) for x in (lam, power)]
-        return tuple(x.reshape(-1, 1, 2, self.count) for x in pairs)
+
+        def separate(x: Array) -> Array:
+            return jnp.stack([x.real, x.imag], axis=-2).reshape(-1, 1, 2, self.count)
+
+        return separate(lam), separate(power)
 
     def starts(self, factor: Array, power: Array, entering: Sequence[Array]) -> Array | None:
         """The states before each chunk, shape `(N, n, 2 D, P)` for `D` directions.

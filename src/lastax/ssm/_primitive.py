@@ -89,8 +89,9 @@ def sequence_primitive(
         values = [y if mapped else y[0] for y, mapped in zip(results, depends, strict=True)]
         return values, [0 if mapped else None for mapped in depends]
 
-    def lower(context: Any, *operands: object, **params: object) -> object:
-        program = functools.partial(function, **params)
+    # The types of a lowering rule have no public names either.
+    def lower(context: Any, *operands: Any, **params: Any) -> Any:
+        program: Callable[..., Any] = functools.partial(function, **params)
         if choose is not None:
             chosen = {
                 target.platform: choose(target, *context.avals_in, **params)

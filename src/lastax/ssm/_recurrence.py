@@ -487,8 +487,8 @@ def _output_tangents_transpose(
     given = (lam, *weights, *states)
     y_bar, *states_bar = bars
     if isinstance(y_bar, ad.Zero) or not all(isinstance(bar, ad.Zero) for bar in states_bar):
-        bars = [ad.instantiate_zeros(bar) for bar in bars]
-        found = _cotangents(*given, *bars, directions=directions, **params)
+        dense: list[Array] = [ad.instantiate_zeros(bar) for bar in bars]
+        found = _cotangents(*given, *dense, directions=directions, **params)
     else:
         found = _output_adjoint.bind(*given, y_bar, directions=directions, **params)
     return [
