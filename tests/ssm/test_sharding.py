@@ -52,11 +52,23 @@ PROGRAM = """
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     parts = jax.shard_map(mean_energy, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     eqx.filter_eval_shape(jax.grad(parts), layer, jnp.ones((4, 9, 2)))
+
+    def has_kernels(function, *arguments):
+        lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+        return "xla.gpu.triton" in lowered.as_text()
+
+    whole = lambda u: jax.vmap(layer)(u)
+    assert has_kernels(whole, jnp.asarray(u))
+    assert not has_kernels(whole, placed(u, "data"))
+    assert not has_kernels(parts, layer, u)
 """
 
 
 def test_sharded_batches_and_layers():
-    """Outputs, gradients and pruned layers are those of one device; gradients in `shard_map`."""
+    """Outputs, gradients and pruned layers are those of one device; gradients in `shard_map`.
+
+    GPU kernels are part of programs for one device only.
+    """
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM)],

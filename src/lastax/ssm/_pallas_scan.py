@@ -194,10 +194,10 @@ class _Plan:
             lam = jnp.broadcast_to(lam, (*self.batch, self.count))
         power = squared_repeatedly(lam, self.tile.steps.bit_length() - 1)
 
-        def in_parts(x: Array) -> Array:
+        def separate(x: Array) -> Array:
             return jnp.stack([x.real, x.imag], axis=-2).reshape(-1, 1, 2, self.count)
 
-        return in_parts(lam), in_parts(power)
+        return separate(lam), separate(power)
 
     def starts(self, factor: Array, power: Array, entering: Sequence[Array]) -> Array | None:
         """The states before each chunk, shape `(N, n, 2 D, P)` for `D` directions.

@@ -32,7 +32,8 @@ class Target(NamedTuple):
         platform: name of the platform in JAX: `cpu`, `cuda`, `rocm` or `tpu`.
         portable: the program is exported, or it is a program for several platforms. It cannot
             contain kernels for this platform, because JAX does not keep their format stable.
-        divided: XLA divides the program among several devices. It cannot divide a kernel.
+        divided: the program runs on several devices. XLA cannot divide a kernel among them, and in
+            a `jax.shard_map` JAX needs the axes over which the results of a kernel vary.
     """
 
     platform: str
@@ -89,6 +90,7 @@ def sequence_primitive(
         values = [y if mapped else y[0] for y, mapped in zip(results, depends, strict=True)]
         return values, [0 if mapped else None for mapped in depends]
 
+    # The types of a lowering rule have no public names either.
     def lower(context: Any, *operands: Any, **params: Any) -> Any:
         program: Callable[..., Any] = functools.partial(function, **params)
         if choose is not None:
@@ -170,9 +172,6 @@ def _targets(context: Any) -> list[Target]:
     module = context.module_context
     platforms, axes = context.platforms or module.platforms, module.axis_context
     portable = module.lowering_parameters.for_export or len(platforms) > 1
-    if hasattr(axes, "manual_axes"):
-        # In a `jax.shard_map` over all axes of the mesh, each device runs the program by itself.
-        divided = axes.manual_axes != frozenset(axes.mesh.axis_names)
-    else:
-        divided = getattr(axes, "num_devices", 1) not in (1, None)
+    # Contexts of `jax.shard_map` have manual axes instead of a number of devices.
+    divided = hasattr(axes, "manual_axes") or getattr(axes, "num_devices", 1) not in (1, None)
     return [Target(platform, portable, divided) for platform in platforms]

@@ -58,8 +58,8 @@ def diagonal_scan(
             the state after the last step.
         method: how the states are computed. The default depends on the device that the program is
             compiled for: `pallas` on NVIDIA GPUs; on a CPU `sequential` up to 128 steps and
-            `chunked` beyond; `associative` elsewhere. Programs that are exported or that XLA
-            divides among several devices use `associative` instead of `pallas`.
+            `chunked` beyond; `associative` elsewhere. Programs that are exported or that run
+            on several devices use `associative` instead of `pallas`.
 
             - `associative`: all steps in parallel with `jax.lax.associative_scan`.
             - `chunked`: a loop over the steps of a chunk, for all chunks of up to 128 steps in
@@ -487,8 +487,8 @@ def _output_tangents_transpose(
     given = (lam, *weights, *states)
     y_bar, *states_bar = bars
     if isinstance(y_bar, ad.Zero) or not all(isinstance(bar, ad.Zero) for bar in states_bar):
-        filled = [ad.instantiate_zeros(bar) for bar in bars]
-        found = _cotangents(*given, *filled, directions=directions, **params)
+        dense: list[Array] = [ad.instantiate_zeros(bar) for bar in bars]
+        found = _cotangents(*given, *dense, directions=directions, **params)
     else:
         found = _output_adjoint.bind(*given, y_bar, directions=directions, **params)
     return [
