@@ -28,7 +28,8 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each section."""
-        rest = {param.name: param for param in self.get_params(ctx)}
+        options = (param for param in self.get_params(ctx) if isinstance(param, click.Option))
+        rest: dict[str | None, click.Option] = {param.name: param for param in options}
         for title, names in self._sections.items():
             params = [rest.pop(name) for name in names] or rest.values()
             records = [param.get_help_record(ctx) for param in params]
