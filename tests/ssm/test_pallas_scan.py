@@ -15,7 +15,7 @@ from lastax.ssm._pallas_scan import Kernels, Tile, kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import Target
 from lastax.ssm._recurrence import scan_output, scan_split
 
-from ..systems import compiled
+from ..systems import compiled, lowered_for
 
 DIRECTIONS = (False, True)
 # Several chunks of a short sequence, with several steps per group of loads.
@@ -160,8 +160,7 @@ def test_the_default_is_chosen_for_the_platform_of_the_program():
         return jax.grad(lambda *x: sum(map(jnp.sum, both_directions(*x))), argnums=(0, 1))(lam, b)
 
     for platform, kernels in (("cpu", 0), ("cuda", 6)):
-        traced = jax.jit(gradient).trace(*SHAPE_TYPES)
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        text = lowered_for(platform, gradient, *SHAPE_TYPES)
         assert text.count(f"@__gpu${TRITON_CALL}") == kernels
 
 

@@ -14,7 +14,7 @@ from lastax.ssm import _scan_methods
 from lastax.ssm._powers import power
 from lastax.ssm._recurrence import scan_split
 
-from ..systems import compiled
+from ..systems import compiled, lowered_for
 
 # `test_pallas_scan.py` tests the GPU kernels of `pallas`.
 METHODS = ("associative", "chunked", "sequential")
@@ -373,8 +373,7 @@ def test_no_steps_return_initial_state(method, reverse):
 
 def program(platform, length, method):
     lam, b, _ = draw(0, length)
-    function = jax.jit(lambda *a: lastax.diagonal_scan(*a, method=method))
-    return function.trace(lam, b).lower(lowering_platforms=(platform,)).as_text()
+    return lowered_for(platform, functools.partial(lastax.diagonal_scan, method=method), lam, b)
 
 
 def test_default_method_depends_on_platform_and_length():
@@ -382,8 +381,8 @@ def test_default_method_depends_on_platform_and_length():
     rules = {
         ("cpu", 128): ("sequential", "chunked"),
         ("cpu", 129): ("chunked", "sequential"),
-        ("cuda", 129): ("pallas", "associative"),
         ("tpu", 129): ("associative", "chunked"),
+        ("cuda", 129): ("pallas", "associative"),
     }
     for (platform, length), (chosen, other) in rules.items():
         default = program(platform, length, None)
