@@ -98,7 +98,7 @@ Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 @click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
 @click.option("--if-missing", is_flag=True, help="Do nothing if a run of the task has finished.")
 @click.option(
-    "--devices", type=int, help="Devices that share each batch.  [default: most that divide it]"
+    "--devices", type=int, help="Devices that share each batch.  [default: as many as possible]"
 )
 @click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that prepare batches."
