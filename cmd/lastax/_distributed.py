@@ -1,8 +1,8 @@
-"""One of the processes of a distributed training, and what it says when another one fails.
+"""One process of a distributed training, and its message when another process fails.
 
-JAX aborts a process when another process of the same training ends, without a chance to say more
-than a stack trace of its own. So the command starts itself a second time: the outer process only
-passes on signals and output, and explains in one line how the inner one ended.
+When a process ends, JAX aborts the other processes of the same training. An aborted process prints
+a stack trace of JAX and cannot print anything else. So the command starts itself a second time. The
+outer process passes on signals and output, and explains in one line how the inner one ended.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from lastax.cmd._options import require_flag
 
 Command = TypeVar("Command", bound=Callable)
 
-# Seconds until a process gives up on others that no longer answer.
+# Seconds without an answer after which a process counts as lost.
 HEARTBEAT_TIMEOUT = 30
 # The pid of the outer process, in the environment of the inner one.
 OUTER_VARIABLE = "LASTAX_OUTER_PROCESS"
+# Help text of options whose values JAX can find.
+_DETECTED = "[default: from Slurm, Kubernetes or MPI]"
 
-# Errors of collective operations, by which a process may notice earlier than JAX does.
+# Errors of collective operations. They may show a loss before JAX reports it.
 _LOST = re.compile(r"Gloo|NCCL|[Cc]onnection (reset|closed)|coordination service")
 _FATAL = re.compile(r"F\d{4} .*JAX distributed service")
 _JAX_LOG = re.compile(r"[EWI]\d{4} \d|\[Gloo\]")
@@ -42,13 +44,13 @@ _JAX_LOG = re.compile(r"[EWI]\d{4} \d|\[Gloo\]")
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Which of the processes this one is; what is None is found by JAX.
+    """Which of the processes this one is. JAX finds the values that are None.
 
     Attributes:
         coordinator: host and port of the first process.
         process: number of this process, from 0.
         processes: number of processes.
-        timeout: seconds until it gives up on processes that do not arrive.
+        timeout: seconds to wait until all processes have joined.
     """
 
     coordinator: str | None
@@ -57,20 +59,20 @@ class Processes:
     timeout: int
 
     def __str__(self) -> str:
-        """As in messages."""
+        """The name of this process in messages."""
         return "this process" if self.process is None else f"process {self.process}"
 
     @property
     def lost_another(self) -> str:
-        """What to say when another process is gone."""
+        """The message when another process is lost."""
         return (
-            f"{self}: another process ended or no longer answers: see what it printed, and start "
-            "all processes again with --resume"
+            f"{self}: another process ended or does not respond: read its output, then start all "
+            "processes again with --resume"
         )
 
     @contextlib.contextmanager
     def explain_losses(self) -> Iterator[None]:
-        """Say it in one line when another process ends inside the block.
+        """Explain in one line that another process ended inside the block.
 
         Raises:
             RunError: if a connection to another process is lost.
@@ -83,10 +85,10 @@ class Processes:
             raise RunError(self.lost_another) from error
 
     def join(self) -> None:
-        """Connect to the other processes. From here on `jax.devices()` are those of all of them.
+        """Connect to the other processes. Then `jax.devices()` has the devices of all processes.
 
         Raises:
-            RunError: if the flags do not suffice, and JAX finds no Slurm, Kubernetes or MPI.
+            RunError: if a flag is missing and JAX finds no Slurm, Kubernetes or MPI.
         """
         threading.Thread(target=_end_with_outer_process, daemon=True).start()
         import jax
@@ -109,7 +111,7 @@ class Processes:
 
 
 def distributed_options(command: Command) -> Command:
-    """`--distributed` and what belongs to it, passed to the command as one `distributed`."""
+    """`--distributed` and its options, which the command gets as one argument `distributed`."""
 
     @functools.wraps(command)
     def with_processes(
@@ -133,15 +135,23 @@ def distributed_options(command: Command) -> Command:
             "--join-timeout",
             type=click.IntRange(1),
             default=120,
-            help="Seconds to wait for the other processes.",
+            help="Seconds to wait until all processes have joined.",
         ),
-        click.option("--processes", type=click.IntRange(1), help="Their number."),
-        click.option("--process", type=click.IntRange(0), help="The number of this one, from 0."),
-        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
+        click.option(
+            "--processes", type=click.IntRange(1), help=f"Number of processes.  {_DETECTED}"
+        ),
+        click.option(
+            "--process",
+            type=click.IntRange(0),
+            help=f"Index of this process, from 0.  {_DETECTED}",
+        ),
+        click.option(
+            "--coordinator", metavar="HOST:PORT", help=f"Address of process 0.  {_DETECTED}"
+        ),
         click.option(
             "--distributed",
             is_flag=True,
-            help="This is one of several processes. Slurm, Kubernetes and MPI say which one.",
+            help="Train with several processes, of which this is one.",
         ),
     ):
         decorated = option(decorated)
@@ -181,7 +191,7 @@ def run_inner_process(processes: Processes) -> int:
         return status
     if any("RegisterTask" in line for line in fatal):
         return fail(
-            f"{processes}: the {processes.processes or 'other'} processes did not all arrive at "
+            f"{processes}: not all {processes.processes or 'other'} processes reached "
             f"{processes.coordinator or 'the coordinator'} within {processes.timeout} s: check the "
             "address, and start all processes at about the same time",
             1,
@@ -192,7 +202,7 @@ def run_inner_process(processes: Processes) -> int:
 
 
 def _copy(source: IO[str], target: TextIO) -> list[str]:
-    """Pass on lines, but for those of JAX. Returns what it wrote when it aborted the process."""
+    """Pass on all lines except those of JAX. Returns what JAX wrote when it aborted the process."""
     fatal: list[str] = []
     for line in source:
         if fatal or _FATAL.match(line):
@@ -206,7 +216,7 @@ def _copy(source: IO[str], target: TextIO) -> list[str]:
 def end_inner_process(status: int) -> None:
     """End at once after a failure: a normal exit would wait for the other processes.
 
-    They notice within `HEARTBEAT_TIMEOUT` seconds.
+    They detect it within `HEARTBEAT_TIMEOUT` seconds.
     """
     import jax
 

@@ -18,14 +18,14 @@ def foreign_options(command: Command) -> Command:
     task = click.option(
         "--task",
         type=Name("task", lambda: lastax.training.TASKS),
-        help="What a foreign network does (lastax data list).",
+        help="Task of a foreign network (lastax data list).",
     )(command)
-    prefix = click.option("--prefix", help="Path of the network in a foreign file.")(task)
+    prefix = click.option("--prefix", help="Path of the network inside a foreign file.")(task)
     return click.option(
         "--format",
         "file_format",
         type=Name("format", lambda: lastax.interop.FORMATS),
-        help="Format of a foreign file.  [default: recognized]",
+        help="Format of a foreign file.  [default: detected]",
     )(prefix)
 
 

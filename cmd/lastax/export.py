@@ -37,23 +37,23 @@ QUANTIZED = ("c", "onnx", "onnx-sequence")
     "--to",
     "target",
     type=Name("target", lambda: ("c", "safetensors", *lastax.deployment.TARGETS)),
-    help="Runtime to write for: c, onnx, stablehlo, ...",
+    help="Target: c, onnx, onnx-sequence, stablehlo, stablehlo-step, safetensors.",
 )
 @click.option(
     "--format",
     "file_format",
-    help="Names and kind of file: s4-pth, s5-msgpack, npz, ...  [default: as imported]",
+    help="Checkpoint format: s4-pth, s5-msgpack, npz, ...  [default: as imported]",
 )
 @click.option(
     "--like",
     type=click.Path(path_type=Path, exists=True),
-    help="Checkpoint whose other contents are kept.  [default: the imported one]",
+    help="Checkpoint whose other entries are copied.  [default: the imported one]",
 )
 @click.option(
     "--pad",
     type=click.Choice(["layer", "network", "refuse"]),
     default="layer",
-    help="Where S4D channels or layers get equal sizes.",
+    help="Pad S4D channels to equal sizes, per layer or network.",
 )
 @click.option("--name", default="model", help="Prefix of the files and names in C.")
 @click.option(
@@ -79,15 +79,15 @@ def export(
     """Write the network of RUN for another runtime, or for other people's code.
 
     RUN defaults to the newest trained run. `--to` writes the network for a machine without lastax:
-    `c` is C99 code without dependencies that reads one step of a stream, with a program that tests
-    it; `stablehlo` reads whole sequences, `stablehlo-step` and `onnx` one step, and
-    `onnx-sequence` a sequence step by step; `safetensors` holds plain arrays. `c`, `onnx` and the
-    steps need a unidirectional network. `--quantize` also prints the accuracy on test before and
-    after rounding, if the data of RUN are present.
+    `c` is C99 code without dependencies that reads one step of a stream, with a test program.
+    `stablehlo` reads whole sequences, `stablehlo-step` and `onnx` one step, and `onnx-sequence` a
+    sequence step by step. `safetensors` holds plain arrays. `c`, `onnx`, `onnx-sequence` and
+    `stablehlo-step` need a unidirectional network. `--quantize` also prints the accuracy on the
+    test split before and after rounding, if the data of RUN are present.
 
-    Without `--to`, the file is a checkpoint. Formats are those of `lastax.interop` (docs): a
-    naming and a kind of file, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels with
-    different numbers of states are filled with states of C = 0.
+    Without `--to`, the command writes a checkpoint in a format of `lastax.interop`. A format is a
+    naming scheme and a file type, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels with
+    fewer states than others are padded with states of C = 0.
     """
     if target is not None and file_format is not None:
         raise click.UsageError(

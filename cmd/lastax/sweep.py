@@ -96,13 +96,18 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--task", "tasks", type=TASK_NAMES, help="Or: tasks whose presets are trained first.")
+@click.option(
+    "--task",
+    "tasks",
+    type=TASK_NAMES,
+    help="Tasks whose presets are trained first, and added to RUNS.",
+)
 @click.option(
     "--layer",
     "layers",
     type=LAYER_NAMES,
     default="s5",
-    help=f"Layers of these presets, as s5 or s5{UNIDIRECTIONAL}.",
+    help=f"Layers of these presets, for example s5 or s5{UNIDIRECTIONAL}.",
 )
 @click.option("--size", default="small", help="Size of these presets.")
 @click.option("--seeds", type=Several("seeds", int), default="0", help="Seeds of these presets.")
@@ -116,7 +121,10 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     help="Shares of states to remove.",
 )
 @click.option(
-    "--finetune", type=click.IntRange(0), default=0, help="Also train for this number of epochs."
+    "--finetune",
+    type=click.IntRange(0),
+    default=0,
+    help="Also fine-tune for this number of epochs.",
 )
 @finetune_rate_option
 @click.option(
@@ -141,7 +149,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Or: a Dask scheduler whose workers do the work, as tcp://10.0.0.1:8786.",
+    help="Dask scheduler to use instead of --jobs, for example tcp://10.0.0.1:8786.",
 )
 @calibration_options
 @seed_option
@@ -179,8 +187,8 @@ def sweep(
 ) -> None:
     """Accuracy of RUNS (default: the newest trained run), pruned by each method at each ratio.
 
-    Runs that differ only in their seed give means and ranges. Every cell is written when it is
-    measured, so an interrupted sweep resumes when it is called again.
+    Runs that differ only in their seed give means and ranges. The sweep writes each result when it
+    is measured. To resume an interrupted sweep, run the same command again.
     """
     if not tasks:
         require_flag({"layers": "--layer", "size": "--size", "seeds": "--seeds"}, "--task")

@@ -97,7 +97,9 @@ Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 @click.option("--show-settings", is_flag=True, help="Print all settings, and do not train.")
 @click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
 @click.option("--if-missing", is_flag=True, help="Do nothing if a run of the task has finished.")
-@click.option("--devices", type=int, help="Devices that share each batch.  [default: all]")
+@click.option(
+    "--devices", type=int, help="Devices that share each batch.  [default: as many as possible]"
+)
 @click.option(
     "--workers", type=click.IntRange(0), default=0, help="Processes that prepare batches."
 )
@@ -124,9 +126,9 @@ def train(
 ) -> None:
     """Train a network on a task, and keep the weights of the best epoch by validation accuracy.
 
-    The task's preset gives the settings; a flag overrides one of them. With `--show-settings` the
-    command prints their values. With `--from RUN` training starts from the weights of RUN and has
-    its settings, except those that flags give, for example `--epochs` and `--learning-rate`.
+    The task's preset gives the settings, and a flag overrides one of them. `--show-settings` prints
+    all settings. With `--from RUN` training starts from the weights and the settings of RUN; flags
+    override settings such as `--epochs` and `--learning-rate`.
     """
     if distributed is not None:
         if not is_inner_process():
@@ -340,8 +342,8 @@ def _devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
     devices = _device_count(wanted, config.training.batch_size)
     if devices != config.devices:
         err.print(
-            f"the run began on {config.devices} devices and goes on with {devices}: "
-            "sums are rounded in another order"
+            f"the run began on {config.devices} devices and continues on {devices}: "
+            "rounding errors will differ"
         )
     return devices
 

@@ -106,7 +106,7 @@ def test_a_killed_process_ends_all_and_the_run_resumes_on_one(start, tmp_path):
     resumed = start("train", "--task", "speech", "--out", "run", "--resume")
     status, _, err = ended(resumed)
     assert status == 0, err
-    assert "the run began on 2 devices and goes on with 1" in err
+    assert "the run began on 2 devices and continues on 1" in err
     assert log.read_text().count("\n") == 40
 
 
@@ -129,4 +129,4 @@ def test_a_process_that_waits_in_vain_says_so(start, number):
     status, _, err = ended(start(*words))
     assert status == 1
     (line,) = err.splitlines()
-    assert "the 2 processes did not all arrive at 127.0.0.1:" in line
+    assert "not all 2 processes reached 127.0.0.1:" in line

@@ -1,4 +1,4 @@
-"""`lastax bench devices`: a training step shared by virtual devices and by processes."""
+"""`lastax bench devices`: a training step on several virtual devices and processes."""
 
 import dataclasses
 import json
@@ -28,10 +28,10 @@ _MORE_DEVICES = "--xla_force_host_platform_device_count"
 @json_option
 @debug_option
 def devices(steps: int, as_json: bool) -> None:
-    """Time a training step on 1, 2, 4 and 8 virtual devices, and by 1 and 2 processes.
+    """Time a training step on 1, 2, 4 and 8 virtual devices, with 1 and 2 processes.
 
-    Virtual devices share the cores of this machine, so the times show the cost of the distribution,
-    not its gain. The exchanged bytes are counted in the compiled program and hold for real devices.
+    Virtual devices share the cores of this machine, so the times show the overhead and not the
+    speedup. The exchanged bytes are counted in the compiled program and hold for real devices.
     """
     results = []
     for per_process, processes in _CASES:

@@ -1,7 +1,8 @@
-"""Differentiable measures of how many states a system uses, for the loss of a training.
+"""Differentiable measures of how many states a system uses, as terms of a training loss.
 
-Both are 1 if all states matter equally and smaller if few states matter. Neither changes when the
-input or the output is rescaled, so the weights before and after a layer cannot escape them.
+Both are 1 if all states matter equally, and smaller if few states matter. They do not change when
+the whole input, the whole output or a state is rescaled. So a network cannot lower them by scaling
+a layer down and the weights after it up. Scaling single channels differently does change them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _NEGLIGIBLE = 1e-3
 
 
 def modal_penalty(system: AnySystem) -> Float[Array, ""]:
-    """Sum of the roots of the modal energies, relative to their Euclidean norm.
+    """Sum of the square roots of the impulse energies, relative to its largest possible value.
 
-    `sum_i r_i / sqrt(P sum_i r_i^2)`, where `r_i = ||C_i|| ||B_i|| / sqrt(1 - |lam_i|^2)` is the
-    root of `impulse_energies`. The cost is linear in the number of states. The sum alone is the
-    modal regularizer of Forgione et al. (CDC 2024); a layer escapes it by a smaller `C` and larger
-    weights after the layer.
+    The value is `sum_i r_i / sqrt(P sum_i r_i^2)`. Here `r_i` is the root of `impulse_energies`,
+    `||C_i|| ||B_i|| / sqrt(1 - |lam_i|^2)`. The cost is linear in the number of states. The sum
+    alone is the modal regularizer of Forgione et al. (CDC 2024). A network can lower the sum alone
+    by a smaller `C` and larger weights after the layer.
 
     Args:
         system: the system of one layer.
@@ -46,14 +47,14 @@ def modal_penalty(system: AnySystem) -> Float[Array, ""]:
 
 
 def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
-    """Sum of the Hankel singular values, relative to their Euclidean norm.
+    """Sum of the Hankel singular values, relative to its largest possible value.
 
-    `sum_i s_i / sqrt(2 P sum_i s_i^2)` with `hankel_singular_values`. It is small if balanced
-    truncation can remove most of the state space. Unlike `modal_penalty` it sees that states with
-    similar poles can replace each other. The channels of a `MultiSISO` have singular values of
-    their own. The cost is that of two eigendecompositions of `2 P` by `2 P` matrices, for each
-    channel of a `MultiSISO`. Hankel singular value regularization: Schwerdtner et al. (NeurIPS
-    2025).
+    The value is `sum_i s_i / sqrt(2 P sum_i s_i^2)`, with `s` from `hankel_singular_values`. It is
+    small if balanced truncation can remove most of the state space. Unlike `modal_penalty`, it
+    detects that states with similar poles can replace each other. Each channel of a `MultiSISO` has
+    its own singular values. The cost is two eigendecompositions and one singular value
+    decomposition of `2 P` by `2 P` matrices, per channel of a `MultiSISO`. Hankel singular value
+    regularization: Schwerdtner et al. (NeurIPS 2025).
 
     Args:
         system: the system of one layer.

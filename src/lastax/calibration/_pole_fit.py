@@ -1,16 +1,16 @@
-"""Poles of scalar channels that fit targets: variable projection.
+"""Poles of scalar channels, fitted to targets by variable projection.
 
-After elimination, a channel keeps a few of its poles. Other poles usually explain the targets
+Elimination leaves a few of the original poles of a channel. Other poles usually explain the targets
 better. The squared error of a channel, after a fit of its output weights, is a function of its
 poles alone (Golub & Pereyra, SIAM J. Numer. Anal. 10, 1973). Gauss-Newton steps with
 Levenberg-Marquardt damping minimize it, for all channels at once.
 
-No state of any step is computed. For zero initial state, one input `u` and
+The fit does not compute the states step by step. For zero initial state, one input `u` and
 `x_k = lam x_{k-1} + u_k`, `lam = exp(theta)`, all products follow from correlations of the data:
 
 - `q = sum_k x_k u_k = sum_l lam^l r_u(l)`; a target can take the place of the second `u`,
 - `(1 - z) sum_k x_k x_k' = q + q' - p - z e e'`, with `z = lam lam'`, `p = sum_k u_k^2` and the
-  last states `e`, which are polynomials in `lam`, too.
+  last states `e`, which are also polynomials in `lam`.
 
 A prime stands for another pole or its conjugate. Derivatives with respect to `theta` and `theta'`
 have closed forms. All computations run in float64 on the host.
@@ -29,13 +29,14 @@ from lastax.ssm._system import replace_arrays
 
 # Channels that keep more states than this follow their targets closely without new poles.
 _MOST_STATES = 8
-# Directions in which last states vary over sequences. Only slow states still differ from zero.
+# Directions in which last states vary over sequences. A few suffice: only those of slow states are
+# not close to zero.
 _LAST_DIRECTIONS = 6
 _ITERATIONS = 15
 # Ridge on columns of unit norm.
 _RIDGE = 1e-9
-# Bounds of poles: decay per step, and frequency relative to decay. A pair of poles that almost meet
-# on the real axis would need huge output weights.
+# Bounds of poles: decay per step, and frequency relative to decay. Two conjugate poles that almost
+# meet on the real axis would need huge output weights.
 _DECAY = (1e-5, 8.0)
 _LEAST_FREQUENCY = 1e-2
 # Largest step, relative to |theta|.
@@ -90,11 +91,11 @@ def fitted_poles(
     y: Float[np.ndarray, "n L H"],
     valid: Bool[np.ndarray, "n L"],
 ) -> MultiSISO:
-    """The system with poles that fit targets better, once `C` and `D` are fitted again.
+    """The system with poles that fit the targets better, after `C` and `D` are fitted again.
 
-    Poles start at those of `system`. A step is taken only if it lowers the error of the channel.
-    Channels with more than 8 states keep their poles, and so do systems that are bidirectional or
-    unstable.
+    The fit starts at the poles of `system`. It takes a step only if this lowers the error of the
+    channel. Channels with more than 8 states keep their poles. So do all channels of bidirectional
+    and unstable systems.
 
     Args:
         system: a system in float64, with NumPy arrays.

@@ -1,4 +1,4 @@
-"""Executors of a Dask cluster: workers of this machine, or those of a running scheduler."""
+"""Executors of a Dask cluster: with workers on this machine, or with a running scheduler."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ def do_nothing() -> None:
 def local_cluster(jobs: int, *, prepare: Callable[[], None] = do_nothing) -> Iterator[Executor]:
     """An executor with `jobs` worker processes on this machine.
 
-    Threads of several processes on the same cores would mostly wait for each other, so each worker
-    runs on its own share of the cores. A worker that dies is replaced, and its work is repeated.
+    Each worker runs on its own share of the cores, because threads of several processes on the same
+    cores would mostly wait for each other. If a worker dies, a new one repeats its work.
 
     Args:
         jobs: number of worker processes.
@@ -37,7 +37,7 @@ def local_cluster(jobs: int, *, prepare: Callable[[], None] = do_nothing) -> Ite
     with _needs_dask("local_cluster"):
         import dask
         from distributed import LocalCluster
-    # A training starts processes of its own, which a daemon must not.
+    # A training starts processes, which a daemon must not do.
     with (
         dask.config.set({"distributed.worker.daemon": False}),
         LocalCluster(
@@ -119,7 +119,7 @@ def _executor(
     try:
         yield executor
     finally:
-        # After an error, work that has not begun must not begin.
+        # After an error, no further work may begin.
         executor.shutdown(wait=False)
 
 
@@ -130,5 +130,5 @@ def _check_versions(client: "Client") -> None:
             if there.get(name) != version:
                 raise RunError(
                     f"scheduler_cluster: {worker} has {name} {there.get(name, 'not installed')}, "
-                    f"and this process has {version}: install the same versions on all machines"
+                    f"but this process has {version}: install the same versions on all machines"
                 )

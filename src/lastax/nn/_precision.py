@@ -1,4 +1,4 @@
-"""How precisely a network computes."""
+"""The precision of the computations of a network."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
     {
         "float32": FULL_PRECISION,
         "tf32": Precision("high"),
-        # Where an operand is float32, the device rounds it and adds in float32. A CPU does not
-        # round it.
+        # The device rounds float32 operands to bfloat16, and sums in float32. A CPU does not round
+        # them.
         "bfloat16": Precision("BF16_BF16_F32", "bfloat16"),
     }
 )

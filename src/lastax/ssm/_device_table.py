@@ -1,7 +1,7 @@
 """The choices that depend on the device: the default scan method, and the tiles of GPU kernels.
 
-This is the only place of such choices. A program is compiled for a platform, and the choice is made
-then. An explicit `scan_method` overrides the default.
+All choices of this kind are here. They are made when a program is compiled, by the platform that it
+is compiled for. An explicit `scan_method` overrides the default.
 """
 
 import importlib.util
@@ -28,13 +28,13 @@ _ELSEWHERE: tuple[tuple[int | None, ScanMethod], ...] = ((None, "associative"),)
 # Elsewhere, and in exported programs, an explicit `pallas` interprets the kernels.
 _TRITON_PLATFORMS = ("cuda", "rocm")
 
-# By number of stored states: the tile up to this number (None: any number). Predicted, not yet
-# measured: see docs/gpu.md.
+# By number of stored states: the tile up to this number (None: any number). Those of a prototype,
+# not tuned yet: see docs/gpu.md.
 _TILES: tuple[tuple[int | None, Tile], ...] = ((None, Tile(steps=64, lanes=32, unroll=8, warps=1)),)
 
 
 def scan_method_for(target: Target, shape: tuple[Size, ...]) -> ScanMethod:
-    """The fastest method for sequences of shape `(..., L, 2 P)`."""
+    """The default method for sequences of shape `(..., L, 2 P)`."""
     length = shape[-2]
     rules = _METHODS.get(target.platform, _ELSEWHERE)
     method = next(method for bound, method in rules if bound is None or length <= bound)
@@ -48,7 +48,7 @@ def kernels_for(target: Target, states: int) -> Kernels:
     tile = next(tile for bound, tile in _TILES if bound is None or states <= bound)
     if target.platform in _TRITON_PLATFORMS and not target.portable:
         return Kernels(tile, interpret=False)
-    # Interpreted, unrolled steps take long to compile and gain nothing.
+    # In interpreted kernels, unrolled steps take long to compile and save no time.
     return Kernels(tile._replace(unroll=1), interpret=True)
 
 

@@ -8,7 +8,7 @@ import jax
 from lastax._typing import Model
 from lastax.nn._layer import Layer
 
-# Fields of the layers. Those of S4D belong to its kernel.
+# Names of the fields of the layers. For S4D they are the fields of its kernel.
 _LAYERS = (
     {"Lambda_re", "Lambda_im", "B", "C", "D", "log_step"},
     {"nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"},
@@ -19,7 +19,7 @@ _KERNEL = {"log_a_real", "A_imag", "C", "log_dt"}
 def adopted(model: Model) -> Model:
     """The model with layers of lastax in place of layers of discretax.
 
-    Functions that find layers call this first. A model without such layers is returned as it is.
+    Functions that find layers call this first. It returns a model without such layers unchanged.
 
     Raises:
         ValueError: if an array of such a layer has an unexpected shape.
@@ -27,7 +27,7 @@ def adopted(model: Model) -> Model:
     nodes = jax.tree.leaves(model, is_leaf=_is_foreign_layer)
     if not any(map(_is_foreign_layer, nodes)):
         return model
-    # A package above this one: loaded by name, and only for the models that need it.
+    # This package is above `surgery`, so it is loaded by name, and only for models that need it.
     replaced: Model = importlib.import_module("lastax.interop").adopt(model)
     return replaced
 

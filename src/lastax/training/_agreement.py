@@ -1,4 +1,4 @@
-"""Processes of one training must agree on what they train."""
+"""A check that all processes of a training have the same configuration and data."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from lastax._typing import Record
 
 
 def require_agreement(values: Mapping[str, Record | str | bool]) -> None:
-    """Check that all processes of `jax.distributed` have the same values. It waits for all of them.
+    """Wait for all processes of `jax.distributed`, and check that they have the same values.
 
     Args:
-        values: what must be equal, by a name for the message; JSON values.
+        values: JSON values that must be equal, by a name for the message.
 
     Raises:
         RunError: on every process, if a value differs. The message names the first such value and
@@ -39,6 +39,6 @@ def require_agreement(values: Mapping[str, Record | str | bool]) -> None:
 
 
 def _digest(value: object) -> np.ndarray:
-    """256 bits of a JSON value. Numbers of 32 bits, because JAX has no others by default."""
+    """256 bits of a JSON value, as 32-bit numbers, because JAX has no longer ones by default."""
     text = json.dumps(value, sort_keys=True, default=str)
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)

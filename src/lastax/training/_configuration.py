@@ -63,7 +63,7 @@ class TrainingConfig:
         "none", "Term of the loss that makes states redundant."
     )
     penalty_weight: float = setting(0.3, "Weight of this term.")
-    remat: bool = setting(False, "Rematerialize blocks in the backward pass, to save memory.")
+    remat: bool = setting(False, "Recompute blocks in the backward pass; implies --loop.")
     loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 

@@ -13,14 +13,14 @@ class Log:
     """A file of records. With several processes, only the first one writes to it."""
 
     def __init__(self, path: Path) -> None:
-        """The log in the file `path`, which is created when it is first written."""
+        """The log in the file `path`. The first record creates the file."""
         self._path, self._writes = path, jax.process_index() == 0
 
     def append(self, record: Record) -> int:
-        """Write a record to the disk.
+        """Write a record, and wait until it is on the disk.
 
         Returns:
-            The size of the file after it, in bytes; 0 in a process that does not write.
+            The size of the file in bytes, or 0 in a process that does not write.
         """
         if not self._writes:
             return 0

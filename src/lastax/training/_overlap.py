@@ -27,12 +27,12 @@ def read_ahead(
 ) -> Generator[Result, None, None]:
     """`map(prepare, items)`, computed in a thread that is up to two items ahead.
 
-    Only the thread uses `items`, so `prepare` may ask for their position. An exception in the
-    thread is raised where its item would be returned. Close the generator to stop the thread: it
-    ends after the item that it has begun.
+    Only the thread uses `items`, so `prepare` may read their position. An exception in the thread
+    is raised where its item would be returned. Close the generator to stop the thread, which then
+    finishes its current item.
 
     Args:
-        items: an iterator, also an endless one. Each item must have its own arrays.
+        items: an iterator, which may be endless. Each item must have its own arrays.
         prepare: applied to each item in the thread.
     """
 
@@ -41,7 +41,7 @@ def read_ahead(
             item = next(items)
         except StopIteration:
             return ()
-        # Settings of JAX belong to a thread.
+        # JAX keeps its settings per thread.
         with jax.enable_x64(double):
             return (prepare(item),)
 
@@ -57,10 +57,10 @@ def read_ahead(
 
 
 def one_late(results: Iterable[Result]) -> Iterator[Result]:
-    """Each of `results` after the next one has been computed.
+    """Yield each result only after the computation of the next one has started.
 
-    JAX returns before the device has computed. A loop that reads a result while the device computes
-    the next one never lets the device wait.
+    JAX returns before the device has finished. A loop that reads a result while the device computes
+    the next one does not make the device wait.
     """
     previous: tuple[Result, ...] = ()
     for result in results:

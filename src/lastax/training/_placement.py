@@ -1,6 +1,6 @@
-"""Where a training runs: the rows of each batch are distributed over devices, its state is on all.
+"""The devices of a training: they share the rows of each batch, and each has a copy of the state.
 
-The devices may belong to several processes (`jax.distributed`). Every process then runs the same
+The devices may belong to several processes (`jax.distributed`). Each process then runs the same
 program, and prepares only the rows of its own devices.
 """
 
@@ -24,7 +24,7 @@ class Placement:
 
     Attributes:
         rows: sharding of the arrays of a batch.
-        everywhere: sharding of the state, of which each device has a copy.
+        everywhere: sharding of the state. Each device has a copy.
     """
 
     rows: NamedSharding
@@ -32,7 +32,7 @@ class Placement:
 
     @classmethod
     def over(cls, devices: Sequence[jax.Device]) -> Placement:
-        """The placement over some devices. With several processes these must be all devices."""
+        """Divide batches among these devices. With several processes, pass `jax.devices()`."""
         # With automatic axes the compiler inserts the communication between devices.
         mesh = jax.make_mesh(
             (len(devices),), ("batch",), devices=devices, axis_types=(AxisType.Auto,)
@@ -43,25 +43,25 @@ class Placement:
 
     @property
     def devices(self) -> int:
-        """Number of devices of all processes."""
+        """Number of devices, over all processes."""
         return self.rows.mesh.size
 
     @property
     def shard(self) -> dict[str, int]:
-        """Arguments that make an iterator of batches return the rows of this process alone."""
+        """Arguments with which an iterator of batches returns only the rows of this process."""
         if jax.process_count() == 1:
             return {}
         return {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
 
     def batch(self, batch: Batch) -> Batch:
-        """A batch on the devices, from the rows of this process."""
+        """Put a batch on the devices, from the rows of this process."""
         return {
             name: jax.make_array_from_process_local_data(self.rows, np.asarray(array))
             for name, array in batch.items()
         }
 
     def state(self, tree: Model) -> Model:
-        """A copy on each device, which remains when the arrays of `tree` are donated."""
+        """Copy a PyTree to each device. The copy remains if the arrays of `tree` are donated."""
         arrays, static = eqx.partition(tree, eqx.is_array)
         # Not `device_put`, which may share buffers between devices of several processes.
         copy = jax.jit(lambda arrays: jax.tree.map(jnp.copy, arrays), out_shardings=self.everywhere)

@@ -24,7 +24,10 @@ def state_penalty(model: PyTree, penalty: SystemPenalty) -> Float[Array, ""]:
 
     Args:
         model: any PyTree with layers.
-        penalty: for example `lastax.analysis.modal_penalty`.
+        penalty: penalty of one layer's system, for example `lastax.analysis.modal_penalty`.
+
+    Returns:
+        A scalar; from 0 to 1 for the penalties of `lastax.analysis`.
     """
     values = [penalty(layer.system()) for layer in find_layers(model)]
     return jnp.mean(jnp.stack(values))
