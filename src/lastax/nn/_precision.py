@@ -16,8 +16,8 @@ from lastax._typing import Array
 class Precision(eqx.Module):
     """Precision of the products and the activations of a network.
 
-    Recurrences, convolution kernels, statistics of norms, parameters, running statistics and
-    gradients have the dtype of the parameters, float32 by default.
+    Recurrences, convolution kernels, statistics of norms, parameters and the optimizer have the
+    dtype of the parameters, float32 by default.
 
     Attributes:
         products: precision of the matrix products of float32 arrays, a value of
