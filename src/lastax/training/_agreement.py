@@ -34,7 +34,7 @@ def require_agreement(values: Mapping[str, Record | str | bool]) -> None:
             raise RunError(
                 f"process {jax.process_index()} of {jax.process_count()}: {name} differs between "
                 f"process 0 and process {listed}: start all processes with the same command, "
-                "versions and data"
+                "versions, data and file system"
             )
 
 
