@@ -62,7 +62,7 @@ class TrainingConfig:
     state_penalty: Literal["none", "modal", "hankel"] = setting(
         "none", "Term of the loss that makes states redundant."
     )
-    penalty_weight: float = setting(0.3, "Weight of this term.")
+    penalty_weight: float = setting(1.0, "Weight of this term.")
     remat: bool = setting(False, "Recompute blocks in the backward pass; implies --loop.")
     loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")

@@ -333,6 +333,8 @@ def fine_tune(
         config.training,
         epochs=epochs,
         warmup_epochs=0,
+        # The states to remove are gone.
+        state_penalty="none",
         learning_rate=rate * config.training.learning_rate,
         ssm_learning_rate=rate * config.training.ssm_learning_rate,
     )
