@@ -323,7 +323,7 @@ def test_samples_that_are_not_finite(opened, cell):
     assert len(warnings) == 1
     assert "sample 700" in warnings[0]
     assert summary.not_finite == 3
-    expected, _ = stream(cell, features, [clean])
+    expected, _ = stream(cell, features, divided(clean, [800]))
     np.testing.assert_array_equal(summary.probabilities, expected.probabilities)
 
 
