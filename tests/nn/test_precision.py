@@ -38,10 +38,14 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
+# The output of a scan contains the products with its states, and its adjoint their transposes.
+WITH_PRODUCTS = ("product", "dot_general", "scan_output", "scan_output_adjoint")
+
+
 def products(program):
     """Operand dtypes and precision of the products, sums over time not included."""
     for equation in equations(program):
-        if equation.primitive.name in ("product", "dot_general"):
+        if equation.primitive.name in WITH_PRODUCTS:
             types = {str(operand.aval.dtype) for operand in equation.invars}
             yield types, str(equation.params["precision"])
 

@@ -6,7 +6,7 @@ directions of time read the same array.
 """
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -187,14 +187,14 @@ def scan_output(
     )[0]
 
 
-def _checked_method(method: ScanMethod | None, length: Size) -> ScanMethod | None:
+def _checked_method(method: str | None, length: Size) -> ScanMethod | None:
     methods = get_args(ScanMethod)
     if method is not None and method not in methods:
         raise ValueError(
             f"diagonal_scan: method must be one of {', '.join(methods)}, got {method!r}"
         )
     # `chunked` needs no length, and it is fast on every device.
-    return "chunked" if is_symbolic_dim(length) else method
+    return "chunked" if is_symbolic_dim(length) else cast(ScanMethod | None, method)
 
 
 def _choose(
