@@ -18,7 +18,7 @@ CONFIG = {"layers": 2, "channels": 4, "states": 6}
     ("penalty", "layer", "bidirectional"),
     [
         (lastax.analysis.modal_penalty, "s5", True),
-        (lastax.analysis.hankel_penalty, "s4d", False),
+        pytest.param(lastax.analysis.hankel_penalty, "s4d", False, marks=pytest.mark.slow),
         pytest.param(lastax.analysis.modal_penalty, "s4d", True, marks=pytest.mark.slow),
         pytest.param(lastax.analysis.modal_penalty, "lru", True, marks=pytest.mark.slow),
         pytest.param(lastax.analysis.hankel_penalty, "s5", False, marks=pytest.mark.slow),
