@@ -88,18 +88,18 @@ def _read(batch: Batch) -> Batch:
 
 def _placed(batch: Batch, placement: Placement | None) -> Batch:
     """What an evaluation reads of a batch, on the devices."""
+    read = _read(batch)
     if placement is None:
-        return {name: jnp.asarray(rows) for name, rows in _read(batch).items()}
-    own = placement.devices // jax.process_count()
-    missing = -len(batch["x"]) % own
+        return {name: jnp.asarray(rows) for name, rows in read.items()}
+    missing = -len(read["x"]) % (placement.devices // jax.process_count())
     if missing:
         # The rows must divide among the devices. Copies of the last one have no weight.
-        batch = {
+        read = {
             name: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-            for name, rows in _read(batch).items()
+            for name, rows in read.items()
         }
-        batch["weight"][-missing:] = 0
-    return placement.batch(_read(batch))
+        read["weight"][-missing:] = 0
+    return placement.batch(read)
 
 
 def _computed(

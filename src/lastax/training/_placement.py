@@ -7,13 +7,15 @@ program, and prepares only the rows of its own devices.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from lastax._typing import Batch, Model
 
@@ -63,6 +65,11 @@ class Placement:
     def state(self, tree: Model) -> Model:
         """Copy a PyTree to each device. The copy remains if the arrays of `tree` are donated."""
         arrays, static = eqx.partition(tree, eqx.is_array)
-        # Not `device_put`, which may share buffers between devices of several processes.
-        copy = jax.jit(lambda arrays: jax.tree.map(jnp.copy, arrays), out_shardings=self.everywhere)
-        return eqx.combine(copy(arrays), static)
+        return eqx.combine(_copier(self.everywhere)(arrays), static)
+
+
+# Kept, since a training copies its best model many times, and a new function is compiled anew.
+@functools.cache
+def _copier(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
+    # Not `device_put`, which may share buffers between devices of several processes.
+    return jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)
