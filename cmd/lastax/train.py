@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import equinox as eqx
@@ -21,13 +21,26 @@ from lastax.cmd._distributed import (
 )
 from lastax.cmd._flags import (
     SectionedCommand,
-    check_flags,
-    flag_of,
     setting_names,
     setting_options,
 )
 from lastax.cmd._options import Name, debug_option, json_option, root_option
-from lastax.data import DATASETS, Data, data_settings, open_data, reopen_data
+from lastax.cmd._resume import (
+    check_resume,
+    device_count,
+    devices_to_resume_on,
+    newest_unfinished,
+    runs_of,
+)
+from lastax.cmd._train_settings import (
+    chosen_data_settings,
+    override_all,
+    parts_from_run,
+    parts_of_preset,
+    preset_for,
+    print_settings,
+)
+from lastax.data import DATASETS, Data, open_data, reopen_data
 from lastax.nn import Network
 from lastax.serialization import MODEL_FILE, RunError, named_arrays, with_named_arrays
 from lastax.training import (
@@ -39,9 +52,6 @@ from lastax.training import (
     StepMetrics,
     TrainingConfig,
     build_from_config,
-    check_settings,
-    failure_reason,
-    find_runs,
     installed_versions,
     load_config,
     load_results,
@@ -51,8 +61,6 @@ from lastax.training import (
 from lastax.training import train as train_run
 
 SIZES = sorted({size for task in TASKS.values() for _, size in task.presets})
-# Settings of a network that change with its weights unchanged.
-NOT_IN_WEIGHTS = ("dropout", "norm_momentum", "scan_method", "precision")
 SECTIONS = {
     "What to train": ("task", "size", "source", "seed", "show_settings"),
     "Data": ("root", *setting_names(DataConfig)),
@@ -64,9 +72,6 @@ SECTIONS = {
 
 # Fewest steps per epoch where `train` chooses the batch size.
 STEPS_OF_SMALL_DATA = 4
-
-Parts = tuple[DataConfig, ModelConfig, TrainingConfig]
-Config = TypeVar("Config", ModelConfig, TrainingConfig, DataConfig)
 
 
 @click.command(cls=SectionedCommand, sections=SECTIONS)
@@ -139,33 +144,33 @@ def train(
         task = _task_of(source, task, resume=resume, if_missing=if_missing)
     if task is None:
         raise click.UsageError("pass --task, one of " + ", ".join(sorted(TASKS)))
-    chosen |= _data_settings(TASKS[task].data.name, chosen)
+    chosen |= chosen_data_settings(TASKS[task].data.name, chosen)
     if if_missing:
-        finished = [folder] if folder is not None else _runs_of(task, size, finished=True)
+        finished = [folder] if folder is not None else runs_of(task, size, finished=True)
         if finished and (finished[-1] / MODEL_FILE).is_file():
             if as_json:
                 emit(load_results(finished[-1]))
             return
-        unfinished = [folder] if folder is not None else _runs_of(task, size, finished=False)
+        unfinished = [folder] if folder is not None else runs_of(task, size, finished=False)
         resume = bool(unfinished) and unfinished[-1].exists()
     start = None
     if show_settings:
-        parts = _parts_from(source, chosen) if source else _parts(task, size, chosen)
-        _show(parts, as_json)
+        parts = parts_from_run(source, chosen) if source else parts_of_preset(task, size, chosen)
+        print_settings(parts, as_json)
         return
     if resume:
-        folder = folder or _newest_unfinished(task, size)
+        folder = folder or newest_unfinished(task, size)
         config = load_config(folder)
         # Its own data may have been moved; `reopen_data` checks that they are the same.
         data_path = chosen.pop("data", None)
         given = {"task": task, "size": size, "seed": seed, **chosen}
-        _check_resume(folder, config, {k: v for k, v in given.items() if v is not None})
-        config = dataclasses.replace(config, devices=_devices_to_resume_on(devices, config))
+        check_resume(folder, config, {k: v for k, v in given.items() if v is not None})
+        config = dataclasses.replace(config, devices=devices_to_resume_on(devices, config))
         with err.status(f"opening {config.data.name}"):
             data = reopen_data(config, root, data=data_path)
     else:
         if source is None:
-            size, preset = _preset(task, chosen.get("layer"), size)
+            size, preset = preset_for(task, chosen.get("layer"), size)
             config, data = _new_config(task, size, preset, seed or 0, devices, chosen, root)
         else:
             config, data, start = _continued(source, seed, devices, chosen, root)
@@ -247,27 +252,6 @@ def _speed(record: dict[str, Any]) -> str:
     )
 
 
-def _data_settings(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    fields = {field.name for field in dataclasses.fields(DataConfig)}
-    try:
-        return data_settings(name, {k: v for k, v in given.items() if k in fields})
-    except ValueError as error:
-        raise click.UsageError(f"--{error}") from error
-
-
-def _preset(task: str, layer: str | None, size: str | None) -> tuple[str, Preset]:
-    """The first preset of the task that has the requested layer and size, and its size."""
-    presets = TASKS[task].presets
-    for (kind, named), preset in presets.items():
-        if layer in (None, kind) and size in (None, named):
-            return named, preset
-    requested = " ".join(
-        f"--{name} {value}" for name, value in (("layer", layer), ("size", size)) if value
-    )
-    known = ", ".join(f"{named} of {kind}" for kind, named in presets)
-    raise click.UsageError(f"{requested}: the presets of {task} are {known}")
-
-
 def _new_config(
     task: str,
     size: str,
@@ -277,7 +261,7 @@ def _new_config(
     chosen: dict[str, Any],
     root: Path | None,
 ) -> tuple[RunConfig, Data]:
-    data_config, model, training = _override_all(
+    data_config, model, training = override_all(
         (TASKS[task].data_for(preset), preset.model, preset.training), chosen
     )
     data_set = DATASETS[data_config.name]
@@ -300,7 +284,7 @@ def _new_config(
         size=size,
         data_config=data_config,
         seed=seed,
-        devices=_device_count(devices, training.batch_size),
+        devices=device_count(devices, training.batch_size),
         git_revision=git_revision(),
     )
     return config, data
@@ -311,80 +295,6 @@ def _name(config: RunConfig) -> str:
     first = next(iter(TASKS[config.task].presets))[1]
     size = "" if config.size == first else f"-{config.size}"
     return f"{config.model.layer}{size}-seed{config.seed}"
-
-
-def _device_count(wanted: int | None, batch_size: int) -> int:
-    """The requested number of devices, or the largest one that divides a batch.
-
-    Several processes use all devices.
-    """
-    present = len(jax.devices())
-    if jax.process_count() > 1:
-        if wanted not in (None, present):
-            raise click.UsageError(f"--devices {wanted}: --distributed uses all {present} devices")
-        wanted = present
-    if wanted is None:
-        return max(n for n in range(1, present + 1) if batch_size % n == 0)
-    if not 1 <= wanted <= present:
-        raise click.UsageError(f"--devices {wanted}: there are {present}; choose 1 to {present}")
-    if batch_size % wanted:
-        raise click.UsageError(
-            f"--batch-size {batch_size} does not divide among {wanted} devices; pass --batch-size "
-            f"{max(batch_size - batch_size % wanted, wanted)} or another number of --devices"
-        )
-    return wanted
-
-
-def _devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
-    """The number of devices of the run, if it is not chosen and there are as many."""
-    if wanted is None and jax.process_count() == 1 and config.devices <= len(jax.devices()):
-        wanted = config.devices
-    devices = _device_count(wanted, config.training.batch_size)
-    if devices != config.devices:
-        err.print(
-            f"the run began on {config.devices} devices and continues on {devices}: "
-            "rounding errors will differ"
-        )
-    return devices
-
-
-def _override(preset: Config, chosen: Mapping[str, Any]) -> Config:
-    names = {field.name for field in dataclasses.fields(preset)}
-    return dataclasses.replace(preset, **{k: v for k, v in chosen.items() if k in names})
-
-
-def _override_all(parts: Parts, chosen: Mapping[str, Any]) -> Parts:
-    """The settings that flags change, checked."""
-    data, model, training = parts
-    changed = _override(data, chosen), _override(model, chosen), _override(training, chosen)
-    for part in changed:
-        check_settings(part)
-    check_flags(changed, chosen)
-    return changed
-
-
-def _parts(task: str, size: str | None, chosen: Mapping[str, Any]) -> Parts:
-    """The settings of a preset, with those that flags change."""
-    _, preset = _preset(task, chosen.get("layer"), size)
-    return _override_all((TASKS[task].data_for(preset), preset.model, preset.training), chosen)
-
-
-def _parts_from(source: Path, chosen: Mapping[str, Any]) -> Parts:
-    """The settings of a run, with those that flags change.
-
-    Raises:
-        click.UsageError: if a flag does not suit the weights of the run.
-    """
-    config = load_config(source)
-    fixed = {k: v for k, v in vars(config.model).items() if k not in NOT_IN_WEIGHTS}
-    fixed |= {k: v for k, v in vars(config.data).items() if k not in ("data", "skip_bad")}
-    for name, value in chosen.items():
-        if fixed.get(name, value) != value:
-            raise click.UsageError(
-                f"{flag_of(name, value)}: the network of {source} has "
-                f"{flag_of(name, fixed[name])}; leave the flag out, or train without --from"
-            )
-    return _override_all((config.data, config.model, config.training), chosen)
 
 
 def _task_of(source: Path, task: str | None, *, resume: bool, if_missing: bool) -> str:
@@ -407,7 +317,7 @@ def _continued(
 ) -> tuple[RunConfig, Data, Network]:
     """Configuration, data and weights of a run that starts from another one."""
     config, network = load_run(source)
-    data_config, model, training = _parts_from(source, chosen)
+    data_config, model, training = parts_from_run(source, chosen)
     with err.status(f"opening {data_config.name}"):
         data = reopen_data(dataclasses.replace(config, data=data_config), root)
     training = _fitting(training, data, chosen)
@@ -417,7 +327,7 @@ def _continued(
         data=data_config,
         model=model,
         training=training,
-        devices=_device_count(devices, training.batch_size),
+        devices=device_count(devices, training.batch_size),
         parent=None,
         pruning=None,
         imported=None,
@@ -440,68 +350,6 @@ def _fitting(training: TrainingConfig, data: Data, chosen: Mapping[str, Any]) ->
         f"the batch size is {smaller}; --batch-size chooses another"
     )
     return dataclasses.replace(training, batch_size=smaller)
-
-
-def _show(parts: Parts, as_json: bool) -> None:
-    """Print settings as flags, without those that have no effect."""
-    data, model, training = parts
-    shown: dict[str, dict[str, Any]] = {}
-    titled: list[tuple[str, DataConfig | ModelConfig | TrainingConfig]]
-    titled = [("data", data), ("network", model), ("training", training)]
-    for title, part in titled:
-        layers = {field.name: field.metadata.get("layers") for field in dataclasses.fields(part)}
-        shown[title] = {
-            name: getattr(part, name)
-            for name in setting_names(type(part))
-            if model.layer in (layers[name] or (model.layer,))
-        }
-    own = DATASETS[data.name].options
-    shown["data"] = {
-        name: value for name, value in shown["data"].items() if name in own or value is not None
-    }
-    if as_json:
-        emit(shown)
-        return
-    for title, values in shown.items():
-        out.print(f"{title}:")
-        for name, value in values.items():
-            out.print(f"  {flag_of(name, value)}{' (not given)' if value is None else ''}")
-
-
-def _check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
-    """A resumed run is the same run: flags may repeat its settings, not change them."""
-    own = {name: getattr(config, name) for name in ("task", "size", "seed")}
-    recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
-    for name, value in given.items():
-        if recorded[name] != value:
-            raise click.UsageError(
-                f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
-                "leave the flag out, or start a new run"
-            )
-    if (folder / MODEL_FILE).is_file():
-        raise RunError(
-            f"run {folder} has finished: there is nothing to resume; to train further, start a "
-            f"run from it: lastax train --from {folder}"
-        )
-    reason = failure_reason(folder)
-    if reason is not None:
-        raise RunError(f"run {folder} would fail again: {reason}")
-    installed = installed_versions()
-    changed = [name for name, version in config.versions.items() if installed.get(name) != version]
-    if changed:
-        err.print(f"versions differ from those the run began with: {', '.join(changed)}")
-
-
-def _runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
-    found = [(run, load_config(run)) for run in find_runs(RUNS, finished=finished)]
-    return [run for run, it in found if it.task == task and size in (None, it.size)]
-
-
-def _newest_unfinished(task: str, size: str | None) -> Path:
-    found = _runs_of(task, size, finished=False)
-    if not found:
-        raise RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
-    return found[-1]
 
 
 def _free_folder(wanted: Path) -> Path:

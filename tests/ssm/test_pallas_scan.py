@@ -11,7 +11,8 @@ import pytest
 import lastax
 from lastax.ssm import _device_table
 from lastax.ssm._device_table import kernels_for, scan_method_for
-from lastax.ssm._pallas_scan import Kernels, Tile, kernel_adjoint, kernel_scan
+from lastax.ssm._pallas_layout import Kernels, Tile
+from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import Target
 from lastax.ssm._recurrence import scan_output, scan_split
 

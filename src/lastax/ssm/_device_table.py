@@ -11,7 +11,7 @@ from types import MappingProxyType
 from jax.export import is_symbolic_dim
 
 from lastax._typing import Size
-from lastax.ssm._pallas_scan import Kernels, Tile
+from lastax.ssm._pallas_layout import Kernels, Tile
 from lastax.ssm._primitive import Target
 from lastax.ssm._scan_methods import LONGEST_CHUNK, ScanMethod
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from lastax._typing import Array
-from lastax.ssm._pallas_scan import Kernels, kernel_adjoint, kernel_scan
+from lastax.ssm._pallas_layout import Kernels
+from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import LinearOperand, Target, jvp_of, sequence_primitive, sum_to
 from lastax.ssm._products import product_of, transposed_product_of
 from lastax.ssm._scan_methods import ScanMethod

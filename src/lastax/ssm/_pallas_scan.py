@@ -22,45 +22,17 @@ or `(N, L, 2 D, P)` for `N` sequences.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lastax._typing import Array
+from lastax.ssm._pallas_layout import Kernels, Layout
+from lastax.ssm._pallas_rows import Rows
 from lastax.ssm._powers import SplitComplex, add, multiply, squared_repeatedly
-
-
-class Tile(NamedTuple):
-    """Sizes of a kernel.
-
-    Attributes:
-        steps: steps per chunk `T`, a power of two.
-        lanes: number of states in a program, of one or several sequences, a power of two.
-        unroll: steps whose values are loaded together, a power of two, at most `steps / 2`.
-        warps: groups of 32 threads per program.
-    """
-
-    steps: int
-    lanes: int
-    unroll: int
-    warps: int
-
-
-class Kernels(NamedTuple):
-    """How the kernels run.
-
-    Attributes:
-        tile: their sizes.
-        interpret: run them as JAX operations, which every device can do, slowly.
-    """
-
-    tile: Tile
-    interpret: bool
 
 
 def kernel_scan(
@@ -125,59 +97,8 @@ def kernel_adjoint(
     return lam_bar, plan.original(adjoints)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The sizes of the kernels for some operands, and their calls.
-
-    Attributes:
-        directions: for each recurrence, whether it runs in reverse.
-        batch: axes of the batch.
-        length: number of steps `L`.
-        count: number of states `P`.
-        dtype: real dtype of the states.
-        tile: sizes of the kernels.
-        interpret: run the kernels as JAX operations.
-    """
-
-    directions: tuple[bool, ...]
-    batch: tuple[int, ...]
-    length: int
-    count: int
-    dtype: Any
-    tile: Tile
-    interpret: bool
-
-    @classmethod
-    def of(
-        cls,
-        directions: tuple[bool, ...],
-        lam: Array,
-        sequences: Sequence[Array],
-        kernels: Kernels,
-    ) -> _Plan:
-        batch = jnp.broadcast_shapes(lam.shape[:-1], *(x.shape[:-2] for x in sequences))
-        length, count = sequences[0].shape[-2], lam.shape[-1]
-        tile = kernels.tile
-        # A short sequence is one chunk, with as few steps as the loops allow.
-        steps = min(tile.steps, max(_power_of_two_from(length), 2 * tile.unroll))
-        tile = tile._replace(steps=steps)
-        return cls(directions, batch, length, count, lam.real.dtype, tile, kernels.interpret)
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.length // self.tile.steps)
-
-    @property
-    def lanes(self) -> tuple[int, int]:
-        """Sequences and states per program, both powers of two."""
-        states = min(self.tile.lanes, _power_of_two_from(self.count))
-        return min(self.tile.lanes // states, _power_of_two_from(math.prod(self.batch))), states
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Programs along sequences, chunks and states."""
-        sequences, states = self.lanes
-        return -(-math.prod(self.batch) // sequences), self.chunks, -(-self.count // states)
+class _Plan(Layout):
+    """The calls of the kernels."""
 
     def sequences(self, arrays: Sequence[Array]) -> list[Array]:
         """Arrays `(..., L, 2 P)` as `(N, L, 2, P)`, joined arrays likewise."""
@@ -276,7 +197,7 @@ class _Plan:
 
     def _ends_kernel(self, factor_ref: Any, *refs: Any) -> None:
         *input_refs, ends_ref = refs
-        rows = _Rows(self)
+        rows = Rows(self)
         factor = rows.factor(factor_ref)
 
         def group(first: Array, states: list[SplitComplex]) -> list[SplitComplex]:
@@ -293,7 +214,7 @@ class _Plan:
             rows.store(ends_ref, 0, state, component=2 * index)
 
     def _starts_kernel(self, factor_ref: Any, ends_ref: Any, starts_ref: Any) -> None:
-        rows, chunks, unroll = _Rows(self), self.chunks, self.tile.unroll
+        rows, chunks, unroll = Rows(self), self.chunks, self.tile.unroll
         factor = rows.factor(factor_ref)
 
         def advance(first: Any, count: int, states: list[SplitComplex]) -> list[SplitComplex]:
@@ -333,7 +254,7 @@ class _Plan:
         sums_refs: list[Any],
         merged: bool,
     ) -> None:
-        rows, unroll = _Rows(self), self.tile.unroll
+        rows, unroll = Rows(self), self.tile.unroll
         factor = rows.factor(factor_ref)
         states = [
             rows.complex(start_refs[0], 0, component=2 * index) if start_refs else rows.zero
@@ -426,145 +347,3 @@ class _Plan:
             interpret=self.interpret,
             compiler_params=params,
         )
-
-
-class _Rows:
-    """Access to the rows of a program's tile, `(sequences, 1, 1, states)` each."""
-
-    def __init__(self, plan: _Plan) -> None:
-        from jax.experimental import pallas as pl
-        from jax.experimental.pallas import triton
-
-        self._pl, self._triton, self._plan = pl, triton, plan
-        sequences, states = plan.lanes
-        self._shape = (sequences, 1, 1, states)
-        self._chunk = pl.program_id(1)
-        # Powers of two rarely divide the sizes, so the last tile of an axis extends past the array.
-        self._inside = [
-            *self._inside_axis(0, 0, math.prod(plan.batch), self._shape),
-            *self._inside_axis(3, 2, plan.count, self._shape),
-        ]
-
-    def _inside_axis(
-        self, axis: int, grid_axis: int, size: int, shape: tuple[int, ...]
-    ) -> list[Array]:
-        if size % shape[axis] == 0:
-            return []
-        first = self._pl.program_id(grid_axis) * shape[axis]
-        return [first + jax.lax.broadcasted_iota(jnp.int32, shape, axis) < size]
-
-    def factor(self, ref: Any) -> SplitComplex:
-        """The factors of the states, for each sequence or for all."""
-        shape = (ref.shape[0], *self._shape[1:])
-        inside = [
-            *(self._inside_axis(0, 0, math.prod(self._plan.batch), shape) if shape[0] > 1 else []),
-            *self._inside_axis(3, 2, self._plan.count, shape),
-        ]
-        return self._load(ref, 0, 0, self._all(inside, shape))
-
-    @property
-    def zero(self) -> SplitComplex:
-        zero = jnp.zeros(self._shape, self._plan.dtype)
-        return zero, zero
-
-    @staticmethod
-    def place(reverse: bool, step: Any, steps: int) -> Any:
-        return steps - 1 - step if reverse else step
-
-    @staticmethod
-    def of_direction(refs: list[Any], index: int) -> tuple[Any, int]:
-        """The array of a direction, and its first component there.
-
-        One array may serve all directions, or hold all of them.
-        """
-        if len(refs) > 1:
-            return refs[index], 0
-        return refs[0], 2 * index if refs[0].shape[2] > 2 else 0
-
-    def inputs(self, refs: list[Any], first: Array) -> list[list[SplitComplex]]:
-        """The values of the next steps for each direction."""
-        plan = self._plan
-        values = []
-        for index, reverse in enumerate(plan.directions):
-            ref, component = self.of_direction(refs, index)
-            places = [
-                self.place(reverse, first + step, plan.tile.steps)
-                for step in range(plan.tile.unroll)
-            ]
-            values.append(
-                [self.complex(ref, place, component=component, sequence=True) for place in places]
-            )
-        return values
-
-    def loop(self, steps: int, group: Callable[[Array, Any], Any], carry: Any) -> Any:
-        """Run `group(first step, carry)` for each group of unrolled steps."""
-        unroll = self._plan.tile.unroll
-        # With 64-bit types enabled, Python integers would give a 64-bit counter.
-        return jax.lax.fori_loop(
-            np.int32(0),
-            np.int32(steps // unroll),
-            lambda index, carry: group(index * np.int32(unroll), carry),
-            carry,
-        )
-
-    def complex(
-        self, ref: Any, row: Any, *, component: int = 0, sequence: bool = False
-    ) -> SplitComplex:
-        """Real and imaginary parts of a row, zero outside the array."""
-        return self._load(ref, row, component, self._mask(row, sequence))
-
-    def store(
-        self, ref: Any, row: Any, value: SplitComplex, *, component: int = 0, sequence: bool = False
-    ) -> None:
-        mask = self._mask(row, sequence)
-        for part in (0, 1):
-            self._triton.store(
-                self._row(ref, row, component + part), value[part].astype(ref.dtype), mask=mask
-            )
-
-    def wait(self) -> None:
-        """Let all threads of the program see what has been written."""
-        if not self._plan.interpret:
-            self._triton.debug_barrier()
-
-    def _row(self, ref: Any, row: Any, component: int) -> Any:
-        # In interpret mode, loads take slices of one row instead of integers, and all of the same
-        # type.
-        sequences, _, _, states = self._shape
-        starts = (0, row, component, 0)
-        sizes = (min(ref.shape[0], sequences), 1, 1, states)
-        return ref.at[
-            tuple(
-                self._pl.ds(jnp.asarray(start, jnp.int32), size)
-                for start, size in zip(starts, sizes, strict=True)
-            )
-        ]
-
-    def _load(self, ref: Any, row: Any, component: int, mask: Array | None) -> SplitComplex:
-        zero = None if mask is None else 0.0
-        re, im = (
-            self._triton.load(self._row(ref, row, component + part), mask=mask, other=zero)
-            for part in (0, 1)
-        )
-        return re.astype(self._plan.dtype), im.astype(self._plan.dtype)
-
-    def _mask(self, row: Any, sequence: bool) -> Array | None:
-        """Where a row is inside the array; None if it is everywhere."""
-        plan, conditions = self._plan, list(self._inside)
-        if sequence and plan.length % plan.tile.steps:
-            conditions.append(self._chunk * plan.tile.steps + row < plan.length)
-        return self._all(conditions, self._shape)
-
-    @staticmethod
-    def _all(conditions: list[Array], shape: tuple[int, ...]) -> Array | None:
-        if not conditions:
-            return None
-        inside = conditions[0]
-        for condition in conditions[1:]:
-            inside = inside & condition
-        return jnp.broadcast_to(inside, shape)
-
-
-def _power_of_two_from(number: int) -> int:
-    """The smallest power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()

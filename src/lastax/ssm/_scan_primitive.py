@@ -13,7 +13,8 @@ from jax.interpreters import ad
 
 from lastax._typing import Array
 from lastax.ssm._device_table import kernels_for, scan_method_for
-from lastax.ssm._pallas_scan import Kernels, kernel_adjoint, kernel_scan
+from lastax.ssm._pallas_layout import Kernels
+from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._powers import multiply
 from lastax.ssm._primitive import LinearOperand, Target, jvp_of, sequence_primitive, sum_to
 from lastax.ssm._products import total

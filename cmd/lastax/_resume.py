@@ -1,0 +1,100 @@
+"""Which run a training resumes, whether it may, and the devices that it uses."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+
+from lastax._errors import RunError
+from lastax.cmd._console import RUNS, err
+from lastax.serialization import MODEL_FILE
+from lastax.training import (
+    RunConfig,
+    failure_reason,
+    find_runs,
+    installed_versions,
+    load_config,
+)
+
+
+def device_count(wanted: int | None, batch_size: int) -> int:
+    """The requested number of devices, or the largest one that divides a batch.
+
+    Several processes use all devices.
+    """
+    present = len(jax.devices())
+    if jax.process_count() > 1:
+        if wanted not in (None, present):
+            raise click.UsageError(f"--devices {wanted}: --distributed uses all {present} devices")
+        wanted = present
+    if wanted is None:
+        return max(n for n in range(1, present + 1) if batch_size % n == 0)
+    if not 1 <= wanted <= present:
+        raise click.UsageError(f"--devices {wanted}: there are {present}; choose 1 to {present}")
+    if batch_size % wanted:
+        raise click.UsageError(
+            f"--batch-size {batch_size} does not divide among {wanted} devices; pass --batch-size "
+            f"{max(batch_size - batch_size % wanted, wanted)} or another number of --devices"
+        )
+    return wanted
+
+
+def devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
+    """The number of devices of the run, if it is not chosen and there are as many."""
+    if wanted is None and jax.process_count() == 1 and config.devices <= len(jax.devices()):
+        wanted = config.devices
+    devices = device_count(wanted, config.training.batch_size)
+    if devices != config.devices:
+        err.print(
+            f"the run began on {config.devices} devices and continues on {devices}: "
+            "rounding errors will differ"
+        )
+    return devices
+
+
+def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
+    """A resumed run is the same run: flags may repeat its settings, not change them.
+
+    Raises:
+        click.UsageError: if a given setting differs from that of the run.
+        RunError: if the run has finished, or would fail again.
+    """
+    own = {name: getattr(config, name) for name in ("task", "size", "seed")}
+    recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
+    for name, value in given.items():
+        if recorded[name] != value:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
+                "leave the flag out, or start a new run"
+            )
+    if (folder / MODEL_FILE).is_file():
+        raise RunError(
+            f"run {folder} has finished: there is nothing to resume; to train further, start a "
+            f"run from it: lastax train --from {folder}"
+        )
+    reason = failure_reason(folder)
+    if reason is not None:
+        raise RunError(f"run {folder} would fail again: {reason}")
+    installed = installed_versions()
+    changed = [name for name, version in config.versions.items() if installed.get(name) != version]
+    if changed:
+        err.print(f"versions differ from those the run began with: {', '.join(changed)}")
+
+
+def runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
+    """The runs of a task that have finished, or that have not, the newest last."""
+    found = [(run, load_config(run)) for run in find_runs(RUNS, finished=finished)]
+    return [run for run, it in found if it.task == task and size in (None, it.size)]
+
+
+def newest_unfinished(task: str, size: str | None) -> Path:
+    """The run to resume if none is named.
+
+    Raises:
+        RunError: if there is none.
+    """
+    found = runs_of(task, size, finished=False)
+    if not found:
+        raise RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
+    return found[-1]
