@@ -18,6 +18,8 @@ from click.testing import CliRunner
 
 import lastax
 
+from .runs import untrained_run
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -153,21 +155,7 @@ def test_the_example_prunes_a_network_of_its_own(capsys):
 
 @pytest.mark.slow
 def test_drift_is_measured_on_runs(capsys, monkeypatch, folder):
-    model = lastax.ModelConfig(layers=2, channels=8, states=4)
-    config = lastax.training.RunConfig(
-        task="speech",
-        seed=0,
-        data=lastax.training.DataConfig("speech", features="log-mel"),
-        input_size=40,
-        classes=10,
-        length=101,
-        model=model,
-        training=lastax.training.TrainingConfig(),
-        states=lastax.training.untrained_counts(model),
-    )
-    network = lastax.build_network(model, input_size=40, classes=10, key=jax.random.key(0))
-    lastax.training.save_config(folder, config)
-    lastax.save(folder, network)
+    untrained_run(folder, lastax.ModelConfig(layers=2, channels=8, states=4))
     monkeypatch.setattr(sys, "argv", ["calibration_drift.py", str(folder)])
     runpy.run_path(str(ROOT / "examples/calibration_drift.py"))
     title, *rows = capsys.readouterr().out.splitlines()
@@ -220,22 +208,7 @@ def device(monkeypatch):
 def unidirectional_run(folder, **settings):
     """An untrained network for the task `speech`, as a run."""
     model = lastax.ModelConfig(bidirectional=False, **settings)
-    config = lastax.training.RunConfig(
-        task="speech",
-        seed=0,
-        data=lastax.training.DataConfig("speech", features="log-mel"),
-        input_size=40,
-        classes=10,
-        length=101,
-        model=model,
-        training=lastax.training.TrainingConfig(),
-        states=lastax.training.untrained_counts(model),
-        labels=lastax.data.speech.CLASSES,
-    )
-    network = lastax.build_network(model, input_size=40, classes=10, key=jax.random.key(0))
-    lastax.save(folder, network)
-    lastax.training.save_config(folder, config)
-    return network
+    return untrained_run(folder, model, labels=lastax.data.speech.CLASSES)
 
 
 def test_features_in_C_are_those_of_records(device, tmp_path):

@@ -6,27 +6,16 @@ import pytest
 
 import lastax
 
+from ..runs import untrained_run
+
 
 @pytest.fixture
 def run(tmp_path):
     """A unidirectional run without training and without data."""
     model = lastax.ModelConfig(layers=1, channels=4, states=2, bidirectional=False)
-    config = lastax.training.RunConfig(
-        task="arrays",
-        seed=0,
-        data=lastax.training.DataConfig("arrays", data="gone.npz"),
-        input_size=3,
-        classes=2,
-        length=101,
-        model=model,
-        training=lastax.training.TrainingConfig(),
-        states=lastax.training.untrained_counts(model),
-    )
-    network = lastax.build_network(model, input_size=3, classes=2, key=jax.random.key(0))
     folder = tmp_path / "run"
-    folder.mkdir()
-    lastax.training.save_config(folder, config)
-    lastax.save(folder, network)
+    gone = lastax.training.DataConfig("arrays", data="gone.npz")
+    untrained_run(folder, model, task="arrays", data=gone, input_size=3, classes=2)
     return folder
 
 

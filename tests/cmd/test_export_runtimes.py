@@ -4,7 +4,8 @@ import jax
 import pytest
 
 import lastax
-from lastax.training import DataConfig, RunConfig, TrainingConfig, save_config, untrained_counts
+
+from ..runs import untrained_run
 
 
 @pytest.fixture
@@ -13,23 +14,8 @@ def run(tmp_path):
 
     def make(**settings):
         model = lastax.ModelConfig(layers=1, channels=4, states=2, **settings)
-        config = RunConfig(
-            task="speech",
-            seed=0,
-            data=DataConfig("speech", features="log-mel"),
-            input_size=40,
-            classes=2,
-            length=101,
-            model=model,
-            training=TrainingConfig(),
-            states=untrained_counts(model),
-            labels=("no", "yes"),
-        )
         folder = tmp_path / "run"
-        lastax.save(
-            folder, lastax.build_network(model, input_size=40, classes=2, key=jax.random.key(0))
-        )
-        save_config(folder, config)
+        untrained_run(folder, model, classes=2, labels=("no", "yes"))
         return folder
 
     return make

@@ -21,29 +21,22 @@ from lastax.cmd import stream
 from lastax.data import speech
 
 from ..data import sound_fixtures as fixtures
+from ..runs import untrained_run
 
 
 def write_run(folder, task, *, bidirectional, input_size=40, classes=speech.CLASSES):
     """A run that was not trained, with a small network."""
     model = lastax.ModelConfig(layers=1, channels=4, states=4, bidirectional=bidirectional)
-    config = lastax.training.RunConfig(
+    data = lastax.training.DataConfig(task, features="log-mel" if task == "speech" else None)
+    untrained_run(
+        folder,
+        model,
         task=task,
-        seed=0,
-        data=lastax.training.DataConfig(task, features="log-mel" if task == "speech" else None),
+        data=data,
         input_size=input_size,
         classes=len(classes),
-        length=101,
-        model=model,
-        training=lastax.training.TrainingConfig(),
-        states=lastax.training.untrained_counts(model),
         labels=classes,
     )
-    network = lastax.build_network(
-        model, input_size=input_size, classes=len(classes), key=jax.random.key(0)
-    )
-    folder.mkdir(parents=True)
-    lastax.training.save_config(folder, config)
-    lastax.save(folder, network)
     return folder
 
 

@@ -1,9 +1,6 @@
 """Networks on a mesh of explicit axes, and in `jax.shard_map`, with two devices."""
 
-import os
-import subprocess
-import sys
-import textwrap
+from ..devices import run_on_devices
 
 PROGRAM = """
     import equinox as eqx, jax, jax.numpy as jnp, lastax, numpy as np
@@ -72,12 +69,4 @@ def test_sharded_batches_and_layers():
 
     GPU kernels are part of programs for one device only.
     """
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(PROGRAM, 2)

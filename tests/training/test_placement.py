@@ -1,11 +1,8 @@
 """Models on a mesh of devices: pruned, refitted and evaluated like models on one device."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
+
+from ..devices import run_on_devices
 
 
 @pytest.mark.slow
@@ -36,12 +33,4 @@ def test_a_model_on_several_devices_is_pruned_and_evaluated_like_one_on_one_devi
         for reached in (evaluate(on_all, [batch]), evaluate(on_all, [batch], placement=placement)):
             assert np.allclose(one, reached, rtol=1e-5)
     """
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(program, 4)

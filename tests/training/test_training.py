@@ -3,11 +3,7 @@
 import functools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +16,8 @@ import lastax
 from lastax.serialization import folder_written_at_once, write_atomically
 from lastax.training import _checkpoints as checkpoints_module
 from lastax.training import _evaluation as evaluation_module
+
+from ..devices import run_on_devices
 
 OPTIMIZER = lastax.training.make_optimizer(0.01, 0.005, weight_decay=0.01)
 CONFIG = lastax.ModelConfig(layers=2, channels=6, states=4, dropout=0.1)
@@ -444,13 +442,4 @@ def test_several_devices_compute_the_same(tmp_path):
             states.append(jax.device_get(eqx.filter(state.model, eqx.is_array)))
         assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
     """
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(program, 4, str(tmp_path))
