@@ -8,8 +8,9 @@ import io
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -213,32 +214,57 @@ def sweep(
         chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, executor)]
         chosen = chosen or [resolve_run(None)]
         for run in chosen:
-            _, model = lastax.training.load_run(run)
-            unstable = [(abs(system.lam) >= 1).tolist() for system in lastax.systems(model)]
-            report_unstable(unstable, f"{run.name}, ")
+            _warn_of_unstable_states(run)
         folder = folder or chosen[0] / "sweep"
-        with Counter("sweep") as counter:
-            cells = lastax.experiments.sweep(
-                chosen,
-                grid,
-                folder,
-                location.open,
-                executor=executor,
-                on_start=counter.start,
-                on_cell=lambda cell: counter.update(
-                    f"{Path(cell['run']).name} {cell['method']} {cell['ratio']:g}"
-                ),
-            )
+        cells = _measure(chosen, grid, folder, location, executor)
     results = lastax.experiments.sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
     lastax.experiments.save_sweep(folder, results)
     groups = lastax.experiments.sweep_groups(cells)
     _draw(folder, groups)
     if as_json:
         emit(results | {"csv": str(folder / lastax.experiments.SWEEP_TABLE)})
-        return
+    else:
+        _print(folder, groups, grid.ratios, results["summary"])
+
+
+def _warn_of_unstable_states(run: Path) -> None:
+    _, model = lastax.training.load_run(run)
+    unstable = [(abs(system.lam) >= 1).tolist() for system in lastax.systems(model)]
+    report_unstable(unstable, f"{run.name}, ")
+
+
+def _measure(
+    runs: list[Path],
+    grid: lastax.experiments.Grid,
+    folder: Path,
+    location: DataLocation,
+    executor: Executor | None,
+) -> list[dict[str, Any]]:
+    """All cells of the grid, with a progress bar."""
+    with Counter("sweep") as counter:
+        return lastax.experiments.sweep(
+            runs,
+            grid,
+            folder,
+            location.open,
+            executor=executor,
+            on_start=counter.start,
+            on_cell=lambda cell: counter.update(
+                f"{Path(cell['run']).name} {cell['method']} {cell['ratio']:g}"
+            ),
+        )
+
+
+def _print(
+    folder: Path,
+    groups: Mapping[str, lastax.experiments.SweepCurves],
+    ratios: tuple[float, ...],
+    summary: list[dict[str, Any]],
+) -> None:
+    """The tables, and the files that were written."""
     for group, curves in groups.items():
-        print_table(_table(group, curves, grid.ratios))
-    print_table(_summary_table(results["summary"]))
+        print_table(_table(group, curves, ratios))
+    print_table(_summary_table(summary))
     files = (
         lastax.experiments.SWEEP_TABLE,
         lastax.experiments.SWEEP_RESULTS,
@@ -247,17 +273,13 @@ def sweep(
     out.print(", ".join(str(folder / name) for name in files))
 
 
-@contextlib.contextmanager
-def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor | None]:
+def _executor(jobs: int, scheduler: str | None) -> AbstractContextManager[Executor | None]:
     """The workers that were asked for; None for this process."""
     if scheduler:
-        with lastax.experiments.scheduler_cluster(scheduler, prepare=prepare_worker) as executor:
-            yield executor
-    elif jobs > 1:
-        with lastax.experiments.local_cluster(jobs, prepare=prepare_worker) as executor:
-            yield executor
-    else:
-        yield None
+        return lastax.experiments.scheduler_cluster(scheduler, prepare=prepare_worker)
+    if jobs > 1:
+        return lastax.experiments.local_cluster(jobs, prepare=prepare_worker)
+    return contextlib.nullcontext()
 
 
 def prepare_worker() -> None:

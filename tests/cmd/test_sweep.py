@@ -140,12 +140,12 @@ def test_workers_of_this_machine_measure_the_same(cli, trained, tmp_path):
 def scheduler(tmp_path):
     """A Dask scheduler with two workers: its address, and the workers."""
     pytest.importorskip("distributed")
-    program = [sys.executable, "-m", "distributed.cli."]
     file = tmp_path / "scheduler.json"
     address = ["--scheduler-file", str(file)]
 
     def start(name, *options):
-        return subprocess.Popen([*program[:-1], program[-1] + name, *address, *options])
+        command = [sys.executable, "-m", f"distributed.cli.{name}", *address, *options]
+        return subprocess.Popen(command)
 
     own = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
     processes = [start("dask_scheduler", *own)]
@@ -154,12 +154,15 @@ def scheduler(tmp_path):
         options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--name", name)
         folder = ("--local-directory", str(tmp_path / name))
         processes.append(start("dask_worker", *options, *folder))
-    while not file.exists():
-        assert processes[0].poll() is None
-    yield json.loads(file.read_text())["address"], processes[1:]
-    for process in reversed(processes):
-        process.kill()
-        process.wait()
+    try:
+        # The scheduler creates the file before it writes it.
+        while not (file.exists() and file.read_text()):
+            assert processes[0].poll() is None
+        yield json.loads(file.read_text())["address"], processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
