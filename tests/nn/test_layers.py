@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lastax
@@ -83,6 +83,7 @@ def test_recurrence_in_chunks_and_steps(conj_sym):
 @directions
 @few
 @given(seed=seeds)
+@example(seed=185)  # The largest gain lies beside the second largest point of the grid.
 def test_certificates_match_those_of_the_dense_system(bidirectional, seed):
     system = random_channels(seed, bidirectional=bidirectional)
     # Always four states, since every number of states compiles anew.

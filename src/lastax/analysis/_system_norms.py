@@ -18,6 +18,10 @@ from lastax.ssm._system import System, real_system, replace_arrays, transfer_fun
 _FREQUENCIES_PER_BLOCK = 256
 _EXACT_PER_BLOCK = 32
 
+# Gains above this fraction of the largest one are exact. The grid of the search is dense enough
+# that the largest gain is beside a grid point within this fraction.
+_EXACT_ABOVE = 0.95
+
 
 def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False) -> float:
     """H-infinity norm: the largest singular value over all frequencies; infinity if unstable.
@@ -146,8 +150,8 @@ def _scalar_gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.n
 def _matrix_gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function from frequencies to gains, for the search of the largest gain.
 
-    The gain is exact where it may be the largest one. Elsewhere it is an upper bound that is not
-    above the largest gain so far.
+    The gain is exact where it may be near the largest one. Elsewhere it is an upper bound that is
+    well below the largest gain so far.
     """
     best = 0.0
     frobenius_bounds = _frobenius_bounds(literal, D)
@@ -160,11 +164,11 @@ def _matrix_gains(literal: System, D: np.ndarray) -> Callable[[np.ndarray], np.n
         flat = omega.ravel()
         # Frobenius norms are upper bounds of spectral norms and much cheaper.
         bounds = frobenius_bounds(flat)
-        values = np.minimum(bounds, best)
+        values = bounds.copy()
         descending = np.argsort(-bounds)
         for start in range(0, len(flat), _EXACT_PER_BLOCK):
             index = descending[start : start + _EXACT_PER_BLOCK]
-            index = index[bounds[index] > best]
+            index = index[bounds[index] > _EXACT_ABOVE * best]
             if len(index) == 0:
                 break
             values[index] = np.linalg.norm(response(flat[index]), ord=2, axis=(1, 2))
