@@ -41,6 +41,7 @@ from lastax.data._registry import DATASETS as DATASETS
 from lastax.data._sound_blocks import SoundBlocks as SoundBlocks
 from lastax.data._sound_blocks import open_sound as open_sound
 from lastax.data._sound_blocks import read_pcm as read_pcm
+from lastax.data._sound_scale import SoundScale as SoundScale
 from lastax.data._stream_features import FeatureState as FeatureState
 from lastax.data._stream_features import StreamFeatures as StreamFeatures
 from lastax.data._stream_sound import StreamPrediction as StreamPrediction
@@ -62,6 +63,7 @@ __all__ = [
     "FeatureState",
     "Remote",
     "SoundBlocks",
+    "SoundScale",
     "Source",
     "SplitReport",
     "StreamFeatures",

@@ -12,10 +12,10 @@ from lastax.data._errors import DataError
 from lastax.data._folders import read_file, unreadable
 from lastax.data._pipeline import Example
 from lastax.data._sound_files import Waveform, read_sound, resample
-from lastax.data._sound_scale import NORMAL, Scale
+from lastax.data._sound_scale import NORMAL, SoundScale
 
 
-def read_waveform(path: Path, *, rate: int, scale: Scale = NORMAL) -> Waveform:
+def read_waveform(path: Path, *, rate: int, scale: SoundScale = NORMAL) -> Waveform:
     """The samples of a sound file at `rate` Hz.
 
     Args:

@@ -46,8 +46,8 @@ class SoundBlocks(NamedTuple):
     Attributes:
         blocks: the blocks, of any lengths.
         rate: samples per second.
-        floating: whether the source stores floating-point samples. They are multiplied by the
-            `scale` of the features, like those of the training data.
+        floating: whether the source stores floating-point samples. They are divided by
+            the divisor of `StreamFeatures.scale`, like those of the training data.
     """
 
     blocks: Iterator[Waveform]

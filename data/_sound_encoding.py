@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int16
 
 from lastax.data._files import padded_record, read_waveform
 from lastax.data._pipeline import Example
-from lastax.data._sound_scale import Scale
+from lastax.data._sound_scale import SoundScale
 from lastax.data._sound_steps import SoundSteps
 from lastax.data._stream_features import StreamFeatures, Windows
 
@@ -27,7 +27,7 @@ class SoundEncoding:
 
     steps: SoundSteps
     rate: int
-    scale: Scale
+    scale: SoundScale
     mean: Float32[np.ndarray, " d"]
     std: Float32[np.ndarray, " d"]
 
@@ -57,7 +57,7 @@ class SoundEncoding:
             rate=self.rate,
             window=self.steps.window(self.rate),
             hop=self.steps.hop(self.rate),
-            scale=self.scale.factor,
+            scale=self.scale,
         )
 
     def _of_windows(self, windows: Windows) -> Float32[np.ndarray, "n d"]:

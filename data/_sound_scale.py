@@ -14,7 +14,7 @@ _HOT = 4.0  # sounds that are only too loud stay below
 
 
 @dataclass(frozen=True)
-class Scale:
+class SoundScale:
     """How floating-point sounds are brought into -1..1.
 
     Attributes:
@@ -53,10 +53,10 @@ class Scale:
 
 
 # Of sounds that stay in -1..1, such as all sounds that are stored as integers.
-NORMAL = Scale(limit=_HOT)
+NORMAL = SoundScale(limit=_HOT)
 
 
-def fitting_scale(peaks: Float64[np.ndarray, " n"]) -> Scale:
+def fitting_scale(peaks: Float64[np.ndarray, " n"]) -> SoundScale:
     """The scale for sounds with these largest samples; 0 for sounds that are silent or integers.
 
     If most sounds stay in -1..1, louder ones than 4 are bad. The divisor is the smallest power of
@@ -67,4 +67,4 @@ def fitting_scale(peaks: Float64[np.ndarray, " n"]) -> Scale:
         return NORMAL
     limit = _HOT if np.median(heard) <= 1 else _LARGEST
     loudest = float(heard[heard <= limit].max(initial=1.0))
-    return Scale(2.0 ** math.ceil(math.log2(loudest)), limit)
+    return SoundScale(2.0 ** math.ceil(math.log2(loudest)), limit)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from lastax.data._sound_scale import NORMAL, SoundScale
+
 Waveform = Float32[np.ndarray, " samples"]
 Windows = Float32[np.ndarray, "n window"]
 Features = Float32[np.ndarray, "n d"]
@@ -39,7 +41,7 @@ class StreamFeatures:
         rate: samples per second.
         window: samples per frame.
         hop: samples between two frames.
-        scale: factor on floating-point samples, see `SoundBlocks`.
+        scale: how floating-point samples are brought into -1..1, see `SoundBlocks`.
         every: only the frames 0, `every`, 2 `every`, ... are steps of the network.
         shortest: shorter sounds are padded with silence to this number of samples, like records.
     """
@@ -48,7 +50,7 @@ class StreamFeatures:
     rate: int
     window: int = 1
     hop: int = 1
-    scale: float = 1.0
+    scale: SoundScale = NORMAL
     every: int = 1
     shortest: int = 0
 

@@ -15,6 +15,7 @@ from lastax.data._errors import DataError
 from lastax.data._latencies import Latencies
 from lastax.data._resampling import StreamResampler
 from lastax.data._sound_blocks import SoundBlocks, Waveform
+from lastax.data._sound_scale import SoundScale
 from lastax.data._stream_features import Features, StreamFeatures
 from lastax.nn import StreamingCell, StreamingState
 
@@ -93,7 +94,8 @@ def stream_sound(
             with silence. Without it they are an error.
 
     Raises:
-        DataError: if the sound is damaged or has no samples, or if a sample is not finite.
+        DataError: if the sound is damaged, has no samples, is out of scale, or has a sample that is
+            not finite.
         ValueError: if the cell does not fit the features, or if a time is not positive.
     """
     for name, value in (("every", every), ("reset", reset)):
@@ -156,7 +158,8 @@ class _SampleReader:
     ) -> None:
         self._features, self._state, self._on_nan = features, features.init(), on_nan
         self._rate = sound.rate
-        self._scale = np.float32(features.scale if sound.floating else 1)
+        self._scale = features.scale if sound.floating else None
+        self._factor = np.float32(1 if self._scale is None else self._scale.factor)
         other = sound.rate != features.rate
         self._resampler = StreamResampler(sound.rate, features.rate) if other else None
         self._samples = 0
@@ -177,10 +180,12 @@ class _SampleReader:
         finite = np.isfinite(block)
         if not finite.all():
             block = self._replaced(block, finite)
+        if self._scale is not None:
+            self._check_scale(self._scale, block)
         self._samples += len(block)
         if self._resampler is not None:
             block = self._resampler.chunk(block)
-        self._state, finished = self._features.chunk(self._state, block * self._scale)
+        self._state, finished = self._features.chunk(self._state, block * self._factor)
         return finished
 
     def finish(self) -> Features:
@@ -189,10 +194,19 @@ class _SampleReader:
             raise DataError("stream_sound: the sound has no samples; pass another sound")
         finished = []
         if self._resampler is not None:
-            rest = self._resampler.finish() * self._scale
+            rest = self._resampler.finish() * self._factor
             self._state, more = self._features.chunk(self._state, rest)
             finished.append(more)
         return np.concatenate([*finished, self._features.finish(self._state)])
+
+    @staticmethod
+    def _check_scale(scale: SoundScale, block: Waveform) -> None:
+        try:
+            scale.check(float(np.abs(block).max(initial=0)))
+        except DataError as error:
+            raise DataError(
+                f"stream_sound: the sound {error}; pass a sound like those of the training data"
+            ) from None
 
     def _replaced(self, block: Waveform, finite: Bool[np.ndarray, " samples"]) -> Waveform:
         first = self._samples + int(np.argmin(finite))

@@ -21,7 +21,7 @@ from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_encoding import SoundEncoding
 from lastax.data._sound_files import Sound, read_sound, resample
 from lastax.data._sound_folders import READABLE, SoundFolder, find_clips
-from lastax.data._sound_scale import Scale, fitting_scale
+from lastax.data._sound_scale import SoundScale, fitting_scale
 from lastax.data._sound_steps import FEATURES, SoundSteps
 from lastax.data.speech import augment
 
@@ -88,7 +88,7 @@ def open_audio_folder(
     encoding = SoundEncoding(
         FEATURES[features],
         rate,
-        Scale(**about["scale"]),
+        SoundScale(**about["scale"]),
         *(np.array(about[name], np.float32) for name in ("mean", "std")),
     )
     opened = open_ragged(
@@ -191,7 +191,7 @@ def _build(
     encode = functools.partial(
         _encode, folder, [source / name for name in names], splits == "train", steps, rate
     )
-    clips = encode(Scale(), Skipping(skip))
+    clips = encode(SoundScale(), Skipping(skip))
     scale = fitting_scale(clips.peaks)
     if clips.peaks.max() > 1:
         clips = encode(scale, Skipping(skip))
@@ -235,7 +235,7 @@ def _encode(
     training: Bool[np.ndarray, " n"],
     steps: SoundSteps,
     rate: int,
-    scale: Scale,
+    scale: SoundScale,
     skipping: Skipping,
 ) -> _Clips:
     """Write the steps of all clips."""
@@ -261,7 +261,7 @@ def _encode(
     return clips
 
 
-def _read(path: Path, scale: Scale) -> Sound:
+def _read(path: Path, scale: SoundScale) -> Sound:
     packed = read_file(path)
     try:
         sound = read_sound(packed)

@@ -118,7 +118,7 @@ def test_processes_that_disagree_say_so_on_each(start, tmp_path):
         status, _, err = ended(process)
         assert status == 1
         assert err.splitlines()[-1].startswith(
-            f"lastax: process {number} of 2: the configuration differs between process 0 and"
+            f"lastax: process {number} of 2: processes 0 and 1 differ in the setting seed: 0 and 1;"
         )
     assert not (tmp_path / "run").exists()
 

@@ -140,6 +140,7 @@ def test_a_terminal_shows_one_line(call, runs, monkeypatch):
         (["run", "clip.flac", "--rate", "8000"], 2, ["--rate", "file"]),
         (["run", "clip.flac", "--every", "0"], 2, ["--every"]),
         (["run", "nan.wav"], 1, ["sample 3 ", "--on-nan continue"]),
+        (["run", "loud.wav"], 1, ["samples up to 32,000", "like those of the training data"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -147,6 +148,7 @@ def test_one_line_says_what_is_wrong(call, runs, arguments, status, words):
     samples = np.zeros(100, np.float32)
     samples[3] = np.nan
     soundfile.write(runs / "nan.wav", samples, 8000, subtype="FLOAT")
+    soundfile.write(runs / "loud.wav", np.full(100, 32_000.0), 8000, subtype="FLOAT")
     places = [runs / a if (runs / a).exists() else a for a in arguments]
     ended = call("stream", *places)
     assert ended.status == status

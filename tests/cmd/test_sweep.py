@@ -8,7 +8,9 @@ import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -188,6 +190,49 @@ def test_the_work_of_a_killed_worker_is_repeated(trained, tmp_path, scheduler):
     assert workers[0].returncode == -signal.SIGKILL
     assert len(cells) == 5
     assert without_seconds(cells) == without_seconds(again)
+
+
+def prepared(calls=[]):  # noqa: B006
+    calls.append(1)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("jax", "worker tcp://a has jax 0.0, but this sweep has 1.0: install the same versions"),
+        ("lastax", "worker tcp://a has lastax 0.0, but this sweep has 1.0"),
+        (None, None),
+    ],
+)
+def test_a_worker_that_joins_with_another_version_closes(monkeypatch, package, words):
+    """Also if it cannot import lastax."""
+    pytest.importorskip("distributed")
+    from distributed.protocol.pickle import dumps, loads
+
+    from lastax.experiments._worker_plugin import worker_plugin
+
+    packed = dumps(worker_plugin(prepared, None, {"jax": "1.0", "lastax": "1.0"}))
+    before = len(prepared())
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == package else "1.0")
+    if package is not None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "lastax"]:
+            monkeypatch.setitem(sys.modules, name, None)
+    events, scheduled = [], []
+    worker = SimpleNamespace(
+        address="tcp://a",
+        log_event=lambda topic, message: events.append(message["args"][0]),
+        loop=SimpleNamespace(add_callback=lambda call, **options: scheduled.append(call)),
+        close_gracefully="close",
+    )
+    loads(packed).setup(worker)
+    monkeypatch.undo()
+    if package is None:
+        assert (events, scheduled, len(prepared())) == ([], [], before + 2)
+    else:
+        (line,) = events
+        assert words in line
+        assert (scheduled, len(prepared())) == (["close"], before + 1)
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,22 @@ def test_samples_that_are_not_finite(opened, cell):
     np.testing.assert_array_equal(summary.probabilities, expected.probabilities)
 
 
+def test_floating_point_samples_are_on_the_scale_of_the_training_data(opened, cell):
+    features = opened["speech"][0].stream_features()
+    halved = dataclasses.replace(features, scale=lastax.data.SoundScale(2.0))
+    samples = noise(4000)
+
+    def streamed(features, samples):
+        sound = SoundBlocks(iter(divided(samples, [800])), 8000, floating=True)
+        return lastax.data.stream_sound(cell, features, sound).probabilities
+
+    np.testing.assert_array_equal(streamed(halved, 2 * samples), streamed(features, samples))
+    samples[3000] = 5
+    assert streamed(halved, samples).shape == (10,)
+    with pytest.raises(DataError, match=r"the sound has samples up to 5, .*; pass a sound like"):
+        streamed(features, samples)
+
+
 def test_wrong_streams(opened, cell):
     features = opened["speech"][0].stream_features()
     with pytest.raises(DataError, match="no samples"):

@@ -112,23 +112,25 @@ def _client(caller: str, cluster: Any) -> Iterator["Client"]:
 def _executor(
     client: "Client", prepare: Callable[[], None], shares: int | None = None
 ) -> Iterator[Executor]:
-    from lastax.experiments._worker_plugin import PrepareWorker
+    from lastax.experiments._worker_plugin import worker_plugin
 
-    client.register_plugin(PrepareWorker(prepare, shares))
+    # Dask calls the plugin in workers that join later, too.
+    name = f"lastax {client.id}"
+    client.register_plugin(worker_plugin(prepare, shares, installed_versions()), name)
     executor = client.get_executor(pure=False)
     try:
         yield executor
     finally:
         # After an error, no further work may begin.
         executor.shutdown(wait=False)
+        # Later sweeps may have other versions. The scheduler may be gone.
+        with contextlib.suppress(OSError):
+            client.unregister_worker_plugin(name)
 
 
 def _check_versions(client: "Client") -> None:
-    here = installed_versions()
-    for worker, there in client.run(installed_versions).items():
-        for name, version in here.items():
-            if there.get(name) != version:
-                raise RunError(
-                    f"scheduler_cluster: {worker} has {name} {there.get(name, 'not installed')}, "
-                    f"but this process has {version}: install the same versions on all machines"
-                )
+    from lastax.experiments._worker_plugin import version_check
+
+    for worker, difference in client.run(version_check(installed_versions())).items():
+        if difference is not None:
+            raise RunError(f"scheduler_cluster: worker {worker} {difference}")

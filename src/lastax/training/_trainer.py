@@ -179,11 +179,11 @@ def train(
     if jax.process_count() > 1:
         require_agreement(
             {
-                "the version of a package": dict(installed_versions()),
-                f"the existence of {folder}": exists,
+                "the version of": dict(installed_versions()),
+                "the folder of the run": "exists" if exists else "does not exist",
                 "the flag --resume": resume,
-                "the configuration": dataclasses.asdict(config),
-                "the data": data_fingerprint(data),
+                "the setting": dataclasses.asdict(config),
+                "the data,": data_fingerprint(data),
             }
         )
     if exists and not resume:
@@ -203,7 +203,7 @@ def train(
                 if start is not None:
                     save(fresh / START_FOLDER, start)
         # No process goes on before the folder exists.
-        require_agreement({"the number of steps": str(steps)})
+        require_agreement({"the number of steps": steps})
         on_start(steps)
 
     try:
