@@ -96,6 +96,11 @@ def test_other_contents_of_a_training_checkpoint_stay(tmp_path, monkeypatch):
     average = {f"ema_model.{name}": array for name, array in network.items()}
     state = {f"model.{name}": array for name, array in network.items()} | average
     tree = {"state_dict": state, "optimizer_states": [optimizer], "epoch": 3, "loops": {}}
+    # Without the optimizer, only the average remains beside the model.
+    (tmp_path / "last.ckpt").write_bytes(writers.torch_zip({"state_dict": state}))
+    imported = read(tmp_path / "last.ckpt")
+    (note,) = write(tmp_path / "small", kept(imported.model, [[1, 0, 0, 0] * 3] * 2), like=imported)
+    assert "6 arrays of optimizers or copies of the model, such as state_dict.ema_model" in note
     (tmp_path / "last.ckpt").write_bytes(writers.torch_zip(tree))
     imported = read(tmp_path / "last.ckpt")
     assert write(tmp_path / "again", imported.model, like=imported) == ()

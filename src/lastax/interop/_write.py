@@ -215,9 +215,9 @@ def _losses(replaced: Arrays, container: str, like: Imported) -> list[str]:
     resized = {
         arrays[name].shape for name in replaced if arrays[name].shape != replaced[name].shape
     }
-    others = arrays.keys() - replaced.keys()
-    # Averages of the weights, and arrays of optimizers.
-    copies = others - set(like.names.values()) | others - set(without_averages(others))
+    # Arrays of optimizers are not among the names of the model, averages of its weights are.
+    current = set(like.names.values()) & set(without_averages(arrays))
+    copies = arrays.keys() - replaced.keys() - current
     old = sorted(name for name in copies if arrays[name].shape in resized)
     if old:
         notes.append(
