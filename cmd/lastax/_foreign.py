@@ -59,10 +59,10 @@ def import_checkpoint(
     Raises:
         click.UsageError: if there is no task.
     """
+    imported = lastax.interop.read(file, format=file_format, prefix=prefix, **options)
     if task is None:
         tasks = ", ".join(lastax.training.TASKS)
         raise click.UsageError(f"{file} is a foreign checkpoint: pass --task, one of {tasks}")
-    imported = lastax.interop.read(file, format=file_format, prefix=prefix, **options)
     settings = lastax.data.data_settings(lastax.training.TASKS[task].data.name, data)
     config = lastax.interop.foreign_data_config(imported, task, **settings)
     err.print(f"{file}: {lastax.interop.FORMATS[imported.format].title}")

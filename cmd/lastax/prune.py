@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 import lastax
+from lastax._errors import RunError
 from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
 from lastax.cmd._foreign import foreign_options, import_checkpoint
 from lastax.cmd._options import (
@@ -114,7 +115,14 @@ def prune(
     RUN may also be a checkpoint of other people's code. Name its task by --task. The command first
     writes runs/TASK/NAME, as `lastax import` does, which has more options.
     """
-    if run is not None and run.is_file():
+    calibration = lastax.experiments.CalibrationOptions(
+        sequences, budget, reconstruct, dense_feedthrough
+    )
+    chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
+    _check(chosen)
+    if run is not None and not run.exists():
+        raise RunError(f"prune: there is no file or folder {run}")
+    if run is not None and _is_foreign(run, task):
         run = import_checkpoint(
             run,
             None,
@@ -132,21 +140,7 @@ def prune(
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
     config = lastax.training.load_config(run)
-    calibration = lastax.experiments.CalibrationOptions(
-        sequences, budget, reconstruct, dense_feedthrough
-    )
-    chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
-    try:
-        chosen.check(config)
-    except lastax.experiments.OptionError as error:
-        raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
-    if not chosen.finetune:
-        require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
-    if not chosen.needs_calibration:
-        require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
-    methods = (chosen.method, *chosen.compare_with)
-    if not any(name == AUTO or lastax.METHODS[name].score is None for name in methods):
-        require_flag({"budget": "--budget"}, "--method calibrated")
+    _check(chosen, config)
     data = location.open(config)
     with err.status("") as status:
         pruned = lastax.experiments.prune_run(
@@ -166,6 +160,29 @@ def prune(
     _show(pruned.results, pruned.certificates, bounds)
     out.print(f"run: {pruned.folder}  (poles.png, states.png)")
     report_unstable(pruned.reduction.unstable)
+
+
+def _is_foreign(path: Path, task: str | None) -> bool:
+    """Whether the path is a checkpoint of other people's code: a file, or a folder of Orbax."""
+    is_run = (path / lastax.training.CONFIG_FILE).exists()
+    return path.is_file() or (task is not None and not is_run)
+
+
+def _check(
+    chosen: lastax.experiments.PruneOptions, config: lastax.training.RunConfig | None = None
+) -> None:
+    """Refuse options that do not suit each other or the run; before an import, which takes time."""
+    try:
+        chosen.check(config)
+    except lastax.experiments.OptionError as error:
+        raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
+    if not chosen.finetune:
+        require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
+    if not chosen.needs_calibration:
+        require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
+    methods = (chosen.method, *chosen.compare_with)
+    if not any(name == AUTO or lastax.METHODS[name].score is None for name in methods):
+        require_flag({"budget": "--budget"}, "--method calibrated")
 
 
 def _print_trial(trial: lastax.pruning.Trial, total: int) -> None:

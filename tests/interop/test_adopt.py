@@ -214,5 +214,8 @@ def test_unknown_and_stacked_layers_are_named():
     with pytest.raises(ValueError, match="adopt: no layer with the fields of an S5, S4D or LRU"):
         lastax.interop.adopt(eqx.nn.Linear(4, 2, key=KEY))
     stack = jax.tree.map(lambda a: jnp.stack([a, a]) if eqx.is_array(a) else a, lru())
-    with pytest.raises(ValueError, match=r"adopt: a ForeignLRU: .*shape"):
+    with pytest.raises(ValueError, match=r"adopt: a ForeignLRU holds 2 layers stacked .*split"):
         lastax.interop.adopt(model_of(stack))
+    damaged = eqx.tree_at(lambda layer: layer.nu_log, lru(), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"adopt: a ForeignLRU: .*shape"):
+        lastax.interop.adopt(model_of(damaged))

@@ -231,9 +231,23 @@ def test_files_of_no_kind(tmp_path):
     path = tmp_path / "file"
     with pytest.raises(RunError, match="there is no file"):
         read(path)
-    for content in (b"", b"hello, this is text", bytes(100)):
+    script = io.BytesIO()
+    with zipfile.ZipFile(script, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02c__torch__\nNet\n)\x81.")
+        archive.writestr("net/constants.pkl", b"\x80\x02).")
+    for content, message in (
+        (b"", "the file is empty"),
+        (b"hello, this is text", "which is no known kind"),
+        (bytes(100), "which is no known kind"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\x1f\x8b\x08\x00" + bytes(99), "compressed with gzip"),
+        (b"PK\x05\x06" + bytes(18), "torch.save has one data.pkl, this one has 0"),
+        (script.getvalue(), "a TorchScript archive, which holds code"),
+        (writers.torch_zip({"epoch": 3}), "there are no arrays in it"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(RunError, match="which is no known kind"):
+        with pytest.raises(RunError, match=message):
             read(path)
     path.write_bytes(npz({"a": np.asarray([{}, 1], object)}))
     with pytest.raises(RunError, match="damaged"):

@@ -3,7 +3,9 @@
 import json
 import sys
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,6 +68,21 @@ def test_a_run_holds_the_foreign_network_and_goes_back(tmp_path, data):
     assert "left out: it moved or changed" in note
 
 
+def test_a_run_of_an_equinox_file_is_exported_without_its_template(tmp_path, data):
+    tree = jax.tree.map(jnp.asarray, writers.s5_network(layers=1))
+    eqx.tree_serialise_leaves(tmp_path / "net.eqx", tree)
+    imported = read(tmp_path / "net.eqx", template=tree)
+    config, source = opened(imported, data)
+    run = import_run(imported, tmp_path / "run", source, task="arrays", data_config=config)
+    (note,) = export_run(run.folder, tmp_path / "again")
+    assert "left out: read: " in note
+    assert "pass template=" in note
+    model = read(tmp_path / "again").model
+    np.testing.assert_array_equal(model.head.weight, imported.model.head.weight)
+    with pytest.raises(RunError, match="pass template="):
+        export_run(run.folder, tmp_path / "refused", like=tmp_path / "net.eqx")
+
+
 @pytest.mark.slow
 def test_the_program_imports_prunes_reports_and_exports(tmp_path, data, program):
     file = stored(tmp_path, writers.s4_network(layers=1))
@@ -125,6 +142,18 @@ def test_what_does_not_fit_is_named(tmp_path, data, program):
     assert not (tmp_path / "run").exists()
     file = stored(tmp_path, writers.s4_network())
     assert "pass --task, one of speech" in program("prune", file, status=2)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("hello")
+    for arguments, status, message in (
+        (["prune", "nowhere", "--task", "arrays"], 1, "there is no file or folder nowhere"),
+        (["prune", "folder", "--task", "arrays"], 1, "the folder has no Orbax checkpoint"),
+        (["prune", "text"], 1, "which is no known kind"),
+        (["score", file], 1, "run lastax import first"),
+        # Refused before the file is imported, which takes time.
+        (["prune", file, "--task", "arrays", "--data", data, "--ratio", "2"], 2, "--ratio: must"),
+    ):
+        assert message in program(*arguments, status=status)
+    assert not (tmp_path / "runs").exists()
     assert "no option clip_eigenvalues" in program(
         "import", file, "--task", "arrays", "--data", data, "--clip-eigenvalues", status=1
     )

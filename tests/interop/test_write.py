@@ -1,6 +1,8 @@
 """Pruned models under the names of the foreign code."""
 
 import dataclasses
+import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import lastax
 from lastax._errors import RunError
 from lastax.interop import configuration_of, open_contents, read, write
+from lastax.interop._torch_files import read_torch_zip
 from lastax.nn import Gate
 
 from . import writers
@@ -80,6 +83,39 @@ def test_a_pruned_network_replaces_that_of_the_original_file(tmp_path):
     np.testing.assert_array_equal(filled.C[:, 2], np.zeros((3, 2)))
     np.testing.assert_array_equal(filled.B[:2], original[[0, 2]])
     assert filled.Lambda_re[2] < 0
+
+
+def test_other_contents_of_a_training_checkpoint_stay(tmp_path, monkeypatch):
+    for name, module in writers.fake_torch().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    network = writers.s4_network()
+    optimizer = {
+        "state": {0: {"step": 3, "exp_avg": network["s4_layers.0.kernel.A_imag"]}},
+        "param_groups": [{"lr": 0.1, "betas": [0.9, 0.99], "params": [0]}],
+    }
+    average = {f"ema_model.{name}": array for name, array in network.items()}
+    state = {f"model.{name}": array for name, array in network.items()} | average
+    tree = {"state_dict": state, "optimizer_states": [optimizer], "epoch": 3, "loops": {}}
+    # Without the optimizer, only the average remains beside the model.
+    (tmp_path / "last.ckpt").write_bytes(writers.torch_zip({"state_dict": state}))
+    imported = read(tmp_path / "last.ckpt")
+    (note,) = write(tmp_path / "small", kept(imported.model, [[1, 0, 0, 0] * 3] * 2), like=imported)
+    assert "6 arrays of optimizers or copies of the model, such as state_dict.ema_model" in note
+    (tmp_path / "last.ckpt").write_bytes(writers.torch_zip(tree))
+    imported = read(tmp_path / "last.ckpt")
+    assert write(tmp_path / "again", imported.model, like=imported) == ()
+    with zipfile.ZipFile(tmp_path / "again") as archive:
+        again = read_torch_zip(tmp_path / "again", archive)
+    # The integer keys and the lists are those that the optimizer needs.
+    jax.tree.map(np.testing.assert_array_equal, again, tree)
+    small = kept(imported.model, [[1, 0, 0, 0] * 3] * 2)
+    (note,) = write(tmp_path / "small", small, like=imported)
+    # One of the optimizer, and C, log_A_real and A_imag of two averaged layers.
+    assert "7 arrays of optimizers or copies of the model, such as optimizer_states.0" in note
+    note, _ = write(tmp_path / "small", small, like=imported, format="npz")
+    assert "npz holds only arrays, so 7 other values are left out" in note
+    with pytest.raises(RunError, match="an Equinox file can only be written like="):
+        write(tmp_path / "refused", small, like=imported, format="eqx")
 
 
 def test_layers_alone_replace_those_of_the_original_file(tmp_path):

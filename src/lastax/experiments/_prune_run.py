@@ -108,8 +108,11 @@ class PruneOptions:
     seed: int = 0
     limit: int | None = None
 
-    def check(self, config: RunConfig) -> None:
+    def check(self, config: RunConfig | None = None) -> None:
         """Reject options that do not suit a run.
+
+        Args:
+            config: its configuration; None checks what does not depend on a run.
 
         Raises:
             OptionError: naming the option, its value, and what it may be.
@@ -120,11 +123,11 @@ class PruneOptions:
             raise OptionError(
                 "max_loss", f"must be 0 to 100 percentage points, got {self.max_loss}"
             )
-        least, most = len(config.states), sum(config.states)
-        if self.states is not None and not least <= self.states <= most:
-            raise OptionError(
-                "states", f"this run allows {least} (one per layer) to {most}, got {self.states}"
-            )
+        if config is not None and self.states is not None:
+            least, most = len(config.states), sum(config.states)
+            if not least <= self.states <= most:
+                allowed = f"{least} (one per layer) to {most}"
+                raise OptionError("states", f"this run allows {allowed}, got {self.states}")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError("ratio", f"must be at least 0 and below 1, got {self.ratio}")
         for name in (*(() if self.method == AUTO else (self.method,)), *self.compare_with):

@@ -1,6 +1,7 @@
 """Layers of discretax inside an Equinox model, replaced by layers of lastax in the same places."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
 from lastax.nn._s4d import S4D
 from lastax.nn._s5 import S5
+from lastax.surgery._reading import stacked
 
 
 class _CalledWithKey(DiagonalLayer):
@@ -111,6 +113,22 @@ def _layer(node: Any, kind: LayerFormat) -> Layer:
     try:
         layer: Any = kind.read(Scope(arrays), options)
     except RunError as error:
-        raise ValueError(f"adopt: a {type(node).__name__}: {error}") from error
+        found = _stack_size(arrays, kind, options)
+        reason = f": {error}" if found is None else f" {stacked(found)}"
+        raise ValueError(f"adopt: a {type(node).__name__}{reason}") from error
     fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
     return _ADOPTED[type(layer)](**fields)
+
+
+def _stack_size(
+    arrays: Mapping[str, np.ndarray], kind: LayerFormat, options: ImportOptions
+) -> int | None:
+    """The number of layers that `eqx.filter_vmap` has stacked; None if these are not layers."""
+    sizes = {array.shape[:1] for array in arrays.values()}
+    if len(sizes) != 1 or () in sizes or (0,) in sizes:
+        return None
+    try:
+        kind.read(Scope({name: array[0] for name, array in arrays.items()}), options)
+    except RunError:
+        return None
+    return sizes.pop()[0]

@@ -12,6 +12,10 @@ from lastax._errors import RunError
 _DEEPEST = 60
 
 
+class Position(int):
+    """A place in a list. Other integers in a path are keys of dictionaries."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """The contents of a file or folder.
@@ -23,13 +27,14 @@ class Contents:
             `params.encoder.layers_0.seq.B`. Large arrays of torch and safetensors files are mapped
             and read from the disk only when they are used.
         values: everything that is no array, by name.
-        paths: the keys that lead to each array or value in the nested tree of the file.
+        paths: the keys that lead to each array or value in the nested tree of the file. Places in
+            lists are of the type `Position`.
     """
 
     container: str
     arrays: dict[str, np.ndarray]
     values: dict[str, Any]
-    paths: dict[str, tuple[str, ...]]
+    paths: dict[str, tuple[str | int, ...]]
 
 
 def contents_of(container: str, tree: Any) -> Contents:
@@ -40,20 +45,20 @@ def contents_of(container: str, tree: Any) -> Contents:
     """
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
-    paths: dict[str, tuple[str, ...]] = {}
+    paths: dict[str, tuple[str | int, ...]] = {}
 
-    def visit(node: Any, path: tuple[str, ...]) -> None:
+    def visit(node: Any, path: tuple[str | int, ...]) -> None:
         if len(path) > _DEEPEST:
             raise RunError(f"the tree is nested more than {_DEEPEST} levels deep")
-        if isinstance(node, Mapping):
+        if isinstance(node, Mapping) and node:
             for key, child in node.items():
-                visit(child, (*path, str(key)))
+                visit(child, (*path, key if isinstance(key, str | int) else str(key)))
             return
-        if isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        if isinstance(node, Sequence) and node and not isinstance(node, str | bytes):
             for position, child in enumerate(node):
-                visit(child, (*path, str(position)))
+                visit(child, (*path, Position(position)))
             return
-        name = ".".join(path).replace("/", ".")
+        name = ".".join(map(str, path)).replace("/", ".")
         if name in paths:
             raise RunError(f"two entries are called {name!r}")
         paths[name] = path
@@ -66,12 +71,21 @@ def contents_of(container: str, tree: Any) -> Contents:
     return Contents(container, arrays, values, paths)
 
 
-def nested(entries: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Nested dictionaries from the keys that lead to each entry."""
-    tree: dict[str, Any] = {}
+def nested(entries: Mapping[tuple[str | int, ...], Any]) -> Any:
+    """Nested dictionaries and lists from the keys that lead to each entry."""
+    tree: dict[str | int, Any] = {}
     for path, value in entries.items():
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = value
-    return tree
+    return _with_lists(tree)
+
+
+def _with_lists(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    children = {key: _with_lists(child) for key, child in node.items()}
+    if children and all(isinstance(key, Position) for key in children):
+        return [children[position] for position in sorted(children)]
+    return children

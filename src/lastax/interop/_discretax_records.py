@@ -57,7 +57,8 @@ class _Cursor:
         found = "the end" if self.done() else str(self.records[self.position].shape)
         return RunError(
             f"record {self.position} is not that of a known discretax model (expected {expected}, "
-            f"found {found}); pass template=, the model that was saved or one of its structure"
+            f"found {found}); in Python, pass template= to lastax.interop.read: the model "
+            "that was saved, or one of its structure"
         )
 
     def next(self, dimensions: int, kinds: str = "f") -> np.ndarray | None:

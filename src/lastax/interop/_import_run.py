@@ -155,7 +155,13 @@ def export_run(
     imported = None
     if original is not None:
         chosen = {name: source.get(name) for name in ("format", "prefix")}
-        imported = read(original, **chosen, **source.get("options", {}))
+        try:
+            imported = read(original, **chosen, **source.get("options", {}))
+        except RunError as error:
+            if like is not None:
+                raise
+            # For example an Equinox file, which was read with a template.
+            notes = [f"the other contents of the checkpoint are left out: {error}"]
     return (*write(file, network, format=format, like=imported, pad=pad), *notes)
 
 
@@ -169,9 +175,10 @@ def _network(imported: Imported, *, tokens: bool) -> tuple[Network, ModelConfig]
     """The network, which reads token ids if the data are tokens, and its configuration."""
     network = imported.model
     if not isinstance(network, Classifier | Retrieval):
+        reason = f" ({'; '.join(imported.notes)})" if imported.notes else ""
         raise RunError(
-            f"import_run: {imported.file}: a run needs a whole network, and only layers were read "
-            f"({'; '.join(imported.notes)}); prune them in Python with lastax.interop.read"
+            f"import_run: {imported.file}: a run needs a whole network, and only layers were read"
+            f"{reason}; prune them in Python with lastax.interop.read"
         )
     try:
         config = configuration_of(network)

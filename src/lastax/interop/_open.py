@@ -24,6 +24,13 @@ from lastax.interop._other_files import (
 )
 from lastax.interop._torch_files import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 
+# Files that are easily taken for checkpoints, by their first bytes.
+_NO_CHECKPOINTS = {
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    b"<": "a web page or XML; download the file again",
+    b"\x1f\x8b": "compressed with gzip; unpack it",
+}
+
 # What the libraries raise for damaged files.
 _DAMAGED = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError),
@@ -67,6 +74,8 @@ def _open(path: Path, template: Any) -> Contents:
         return contents_of("orbax", read_orbax(path))
     with path.open("rb") as file:
         start = file.read(64)
+    if not start:
+        raise RunError("the file is empty")
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -84,10 +93,13 @@ def _open(path: Path, template: Any) -> Contents:
         return contents_of("safetensors", read_safetensors(path))
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return contents_of("pickle", read_pickle(path))
-    if start and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
+    if 0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF):
         return contents_of("msgpack", read_msgpack(path))
     if path.suffix in (".pkl", ".pickle"):
         return contents_of("pickle", read_pickle(path))
+    for first, kind in _NO_CHECKPOINTS.items():
+        if start.startswith(first):
+            raise RunError(f"the file is {kind}")
     raise RunError(
         f"the file starts with {start[:8]!r}, which is no known kind; known are torch.save, "
         "safetensors, npz, Flax msgpack, pickle, Orbax and Equinox"

@@ -3,7 +3,7 @@
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def read_msgpack(path: Path) -> Any:
     return _unchunked(tree)
 
 
-def write_msgpack(tree: Mapping[str, Any]) -> bytes:
+def write_msgpack(tree: Any) -> bytes:
     """The bytes of `flax.serialization.to_bytes`."""
 
     def encoded(value: Any) -> Any:

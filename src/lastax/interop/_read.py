@@ -251,8 +251,10 @@ def _unknown(arrays: Mapping[str, np.ndarray], candidates: list[Format]) -> str:
             "the kernels of S4 with low-rank terms or trained B (models/s4/s4.py of state-spaces) "
             "are not supported, only the standalone S4D"
         )
+    if not arrays:
+        return "there are no arrays in it"
     listed = ", ".join(list(arrays)[:6]) + (", ..." if len(arrays) > 6 else "")
-    return f"no layer of {', '.join(c.name for c in candidates)} among its arrays: {listed or '-'}"
+    return f"no layer of {', '.join(c.name for c in candidates)} among its arrays: {listed}"
 
 
 def _options(found: Format, given: Mapping[str, Any]) -> ImportOptions:

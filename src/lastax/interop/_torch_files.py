@@ -11,25 +11,14 @@ from typing import Any
 import numpy as np
 
 from lastax._errors import RunError
-from lastax.interop._unpickling import Unpickler, resolved
+from lastax.interop._unpickling import TORCH_STORAGES, Unpickler, resolved
 
 # The pickled number 0x1950a86a20f9469cfc6c, with which files of the older layout start.
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 _LOCAL_HEADER_SIZE = 30
 _ALIGNMENT = 64
-_STORAGE_NAMES = {
-    "float64": "DoubleStorage",
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-    "complex64": "ComplexFloatStorage",
-    "complex128": "ComplexDoubleStorage",
-}
+_STORAGE_NAMES = {dtype: name for name, dtype in TORCH_STORAGES.items()}
 
 
 def mapped(path: Path) -> np.ndarray:
@@ -44,8 +33,16 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
     members = {member.filename: member for member in archive.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise RunError(f"a torch file has one data.pkl, this file has {len(pickles)}")
+        raise RunError(
+            f"a zip file of torch.save has one data.pkl, this one has {len(pickles)}; known zip "
+            "files are those of torch.save and npz"
+        )
     folder = pickles[0].removesuffix("data.pkl")
+    if folder + "constants.pkl" in members:
+        raise RunError(
+            "the file is a TorchScript archive, which holds code; load it with torch.jit.load and "
+            "save its state_dict() with torch.save"
+        )
     big_endian = _text(archive, members, folder + "byteorder") == "big"
     content = mapped(path)
 
@@ -93,12 +90,12 @@ def read_torch_legacy(path: Path) -> Any:
     return resolved(tree)
 
 
-def write_torch(path: Path, tree: Mapping[str, Any]) -> bytes:
+def write_torch(path: Path, tree: Any) -> bytes:
     """The bytes of a zip file as `torch.save` writes it.
 
     Args:
         path: where the file will be; its stem names the folder within the zip file.
-        tree: nested dictionaries of arrays and plain values.
+        tree: nested dictionaries and lists of arrays and plain values.
 
     Returns:
         Content of the file.
@@ -141,6 +138,11 @@ class _Pickler:
                 self.value(key, tensor)
                 self.value(item, tensor)
             self._parts.append(b"u")
+        elif isinstance(value, list):
+            self._parts.append(b"](")
+            for item in value:
+                self.value(item, tensor)
+            self._parts.append(b"e")
         elif value is None or isinstance(value, bool | int | float | str):
             # Without the first two bytes (protocol) and the last one (end of the pickle).
             self._parts.append(pickle.dumps(value, protocol=2)[2:-1])
@@ -148,6 +150,8 @@ class _Pickler:
             raise TypeError(f"{type(value).__name__} cannot be written to a torch file")
 
     def tensor(self, array: np.ndarray, key: str) -> None:
+        if array.dtype.name not in _STORAGE_NAMES:
+            raise TypeError(f"torch has no storage for numbers of type {array.dtype.name}")
         storage = _STORAGE_NAMES[array.dtype.name]
         strides = [
             int(np.prod(array.shape[axis + 1 :], dtype=np.int64)) for axis in range(array.ndim)

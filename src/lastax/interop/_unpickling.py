@@ -17,7 +17,8 @@ import numpy as np
 
 from lastax._errors import RunError
 
-_TORCH_STORAGES = {
+# Names of the classes of storages, and the dtypes of their numbers.
+TORCH_STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -141,10 +142,10 @@ class Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name, if it is known."""
-        if module == "torch" and name in _TORCH_STORAGES:
+        if module == "torch" and name in TORCH_STORAGES:
             # A string, which a pickle cannot change.
-            return _TORCH_STORAGES[name]
-        if module == "torch" and name in _TORCH_STORAGES.values():
+            return TORCH_STORAGES[name]
+        if module == "torch" and name in TORCH_STORAGES.values():
             return name
         if (module, name) not in self._known:
             raise RunError(

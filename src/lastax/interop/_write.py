@@ -17,6 +17,7 @@ from lastax.interop._padding import is_ragged, state_size, with_size
 from lastax.interop._read import Imported
 from lastax.interop._scope import NotRepresentableError
 from lastax.interop._torch_files import write_torch
+from lastax.interop._trees import without_averages
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Retrieval
 from lastax.nn._s4d import S4D
@@ -64,7 +65,9 @@ def write(
     try:
         model, notes = _padded(model, pad)
         if like is not None and like.format == chosen.name:
-            content = _content_like(path, model, chosen, container, like)
+            replaced = _replaced(model, chosen, like)
+            content = _content_like(path, replaced, container, like)
+            notes += _losses(replaced, container, like)
         else:
             content = _content(path, model, chosen, container)
     except NotRepresentableError as error:
@@ -138,13 +141,17 @@ def _content(path: Path, model: Any, chosen: Format, container: str) -> bytes:
             arrays |= {start + key: array for key, array in written.items()}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if container in ("safetensors", "npz"):
-        keys = {name: "/".join(_keys(chosen, name)) if chosen.flax else name for name in arrays}
+        keys = {
+            name: "/".join(map(str, _keys(chosen, name))) if chosen.flax else name
+            for name in arrays
+        }
         return _flat({keys[name]: array for name, array in arrays.items()}, container)
     tree = nested({_keys(chosen, name): array for name, array in arrays.items()})
     return _nested(path, tree, container)
 
 
-def _content_like(path: Path, model: Any, chosen: Format, container: str, like: Imported) -> bytes:
+def _replaced(model: Any, chosen: Format, like: Imported) -> Arrays:
+    """The arrays of the model, by their names in the original file."""
     original = {short: like.contents.arrays[name] for short, name in like.names.items()}
     if like.path is not None:
         if chosen.write_network is None:
@@ -180,16 +187,44 @@ def _content_like(path: Path, model: Any, chosen: Format, container: str, like: 
             replaced[like.names[name]] = _as_before(np.asarray(array), old)
         elif np.any(array != _IMPLIED.get(name.rsplit(".")[-1], np.nan)):
             raise NotRepresentableError(f"the original file has no {name}")
+    return replaced
+
+
+def _content_like(path: Path, replaced: Arrays, container: str, like: Imported) -> bytes:
     everything: dict[str, Any] = dict(like.contents.arrays) | replaced
-    if container == "eqx":
+    if container == "eqx" and like.contents.container == "equinox":
         return _records(list(everything.values()))
     paths = like.contents.paths
     if container in ("safetensors", "npz"):
         separator = "." if like.contents.container == "torch" else "/"
-        flat = {separator.join(paths[name]): array for name, array in everything.items()}
+        flat = {separator.join(map(str, paths[name])): array for name, array in everything.items()}
         return _flat(flat, container)
     tree = nested({paths[name]: value for name, value in (everything | dict(like.values)).items()})
     return _nested(path, tree, container)
+
+
+def _losses(replaced: Arrays, container: str, like: Imported) -> list[str]:
+    """What the new file lacks, and what no longer fits in it."""
+    notes = []
+    if like.values and container in ("safetensors", "npz"):
+        notes.append(
+            f"{container} holds only arrays, so {len(like.values)} other values are left out, such "
+            f"as {next(iter(like.values))}"
+        )
+    arrays = like.contents.arrays
+    resized = {
+        arrays[name].shape for name in replaced if arrays[name].shape != replaced[name].shape
+    }
+    # Arrays of optimizers are not among the names of the model, averages of its weights are.
+    current = set(like.names.values()) & set(without_averages(arrays))
+    copies = arrays.keys() - replaced.keys() - current
+    old = sorted(name for name in copies if arrays[name].shape in resized)
+    if old:
+        notes.append(
+            f"{len(old)} arrays of optimizers or copies of the model, such as {old[0]}, have their "
+            "old sizes; pass only the pruned model to the foreign code"
+        )
+    return notes
 
 
 def _write_layer(chosen: Format, layer: Any, like: Mapping[str, np.ndarray]) -> Arrays:
@@ -211,7 +246,7 @@ def _as_before(array: np.ndarray, old: np.ndarray) -> np.ndarray:
     return array.astype(old.dtype.newbyteorder("="))
 
 
-def _keys(chosen: Format, name: str) -> tuple[str, ...]:
+def _keys(chosen: Format, name: str) -> tuple[str | int, ...]:
     """The keys of an array in the nested tree of a file."""
     if not chosen.flax:
         return (*chosen.root, name)
@@ -230,13 +265,13 @@ def _flat(arrays: Arrays, container: str) -> bytes:
     return file.getvalue()
 
 
-def _nested(path: Path, tree: Mapping[str, Any], container: str) -> bytes:
+def _nested(path: Path, tree: Any, container: str) -> bytes:
     try:
         if container == "pth":
             return write_torch(path, tree)
         if container == "msgpack":
             return write_msgpack(tree)
-    except (TypeError, KeyError) as error:
+    except TypeError as error:
         raise RunError(f"write: {error}") from error
     raise RunError("write: an Equinox file can only be written like= one that was read")
 

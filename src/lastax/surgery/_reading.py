@@ -130,7 +130,7 @@ def _read(function: str, index: int, layer: Layer, system: Callable[[Layer], PyT
         if (reason := _obstacle(layer)) is None:
             raise
         raise ValueError(f"{function}: {_name(index, layer)} {reason}") from error
-    raise ValueError(f"{function}: {_name(index, layer)} {_stacked(len(read.lam))}")
+    raise ValueError(f"{function}: {_name(index, layer)} {stacked(len(read.lam))}")
 
 
 def _obstacle(layer: Layer) -> str | None:
@@ -140,7 +140,7 @@ def _obstacle(layer: Layer) -> str | None:
         return "holds shapes; pass arrays"
     leading = {leaf.shape[:1] for _, leaf in leaves if isinstance(leaf, jax.Array | np.ndarray)}
     if len(leading) == 1 and (size := leading.pop()) and _is_stack(layer):
-        return _stacked(size[0])
+        return stacked(size[0])
     missing = [jax.tree_util.keystr(path, simple=True) for path, leaf in leaves if leaf is None]
     if missing:
         return (
@@ -160,10 +160,11 @@ def _is_stack(layer: Layer) -> bool:
     return len(shape) == 2
 
 
-def _stacked(size: int) -> str:
+def stacked(size: int) -> str:
+    """What is wrong with layers that are stacked on a leading axis, and what to do."""
     return (
-        f"holds {size} layers stacked on a leading axis; split the model first: "
-        f"[jax.tree.map(lambda leaf: leaf[i], model) for i in range({size})]"
+        f"holds {size} layers stacked on a leading axis; split the model first: [jax.tree.map("
+        f"lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, model) for i in range({size})]"
     )
 
 

@@ -167,6 +167,11 @@ def load_config(folder: str | Path) -> RunConfig:
         RunError: if there is no run, or its configuration cannot be read.
     """
     path = Path(folder) / CONFIG_FILE
+    if Path(folder).is_file():
+        raise RunError(
+            f"{folder} is a file, not the folder of a run; for a checkpoint of other people's "
+            "code, run lastax import first"
+        )
     if not path.is_file():
         raise RunError(
             f"no run at {folder}: there is no {CONFIG_FILE}; train one, or name another folder"
