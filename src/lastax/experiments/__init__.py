@@ -6,6 +6,9 @@ from lastax.experiments._cells import Grid as Grid
 from lastax.experiments._cells import read_cells as read_cells
 from lastax.experiments._cluster import local_cluster as local_cluster
 from lastax.experiments._cluster import scheduler_cluster as scheduler_cluster
+from lastax.experiments._paired import PairedDifference as PairedDifference
+from lastax.experiments._paired import paired_bootstrap as paired_bootstrap
+from lastax.experiments._paired import paired_differences as paired_differences
 from lastax.experiments._post_processing import PostProcessing as PostProcessing
 from lastax.experiments._prune_run import AUTO as AUTO
 from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
@@ -39,12 +42,15 @@ __all__ = [
     "CalibrationOptions",
     "Grid",
     "OptionError",
+    "PairedDifference",
     "PostProcessing",
     "PruneOptions",
     "PrunedRun",
     "SweepCurves",
     "compressible_ratio",
     "local_cluster",
+    "paired_bootstrap",
+    "paired_differences",
     "prune_run",
     "pruning_key",
     "read_cells",
