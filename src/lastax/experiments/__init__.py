@@ -3,7 +3,9 @@
 from lastax.experiments._cells import CELLS_FILE as CELLS_FILE
 from lastax.experiments._cells import UNPRUNED as UNPRUNED
 from lastax.experiments._cells import Grid as Grid
+from lastax.experiments._cells import pack_correct as pack_correct
 from lastax.experiments._cells import read_cells as read_cells
+from lastax.experiments._cells import unpack_correct as unpack_correct
 from lastax.experiments._cluster import local_cluster as local_cluster
 from lastax.experiments._cluster import scheduler_cluster as scheduler_cluster
 from lastax.experiments._paired import PairedDifference as PairedDifference
@@ -49,6 +51,7 @@ __all__ = [
     "SweepCurves",
     "compressible_ratio",
     "local_cluster",
+    "pack_correct",
     "paired_bootstrap",
     "paired_differences",
     "prune_run",
@@ -60,4 +63,5 @@ __all__ = [
     "sweep_groups",
     "sweep_results",
     "sweep_summary",
+    "unpack_correct",
 ]

@@ -159,7 +159,7 @@ def correct_predictions(
 
     def correct_of(batch: Batch) -> tuple[Array, Array]:
         logits = _logits(model, _inputs(batch), 1.0)
-        return jnp.argmax(logits, axis=1) == batch["label"], batch["weight"] > 0
+        return jnp.argmax(logits, axis=1) == batch["label"], jnp.asarray(batch["weight"]) > 0
 
     found = [correct[counted] for correct, counted in _computed(correct_of, batches)]
     return np.concatenate([np.zeros(0, bool), *found])
