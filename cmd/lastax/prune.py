@@ -13,6 +13,7 @@ import lastax
 from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
 from lastax.cmd._foreign import foreign_options, import_checkpoint
 from lastax.cmd._options import (
+    CHOSEN_BY_SIZE,
     DataLocation,
     MethodName,
     calibration_options,
@@ -55,13 +56,13 @@ SIZES = ("states", "parameters", "bytes")
     help="Or: validation accuracy to give up, in percentage points."
     f"  [default with {AUTO}: {DEFAULT_MAX_LOSS}]",
 )
-@calibration_options
+@calibration_options(None)
 @click.option(
     "--reconstruct",
     type=click.IntRange(0),
-    default=0,
-    help="Steps of block-wise reconstruction after pruning.",
+    help=f"Steps of block-wise reconstruction after pruning.{CHOSEN_BY_SIZE.format(0)}",
 )
+@click.option("--fast", is_flag=True, help="Calibrate with 64 sequences, and do not reconstruct.")
 @click.option(
     "--dense-feedthrough",
     is_flag=True,
@@ -96,9 +97,10 @@ def prune(
     overwrite: bool,
     location: DataLocation,
     as_json: bool,
-    sequences: int,
+    sequences: int | None,
     budget: str,
-    reconstruct: int,
+    reconstruct: int | None,
+    fast: bool,
     dense_feedthrough: bool,
     limit: int | None,
     task: str | None,
@@ -132,8 +134,18 @@ def prune(
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
     config = lastax.training.load_config(run)
+    # A search would reconstruct many networks.
+    method = lastax.METHODS.get(options["method"])
+    thorough = method is not None and method.score is None and options["max_loss"] is None
+    calibration = lastax.experiments.CalibrationOptions()
+    if thorough and not fast:
+        _, model = lastax.training.load_run(run)
+        calibration = lastax.experiments.default_calibration(model, config.length)
     calibration = lastax.experiments.CalibrationOptions(
-        sequences, budget, reconstruct, dense_feedthrough
+        calibration.sequences if sequences is None else sequences,
+        budget,
+        calibration.reconstruct if reconstruct is None else reconstruct,
+        dense_feedthrough,
     )
     chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
     try:
@@ -142,6 +154,8 @@ def prune(
         raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
     if not chosen.finetune:
         require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
+    if not thorough:
+        require_flag({"fast": "--fast"}, "--method calibrated at a given size")
     if not chosen.needs_calibration:
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
     methods = (chosen.method, *chosen.compare_with)
@@ -163,9 +177,24 @@ def prune(
     if as_json:
         emit({**pruned.results, "run": str(pruned.folder)})
         return
+    if chosen.needs_calibration:
+        out.print(_calibration_line(calibration, thorough))
     _show(pruned.results, pruned.certificates, bounds)
+    for other, reached in pruned.results["compared"].items():
+        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
+        name = f"{other}, reconstructed," if calibration.reconstruct else other
+        out.print(f"for comparison, {name} with the same number of states: {accuracies}")
     out.print(f"run: {pruned.folder}  (poles.png, states.png)")
     report_unstable(pruned.reduction.unstable)
+
+
+def _calibration_line(used: lastax.experiments.CalibrationOptions, thorough: bool) -> str:
+    """What pruning used, and the faster way if there is one."""
+    steps = (
+        f"{used.reconstruct} steps of reconstruction" if used.reconstruct else ("no reconstruction")
+    )
+    faster = " (--fast: 64 and none)" if thorough and used.reconstruct else ""
+    return f"calibration: {used.sequences} sequences, {steps}{faster}"
 
 
 def _print_trial(trial: lastax.pruning.Trial, total: int) -> None:
@@ -225,9 +254,6 @@ def _show(
             f"({100 * (after - before):+.2f} pp); same prediction as before: "
             f"{percent(effect['agreement'])}; KL divergence: {effect['kl_divergence']:.3f} nats"
         )
-    for other, reached in results["compared"].items():
-        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
-        out.print(f"for comparison, {other} with the same number of states: {accuracies}")
 
 
 def _show_errors(

@@ -157,7 +157,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     metavar="ADDRESS",
     help="Dask scheduler to use instead of --jobs, for example tcp://10.0.0.1:8786.",
 )
-@calibration_options
+@calibration_options(64)
 @seed_option
 @click.option(
     "--out",

@@ -8,6 +8,7 @@ from lastax.experiments._cells import read_cells as read_cells
 from lastax.experiments._cells import unpack_correct as unpack_correct
 from lastax.experiments._cluster import local_cluster as local_cluster
 from lastax.experiments._cluster import scheduler_cluster as scheduler_cluster
+from lastax.experiments._default_calibration import default_calibration as default_calibration
 from lastax.experiments._paired import PairedDifference as PairedDifference
 from lastax.experiments._paired import paired_bootstrap as paired_bootstrap
 from lastax.experiments._paired import paired_differences as paired_differences
@@ -50,6 +51,7 @@ __all__ = [
     "PrunedRun",
     "SweepCurves",
     "compressible_ratio",
+    "default_calibration",
     "local_cluster",
     "pack_correct",
     "paired_bootstrap",
