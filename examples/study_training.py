@@ -26,11 +26,14 @@ TRAININGS = {
     "modal": ["--state-penalty", "modal", "--penalty-weight", "1"],
     "hankel": ["--state-penalty", "hankel", "--penalty-weight", "1"],
 }
-REDUCE_EPOCHS = 10
 # How these networks are pruned, without labels.
 METHODS = ("last", "aire", "calibrated")
 CLIPS = 256
-REDUCED, SCRATCH, DISTILLED = "reduced during training", "from scratch", "distilled from scratch"
+SMALL = REDUCED, SCRATCH, DISTILLED = (
+    "reduced during training",
+    "from scratch",
+    "distilled from scratch",
+)
 
 
 class Study:
@@ -86,8 +89,7 @@ class Study:
         states = max(1, round((1 - ratio) * config.model.states))
         name = f"{row.replace(' ', '-')}-{ratio:g}"
         if row == REDUCED:
-            options = ["--reduce-during-training", str(ratio)]
-            run = self.train(name, seed, [*options, "--reduce-epochs", str(REDUCE_EPOCHS)])
+            run = self.train(name, seed, ["--reduce-during-training", str(ratio)])
             _, model = lastax.training.load_run(run)
         elif row == SCRATCH:
             run = self.train(name, seed, ["--states", str(states)])
@@ -166,16 +168,22 @@ def tables(found, ratios):
     for name, row in rows.items():
         seconds = [one["training_seconds"] for cell in row.values() for one in cell.values()]
         cells = [row.get(ratio, {}) for ratio in (0.0, *ratios)]
-        accuracies.append([name, f"{statistics.mean(seconds):.0f}", *map(accuracy, cells)])
+        entries = [accuracy(cell, with_states=name in SMALL) for cell in cells]
+        accuracies.append([name, f"{statistics.mean(seconds):.0f}", *entries])
         differences.append([name, *(difference(unpruned, cell) for cell in cells)])
     return f"{markdown(accuracies)}\n\n{markdown(differences)}"
 
 
-def accuracy(cell):
+def accuracy(cell, *, with_states):
+    """Mean, and standard deviation over seeds; the number of states where it may not fit."""
+    if not cell:
+        return ""
     values = [100 * one["test_accuracy"] for one in cell.values()]
-    if len(values) < 2:
-        return "".join(f"{value:.1f}" for value in values)
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    states = ""
+    if with_states:
+        states = f" ({statistics.mean(one['states'] for one in cell.values()):g} states)"
+    return f"{statistics.mean(values):.1f}{spread}{states}"
 
 
 def difference(unpruned, cell):
@@ -223,10 +231,7 @@ def main(task, layer, seeds, trainings, ratios, sizes, out):
         for cell in study.prune(name, seed, tuple(ratios))
     ]
     found += [
-        study.measure_small(row, seed, ratio)
-        for row in (REDUCED, SCRATCH, DISTILLED)
-        for ratio in sizes
-        for seed in seeds
+        study.measure_small(row, seed, ratio) for row in SMALL for ratio in sizes for seed in seeds
     ]
     examples = found[0]["test_examples"]
     print(f"\n{task}, {layer}: {len(seeds)} seeds, {examples} test examples\n")

@@ -256,7 +256,7 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     assert accuracies[0] == ["network", "training, s", "0 %", "50 %", "75 %"]
     assert accuracies[2][:3] == ["plain, unpruned", "4", "50.0 ± 0.0"]
     assert accuracies[3][3] == "33.3 ± 0.0"
-    assert accuracies[-1][4] == "50.0 ± 23.6"
+    assert accuracies[-1][4] == "50.0 ± 23.6 (2 states)"
     assert differences[2][1] == "+0.0 (+0.0 to +0.0, within noise)"
     assert differences[3][2].startswith("-16.7 (-")
     assert differences[-1][3].startswith("+0.0 (-")
