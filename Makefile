@@ -17,7 +17,7 @@ ARGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate score prune sweep report study study-refit study-import study-device bench bench-check bench-gpu \
+.PHONY: help setup train evaluate score prune sweep report study study-refit study-training study-import study-device bench bench-check bench-gpu \
 	check lint types test test-all test-versions test-lowest test-newest test-gpu docs docs-serve format package clean
 
 help: ## list the targets
@@ -95,7 +95,7 @@ study-refit: $(INSTALLED) ## refitting, reconstruction and distillation; an hour
 	for seed in 0 1 2; do for ratio in 0.5 0.6; do \
 		out=$(REFIT)/dense-feedthrough$$ratio-seed$$seed; \
 		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
-			--dense-feedthrough --out $$out || exit 1; done; done
+			--fast --dense-feedthrough --out $$out || exit 1; done; done
 	for seed in 0 1 2; do for states in 6 3; do \
 		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
 			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
@@ -104,6 +104,9 @@ study-refit: $(INSTALLED) ## refitting, reconstruction and distillation; an hour
 	$(LASTAX) bench refit
 	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/reconstructed $(REFIT)/reconstructed-s4d \
 		--out $(REFIT)/report.html
+
+study-training: $(INSTALLED) ## penalties, reduction in training, small networks; an hour: docs/training-small.md
+	$(BIN)/python examples/study_training.py $(ARGS)
 
 # Trained networks of other people, for example CHECKPOINTS="a.pth b.pth". Resumes if interrupted.
 CHECKPOINTS ?=

@@ -1,6 +1,7 @@
 """The code of the README, the documentation and the examples runs, and its commands exist."""
 
 import importlib
+import itertools
 import json
 import re
 import runpy
@@ -192,6 +193,77 @@ def test_study_import_skips_resumes_and_prints_tables(folder):
     tables = run(study["main"], arguments, catch_exceptions=False)
     assert Path("study/net.jsonl").read_text().splitlines() == lines
     assert "| `calibrated`, 4 images |" in tables.output
+
+
+def test_study_training_measures_what_is_missing_and_prints_tables(folder, monkeypatch):
+    """With untrained networks, which `lastax train` and distillation would train."""
+    study = runpy.run_path(str(ROOT / "examples/study_training.py"))
+    rng = np.random.default_rng(0)
+    np.savez("own.npz", x_train=rng.normal(size=(60, 9, 1)), y_train=np.arange(60) % 2)
+    trained = []
+
+    def network(run, states):
+        data = lastax.training.DataConfig("arrays", data="own.npz")
+        model = lastax.ModelConfig(layers=1, channels=4, states=states)
+        sizes = {"input_size": 1, "classes": 2, "length": 9, "labels": ("0", "1")}
+        made = untrained_run(run, model, task="arrays", data=data, **sizes)
+        (run / "metrics.jsonl").write_text('{"seconds": 1.5}\n{"seconds": 2}\n')
+        (run / "results.json").write_text("{}")
+        trained.append(run.name)
+        return made
+
+    def train(command, check):
+        options = dict(itertools.pairwise(map(str, command)))
+        network(Path(options["--out"]), int(options.get("--states", 8)))
+
+    def sweep(runs, grid, *_, on_cell):
+        """Half of the examples are correct, and one of six fewer after pruning."""
+        correct = np.arange(6) % 2 == 0
+        for cell in grid.cells():
+            found = correct & (np.arange(6) != 4) if cell.ratio else correct
+            identity = grid.identity(runs[0], cell)
+            accuracy = {"test_accuracy": float(found.mean())}
+            yield identity | accuracy | lastax.experiments.pack_correct(found)
+
+    # The globals of the script's functions.
+    settings = study["main"].callback.__globals__
+    monkeypatch.setattr(settings["subprocess"], "run", train)
+    monkeypatch.setattr(lastax.experiments, "sweep", sweep)
+    correct = iter([[1, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0]] * 3)
+    monkeypatch.setattr(
+        lastax.training, "correct_predictions", lambda *_: np.array(next(correct), bool)
+    )
+    settings["distill"] = lambda run, states, out: network(out, states)
+    arguments = ["--task=arrays", "--seeds=0,1", "--trainings=modal", "--ratios=0.5"]
+    arguments += ["--sizes=0.75", "--out=study"]
+    shown = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
+    assert len(trained) == 2 * (2 + 3)
+    states = {
+        record["row"]: record["states"]
+        for record in map(
+            json.loads, Path("study/arrays-s5/networks.jsonl").read_text().splitlines()
+        )
+    }
+    assert states == {"reduced during training": 8, "from scratch": 2, "distilled from scratch": 2}
+    rows = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("|")]
+    accuracies, differences = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    names = [f"plain, {name}" for name in ("unpruned", "last", "aire", "calibrated")]
+    names += ["plain, calibrated, reconstructed"]
+    names += [name.replace("plain", "modal") for name in names]
+    names += ["reduced during training", "from scratch", "distilled from scratch"]
+    for table in (accuracies, differences):
+        assert [row[0] for row in table[2:]] == names
+    assert accuracies[0] == ["network", "training, s", "0 %", "50 %", "75 %"]
+    assert accuracies[2][:3] == ["plain, unpruned", "4", "50.0 ± 0.0"]
+    assert accuracies[3][3] == "33.3 ± 0.0"
+    assert accuracies[-1][4] == "50.0 ± 23.6 (2 states)"
+    assert differences[2][1] == "+0.0 (+0.0 to +0.0, within noise)"
+    assert differences[3][2].startswith("-16.7 (-")
+    assert differences[-1][3].startswith("+0.0 (-")
+    # Another run trains and measures nothing again.
+    again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
+    assert len(trained) == 2 * (2 + 3)
+    assert again.splitlines() == shown.splitlines()[-len(again.splitlines()) :]
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ import lastax
 
 Command = TypeVar("Command", bound=Callable)
 
+# Default of an option, with its value in other cases.
+CHOSEN_BY_SIZE = "  [default: by size of the network for `calibrated`, else {}]"
+
 
 class Name(click.ParamType):
     """A name from a list that is loaded when the command runs."""
@@ -164,21 +167,30 @@ def location_options(command: Callable) -> Callable:
     return root_option(skipping)
 
 
-def calibration_options(command: Command) -> Command:
-    """`--calibration` and `--budget`, of methods that use calibration data."""
-    budget = click.option(
-        "--budget",
-        type=Name("budget", lambda: lastax.calibration.BUDGETS),
-        default="probe",
-        help="States per layer of `calibrated`: uniform, relative-error or probe.",
-    )(command)
-    return click.option(
-        "--calibration",
-        "sequences",
-        type=click.IntRange(1),
-        default=64,
-        help="Number of unlabeled training sequences for calibration.",
-    )(budget)
+def calibration_options(sequences: int | None) -> Callable[[Command], Command]:
+    """`--calibration` and `--budget`, of methods that use calibration data.
+
+    Args:
+        sequences: default number of sequences; None if the command chooses it.
+    """
+
+    def add(command: Command) -> Command:
+        budget = click.option(
+            "--budget",
+            type=Name("budget", lambda: lastax.calibration.BUDGETS),
+            default="probe",
+            help="States per layer of `calibrated`: uniform, relative-error or probe.",
+        )(command)
+        return click.option(
+            "--calibration",
+            "sequences",
+            type=click.IntRange(1),
+            default=sequences,
+            help="Number of unlabeled training sequences for calibration."
+            + ("" if sequences else CHOSEN_BY_SIZE.format(64)),
+        )(budget)
+
+    return add
 
 
 def finetune_rate_option(command: Command) -> Command:

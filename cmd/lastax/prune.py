@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lastax._errors import RunError
 from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
 from lastax.cmd._foreign import foreign_options, import_checkpoint
 from lastax.cmd._options import (
+    CHOSEN_BY_SIZE,
     DataLocation,
     MethodName,
     calibration_options,
@@ -56,13 +58,13 @@ SIZES = ("states", "parameters", "bytes")
     help="Or: validation accuracy to give up, in percentage points."
     f"  [default with {AUTO}: {DEFAULT_MAX_LOSS}]",
 )
-@calibration_options
+@calibration_options(None)
 @click.option(
     "--reconstruct",
     type=click.IntRange(0),
-    default=0,
-    help="Steps of block-wise reconstruction after pruning.",
+    help=f"Steps of block-wise reconstruction after pruning.{CHOSEN_BY_SIZE.format(0)}",
 )
+@click.option("--fast", is_flag=True, help="Calibrate with 64 sequences, and do not reconstruct.")
 @click.option(
     "--dense-feedthrough",
     is_flag=True,
@@ -97,9 +99,10 @@ def prune(
     overwrite: bool,
     location: DataLocation,
     as_json: bool,
-    sequences: int,
+    sequences: int | None,
     budget: str,
-    reconstruct: int,
+    reconstruct: int | None,
+    fast: bool,
     dense_feedthrough: bool,
     limit: int | None,
     task: str | None,
@@ -115,11 +118,13 @@ def prune(
     RUN may also be a checkpoint of other people's code. Name its task by --task. The command first
     writes runs/TASK/NAME, as `lastax import` does, which has more options.
     """
-    calibration = lastax.experiments.CalibrationOptions(
-        sequences, budget, reconstruct, dense_feedthrough
+    given = lastax.experiments.CalibrationOptions(
+        sequences or 0, budget, reconstruct or 0, dense_feedthrough
     )
-    chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
-    _check(chosen)
+    chosen = lastax.experiments.PruneOptions(calibration=given, limit=limit, **options)
+    # A search would reconstruct many networks.
+    thorough = _chooses_from_data(chosen.method) and chosen.max_loss is None
+    _check(chosen, thorough)
     if run is not None and not run.exists():
         raise RunError(f"prune: there is no file or folder {run}")
     if run is not None and _is_foreign(run, task):
@@ -140,7 +145,18 @@ def prune(
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
     config = lastax.training.load_config(run)
-    _check(chosen, config)
+    calibration = lastax.experiments.CalibrationOptions()
+    if thorough and not fast:
+        _, model = lastax.training.load_run(run)
+        calibration = lastax.experiments.default_calibration(model, config.length)
+    calibration = lastax.experiments.CalibrationOptions(
+        calibration.sequences if sequences is None else sequences,
+        budget,
+        calibration.reconstruct if reconstruct is None else reconstruct,
+        dense_feedthrough,
+    )
+    chosen = dataclasses.replace(chosen, calibration=calibration)
+    _check(chosen, thorough, config)
     data = location.open(config)
     with err.status("") as status:
         pruned = lastax.experiments.prune_run(
@@ -157,7 +173,13 @@ def prune(
     if as_json:
         emit({**pruned.results, "run": str(pruned.folder)})
         return
+    if chosen.needs_calibration:
+        out.print(_calibration_line(calibration, thorough))
     _show(pruned.results, pruned.certificates, bounds)
+    for other, reached in pruned.results["compared"].items():
+        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
+        name = f"{other}, reconstructed," if calibration.reconstruct else other
+        out.print(f"for comparison, {name} with the same number of states: {accuracies}")
     out.print(f"run: {pruned.folder}  (poles.png, states.png)")
     report_unstable(pruned.reduction.unstable)
 
@@ -168,8 +190,14 @@ def _is_foreign(path: Path, task: str | None) -> bool:
     return path.is_file() or (task is not None and not is_run)
 
 
+def _chooses_from_data(method: str) -> bool:
+    return method in lastax.METHODS and lastax.METHODS[method].score is None
+
+
 def _check(
-    chosen: lastax.experiments.PruneOptions, config: lastax.training.RunConfig | None = None
+    chosen: lastax.experiments.PruneOptions,
+    thorough: bool,
+    config: lastax.training.RunConfig | None = None,
 ) -> None:
     """Refuse options that do not suit each other or the run; before an import, which takes time."""
     try:
@@ -178,11 +206,22 @@ def _check(
         raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
     if not chosen.finetune:
         require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
+    if not thorough:
+        require_flag({"fast": "--fast"}, "--method calibrated at a given size")
     if not chosen.needs_calibration:
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
     methods = (chosen.method, *chosen.compare_with)
-    if not any(name == AUTO or lastax.METHODS[name].score is None for name in methods):
+    if not any(name == AUTO or _chooses_from_data(name) for name in methods):
         require_flag({"budget": "--budget"}, "--method calibrated")
+
+
+def _calibration_line(used: lastax.experiments.CalibrationOptions, thorough: bool) -> str:
+    """What pruning used, and the faster way if there is one."""
+    steps = (
+        f"{used.reconstruct} steps of reconstruction" if used.reconstruct else "no reconstruction"
+    )
+    faster = " (--fast: 64 and none)" if thorough and used.reconstruct else ""
+    return f"calibration: {used.sequences} sequences, {steps}{faster}"
 
 
 def _print_trial(trial: lastax.pruning.Trial, total: int) -> None:
@@ -242,9 +281,6 @@ def _show(
             f"({100 * (after - before):+.2f} pp); same prediction as before: "
             f"{percent(effect['agreement'])}; KL divergence: {effect['kl_divergence']:.3f} nats"
         )
-    for other, reached in results["compared"].items():
-        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
-        out.print(f"for comparison, {other} with the same number of states: {accuracies}")
 
 
 def _show_errors(

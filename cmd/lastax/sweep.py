@@ -8,7 +8,7 @@ import io
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -145,6 +145,11 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     help=f"Also reconstruct blocks ({RECONSTRUCTION_STEPS} steps) after these methods."
     "  [default: none]",
 )
+@click.option(
+    "--paired",
+    is_flag=True,
+    help="Also print paired differences to the first method, with intervals.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Worker processes on this machine.")
 @click.option(
@@ -152,7 +157,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     metavar="ADDRESS",
     help="Dask scheduler to use instead of --jobs, for example tcp://10.0.0.1:8786.",
 )
-@calibration_options
+@calibration_options(64)
 @seed_option
 @click.option(
     "--out",
@@ -176,6 +181,7 @@ def sweep(
     finetune: int,
     finetune_rate: float,
     distill: bool,
+    paired: bool,
     limit: int | None,
     jobs: int,
     scheduler: str | None,
@@ -218,13 +224,15 @@ def sweep(
         folder = folder or chosen[0] / "sweep"
         cells = _measure(chosen, grid, folder, location, executor)
     results = lastax.experiments.sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
+    if paired:
+        results["paired"] = lastax.experiments.paired_differences(cells, grid.methods[0])
     lastax.experiments.save_sweep(folder, results)
     groups = lastax.experiments.sweep_groups(cells)
     _draw(folder, groups)
     if as_json:
         emit(results | {"csv": str(folder / lastax.experiments.SWEEP_TABLE)})
     else:
-        _print(folder, groups, grid.ratios, results["summary"])
+        _print(folder, groups, grid.ratios, results)
 
 
 def _warn_of_unstable_states(run: Path) -> None:
@@ -259,12 +267,16 @@ def _print(
     folder: Path,
     groups: Mapping[str, lastax.experiments.SweepCurves],
     ratios: tuple[float, ...],
-    summary: list[dict[str, Any]],
+    results: Mapping[str, Any],
 ) -> None:
     """The tables, and the files that were written."""
     for group, curves in groups.items():
         print_table(_table(group, curves, ratios))
-    print_table(_summary_table(summary))
+    print_table(_summary_table(results["summary"]))
+    for (group, baseline), rows in itertools.groupby(
+        results.get("paired", []), lambda row: (row["group"], row["baseline"])
+    ):
+        print_table(_paired_table(f"{group}: test accuracy minus that of {baseline}", rows))
     files = (
         lastax.experiments.SWEEP_TABLE,
         lastax.experiments.SWEEP_RESULTS,
@@ -361,6 +373,24 @@ def _summary_table(summary: list[dict[str, Any]]) -> Table:
             f"{row['loss']:.2f} pp",
             f"{100 * row['ratio_compressible']:.1f} %" if compressible else "-",
             f"{row['loss_compressible']:.2f} pp" if compressible else "-",
+        )
+    return table
+
+
+def _paired_table(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"{title}, percentage points; paired bootstrap")
+    names = ("method", "removed", "difference", "95 % interval", "examples", "runs", "")
+    for name in names:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            f"{100 * row['ratio']:g} %",
+            f"{100 * row['difference']:+.2f}",
+            f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}",
+            f"{row['examples']:,}",
+            str(row["runs"]),
+            "within noise" if row["within_noise"] else "",
         )
     return table
 

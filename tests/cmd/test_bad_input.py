@@ -55,6 +55,7 @@ from lastax.data import speech
         (["prune", "RUN", "--finetune-rate", "1"], 2, ["--finetune-rate", "without --finetune"]),
         (["prune", "RUN", "--calibration", "9"], 2, ["--calibration", "calibration data"]),
         (["prune", "RUN", "--budget", "probe"], 2, ["--budget", "calibrated"]),
+        (["prune", "RUN", "--fast"], 2, ["--fast", "calibrated"]),
         (["sweep", "RUN", "--layer", "lru"], 2, ["--layer", "without --task"]),
         (["sweep", "RUN", "--distill"], 2, ["--distill", "without --finetune"]),
         (["train", "--task", "speech", "--eigenvalues", "lin"], 2, ["--eigenvalues", "s5", "s4d"]),

@@ -111,7 +111,7 @@ def test_max_loss_holds_on_the_validation_split(cli, trained, tmp_path):
 
 def test_a_refitted_run_can_be_evaluated_and_pruned_again(cli, trained, tmp_path):
     out = tmp_path / "small"
-    options = ("--method", "calibrated", "--calibration", 5, "--budget", "uniform")
+    options = ("--method", "calibrated", "--calibration", 5, "--budget", "uniform", "--fast")
     answer = cli("prune", trained, "--ratio", 0.5, *options, "--out", out, "--json").result
     assert answer["states_after"] == 4
     config = lastax.training.load_config(out)
@@ -130,6 +130,22 @@ def test_a_refitted_run_can_be_evaluated_and_pruned_again(cli, trained, tmp_path
     ):
         assert not np.any(after & ~before)
         assert after.sum() == 1
+
+
+def test_calibrated_networks_are_reconstructed_unless_it_must_be_fast(cli, trained, tmp_path):
+    options = ("--method", "calibrated", "--calibration", 8, "--budget", "uniform", "--ratio", 0.5)
+    divergence = {}
+    for name, more, steps, words in (
+        ("default", (), 100, "100 steps of reconstruction (--fast: 64 and none)"),
+        ("fast", ("--fast",), 0, "no reconstruction"),
+    ):
+        shown = cli("prune", trained, *options, *more, "--out", tmp_path / name).stdout
+        assert f"calibration: 8 sequences, {words}" in " ".join(shown.split())
+        assert lastax.training.load_config(tmp_path / name).pruning["reconstruct"] == steps
+        layers = lastax.training.load_results(tmp_path / name)["layers"]
+        divergence[name] = sum(layer["output_error"] for layer in layers)
+    # Error on the calibration data, which reconstruction minimizes.
+    assert divergence["default"] < divergence["fast"]
 
 
 def test_methods_are_compared_at_the_same_number_of_states(cli, trained, tmp_path):
@@ -198,6 +214,7 @@ def test_a_dense_feedthrough_counts_as_states(cli, trained, tmp_path):
         "--budget",
         "uniform",
         "--dense-feedthrough",
+        "--fast",
     )
     answer = cli("prune", trained, "--states", 7, *options, "--out", out, "--json").result
     # 8 channels, bidirectional: 64 weights, and a state has 48.
@@ -270,9 +287,9 @@ def test_other_layers_are_trained_pruned_and_scored(cli, tmp_path, layer, method
     assert total == (16 if layer == "s4d" else 4)
     for method in methods:
         out = tmp_path / method
-        answer = cli(
-            "prune", run, "--method", method, "--ratio", 0.5, "--out", out, "--json"
-        ).result
+        fast = ("--fast",) if method == "calibrated" else ()
+        options = ("--method", method, "--ratio", 0.5, "--out", out, *fast)
+        answer = cli("prune", run, *options, "--json").result
         assert 2 <= answer["states_after"] <= total // 2
         reached = cli("evaluate", out, "--json").result["accuracy"]
         assert reached == pytest.approx(answer["test"]["after"])

@@ -40,6 +40,37 @@ def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
     assert json.loads((tmp_path / "sweep.json").read_text())["cells"] == answer["cells"]
 
 
+def test_paired_differences_are_those_of_the_accuracies(cli, trained, tmp_path):
+    options = ("--methods", "lamp,random", "--ratios", "0.5,0.75", "--out", tmp_path, "--paired")
+    answer = cli("sweep", trained, *options, "--json").result
+    accuracy = {(cell["method"], cell["ratio"]): cell["test_accuracy"] for cell in answer["cells"]}
+    assert [(row["ratio"], row["method"]) for row in answer["paired"]] == [
+        (0.5, "unpruned"),
+        (0.5, "random"),
+        (0.75, "unpruned"),
+        (0.75, "random"),
+    ]
+    for row in answer["paired"]:
+        ratio = 0 if row["method"] == "unpruned" else row["ratio"]
+        difference = accuracy[row["method"], ratio] - accuracy["lamp", row["ratio"]]
+        assert row["difference"] == pytest.approx(difference, abs=1e-6)
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["examples"] == answer["cells"][0]["test_examples"] > 0
+    (row,) = (row for row in answer["paired"] if (row["ratio"], row["method"]) == (0.75, "random"))
+    shown = cli("sweep", trained, *options).stdout
+    interval = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
+    assert f"{100 * row['difference']:+.2f}" in shown
+    assert interval in shown
+    # Cells of older versions have no single examples.
+    path = tmp_path / "cells.jsonl"
+    cells = [json.loads(line) for line in path.read_text().splitlines()]
+    del cells[-1]["test_correct"]
+    path.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    ended = cli("sweep", trained, *options)
+    assert ended.status == 1
+    assert "random at 0.75" in ended.stderr
+
+
 def test_cells_are_those_of_pruned_networks(cli, trained, tmp_path):
     options = ("--methods", "lamp", "--ratios", "0.5")
     answer = cli("sweep", trained, *options, "--out", tmp_path / "s", "--json").result

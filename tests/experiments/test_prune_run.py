@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 import lastax
@@ -65,6 +66,21 @@ def test_folders_are_named_after_the_options(options, label):
     chosen = PruneOptions(**options)
     chosen.check(CONFIG)
     assert chosen.label == label
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    preset = lastax.training.TASKS["speech"].presets["s5", "small"]
+    return lastax.build_network(preset.model, input_size=40, classes=10, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(101, (256, 100)), (400, (192, 100)), (2048, (64, 0))]
+)
+def test_larger_tasks_get_less_calibration(small_network, length, expected):
+    chosen = lastax.experiments.default_calibration(small_network, length)
+    assert (chosen.sequences, chosen.reconstruct) == expected
+    assert dataclasses.replace(chosen, sequences=64, reconstruct=0) == CalibrationOptions()
 
 
 def test_calibration_data_are_drawn_only_if_needed():

@@ -14,6 +14,12 @@ from ..systems import compiled
 CONFIG = {"layers": 2, "channels": 4, "states": 6}
 
 
+def test_every_name_of_a_setting_has_a_penalty():
+    choices = lastax.training.allowed_values(lastax.training.TrainingConfig)["state_penalty"]
+    assert choices.choices == ("none", *lastax.analysis.STATE_PENALTIES)
+    assert lastax.analysis.STATE_PENALTIES["modal"] is lastax.analysis.modal_penalty
+
+
 @pytest.mark.parametrize(
     ("penalty", "layer", "bidirectional"),
     [

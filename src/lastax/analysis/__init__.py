@@ -9,6 +9,7 @@ from lastax.analysis._certificates import difference as difference
 from lastax.analysis._certificates import error_bound as error_bound
 from lastax.analysis._certificates import error_h2 as error_h2
 from lastax.analysis._certificates import error_hinf as error_hinf
+from lastax.analysis._penalties import STATE_PENALTIES as STATE_PENALTIES
 from lastax.analysis._penalties import hankel_penalty as hankel_penalty
 from lastax.analysis._penalties import modal_penalty as modal_penalty
 from lastax.analysis._state_norms import finite_horizon_hinf_norms as finite_horizon_hinf_norms
@@ -23,6 +24,7 @@ from lastax.analysis._system_norms import h2_norm as h2_norm
 from lastax.analysis._system_norms import hinf_norm as hinf_norm
 
 __all__ = [
+    "STATE_PENALTIES",
     "Certificate",
     "Gramians",
     "balanced_truncation",

@@ -7,6 +7,9 @@ a layer down and the weights after it up. Scaling single channels differently do
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,8 @@ from lastax._typing import Array
 from lastax.analysis._single import check_single
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, subsystems
 from lastax.ssm._system import System
+
+SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
 
 # The smallest `1 - |lam|^2`, which keeps the values of unstable states finite.
 _MARGIN = 1e-6
@@ -70,6 +75,12 @@ def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
     observed = jax.vmap(_reached)(lam.conj(), C.swapaxes(1, 2).conj())
     sums, squares = jax.vmap(_singular_sums)(reached, observed)
     return _concentration(jnp.sum(sums), jnp.sum(squares), 2 * system.states)
+
+
+# The penalties by the names of `--state-penalty`.
+STATE_PENALTIES: Mapping[str, SystemPenalty] = MappingProxyType(
+    {"modal": modal_penalty, "hankel": hankel_penalty}
+)
 
 
 def _concentration(total: Array, squares: Array, count: int) -> Array:

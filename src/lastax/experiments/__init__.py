@@ -3,9 +3,15 @@
 from lastax.experiments._cells import CELLS_FILE as CELLS_FILE
 from lastax.experiments._cells import UNPRUNED as UNPRUNED
 from lastax.experiments._cells import Grid as Grid
+from lastax.experiments._cells import pack_correct as pack_correct
 from lastax.experiments._cells import read_cells as read_cells
+from lastax.experiments._cells import unpack_correct as unpack_correct
 from lastax.experiments._cluster import local_cluster as local_cluster
 from lastax.experiments._cluster import scheduler_cluster as scheduler_cluster
+from lastax.experiments._default_calibration import default_calibration as default_calibration
+from lastax.experiments._paired import PairedDifference as PairedDifference
+from lastax.experiments._paired import paired_bootstrap as paired_bootstrap
+from lastax.experiments._paired import paired_differences as paired_differences
 from lastax.experiments._post_processing import PostProcessing as PostProcessing
 from lastax.experiments._prune_run import AUTO as AUTO
 from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
@@ -39,12 +45,17 @@ __all__ = [
     "CalibrationOptions",
     "Grid",
     "OptionError",
+    "PairedDifference",
     "PostProcessing",
     "PruneOptions",
     "PrunedRun",
     "SweepCurves",
     "compressible_ratio",
+    "default_calibration",
     "local_cluster",
+    "pack_correct",
+    "paired_bootstrap",
+    "paired_differences",
     "prune_run",
     "pruning_key",
     "read_cells",
@@ -54,4 +65,5 @@ __all__ = [
     "sweep_groups",
     "sweep_results",
     "sweep_summary",
+    "unpack_correct",
 ]

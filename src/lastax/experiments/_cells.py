@@ -1,5 +1,6 @@
 """The cells of a sweep: one pruned network each, and the file that keeps them."""
 
+import base64
 import dataclasses
 import functools
 import hashlib
@@ -9,6 +10,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from lastax._errors import RunError
 from lastax._typing import Record
@@ -135,6 +139,27 @@ def append_cell(folder: Path, cell: Mapping[str, Any]) -> None:
         file.write(json.dumps(cell).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def pack_correct(correct: Bool[np.ndarray, " examples"]) -> Record:
+    """Which test examples a cell predicts correctly, as fields of the cell; one bit per example."""
+    packed = base64.b64encode(np.packbits(correct).tobytes()).decode()
+    return {"test_examples": len(correct), "test_correct": packed}
+
+
+def unpack_correct(cell: Mapping[str, Any]) -> Bool[np.ndarray, " examples"]:
+    """The array that `pack_correct` stored in a cell.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if cell.get("test_correct") is None:
+        raise RunError(
+            f"the cell {cell['method']} at {cell['ratio']:g} of {cell['run']} does not say which "
+            "test examples are correct (an older version measured it): choose another folder"
+        )
+    packed = np.frombuffer(base64.b64decode(cell["test_correct"]), np.uint8)
+    return np.unpackbits(packed, count=cell["test_examples"]).astype(bool)
 
 
 def remove_partial_line(folder: Path) -> None:

@@ -40,18 +40,28 @@ class SweepCurves:
 
 def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
     """The curves of each group, by a name such as `speech, s5, bidirectional`."""
+    return {name: _curves(of_group) for name, of_group in cells_by_group(cells).items()}
+
+
+def cells_by_group(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """The cells of each group, by the name of the group."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         direction = "bidirectional" if cell["bidirectional"] else "unidirectional"
         groups.setdefault(f"{cell['task']}, {cell['layer']}, {direction}", []).append(cell)
-    return {name: _curves(of_group) for name, of_group in groups.items()}
+    return groups
+
+
+def row_label(cell: Cell) -> str:
+    """Name of the row of a cell in tables: the method, and what followed it."""
+    return PostProcessing(cell["post_processing"]).label(cell["method"], cell["finetune"])
 
 
 def _curves(cells: Sequence[Cell]) -> SweepCurves:
     unpruned: dict[str, list[float]] = {"test": [], "validation": []}
     curves: dict[str, dict[str, dict[float, list[float]]]] = {"test": {}, "validation": {}}
     for cell in cells:
-        name = PostProcessing(cell["post_processing"]).label(cell["method"], cell["finetune"])
+        name = row_label(cell)
         for split in ("test", "validation"):
             accuracy = cell[f"{split}_accuracy"]
             if accuracy is None:

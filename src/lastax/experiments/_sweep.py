@@ -21,6 +21,7 @@ from lastax.experiments._cells import (
     Grid,
     append_cell,
     identity_key,
+    pack_correct,
     read_cells,
     remove_partial_line,
 )
@@ -32,6 +33,7 @@ from lastax.serialization._files import write_atomically
 from lastax.surgery._counts import keep_count
 from lastax.surgery._states import expand_to_original
 from lastax.training._data import TrainingData, calibration_batch, evaluate_split
+from lastax.training._evaluation import correct_predictions
 from lastax.training._run_config import RunConfig, installed_versions
 from lastax.training._runs import load_run
 from lastax.training._trainer import fine_tune
@@ -123,18 +125,21 @@ def sweep_results(runs: Sequence[Path], cells: list[Record], command: Sequence[s
 
 
 def save_sweep(folder: str | Path, results: Mapping[str, Any]) -> None:
-    """Write `sweep.json`, and the cells as `sweep.csv`."""
+    """Write `sweep.json`, and the cells as `sweep.csv`, which has no single examples."""
     rows = [
         cell
         | {
             "layers": " ".join(map(str, cell["layers"])),
             "settings": " ".join(f"{name}={value}" for name, value in cell["settings"].items()),
             "error": cell["error"] or "",
+            # Cells of older versions and failed cells have none.
+            "test_examples": cell.get("test_examples", ""),
         }
         for cell in results["cells"]
     ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    names = [name for name in rows[0] if name != "test_correct"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(Path(folder) / SWEEP_TABLE, text.getvalue().encode())
@@ -250,10 +255,14 @@ class _Measurement:
         ).model
 
     def _accuracies(self, counts: list[int], model: Network) -> Record:
-        reached = {
-            f"{split}_accuracy": evaluate_split(
-                model, self._data, split, limit=self._grid.limit
-            ).accuracy
-            for split in SPLITS
+        limit = self._grid.limit
+        validation = evaluate_split(model, self._data, "validation", limit=limit)
+        test = correct_predictions(model, self._data.evaluation_batches("test", limit=limit))
+        return {
+            "states": sum(counts),
+            "layers": counts,
+            "validation_accuracy": validation.accuracy,
+            "test_accuracy": float(test.mean()),
+            "error": None,
+            **pack_correct(test),
         }
-        return {"states": sum(counts), "layers": counts, **reached, "error": None}

@@ -16,6 +16,7 @@ from lastax.training._data import evaluate_split as evaluate_split
 from lastax.training._evaluation import Evaluation as Evaluation
 from lastax.training._evaluation import Fidelity as Fidelity
 from lastax.training._evaluation import compare as compare
+from lastax.training._evaluation import correct_predictions as correct_predictions
 from lastax.training._evaluation import evaluate as evaluate
 from lastax.training._loop import Batches as Batches
 from lastax.training._loop import FitResult as FitResult
@@ -90,6 +91,7 @@ __all__ = [
     "check_settings",
     "compare",
     "compare_split",
+    "correct_predictions",
     "cross_entropy",
     "evaluate",
     "evaluate_split",

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lastax._typing import Array, Batch, Scalar
 from lastax.nn._prediction import Predictor, predict
@@ -145,6 +145,24 @@ def evaluate(
     if examples == 0:
         raise ValueError("evaluate: no examples to evaluate on")
     return Evaluation(float(correct / examples), float(loss / examples), int(examples))
+
+
+def correct_predictions(
+    model: Predictor, batches: Iterable[Batch]
+) -> Bool[np.ndarray, " examples"]:
+    """Whether the prediction of each example of `batches` is correct, in their order.
+
+    Args:
+        model: the network, or its streaming cell.
+        batches: one pass over a split.
+    """
+
+    def correct_of(batch: Batch) -> tuple[Array, Array]:
+        logits = _logits(model, _inputs(batch), 1.0)
+        return jnp.argmax(logits, axis=1) == batch["label"], jnp.asarray(batch["weight"]) > 0
+
+    found = [correct[counted] for correct, counted in _computed(correct_of, batches)]
+    return np.concatenate([np.zeros(0, bool), *found])
 
 
 @jax.jit

@@ -1,21 +1,18 @@
 """A term of the loss that makes states redundant, so that more of them can be removed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import jax.numpy as jnp
 from jaxtyping import Float, PyTree
 
 from lastax._typing import Array
-from lastax.analysis._penalties import hankel_penalty, modal_penalty
-from lastax.ssm._multi_siso import AnySystem
+from lastax.analysis._penalties import STATE_PENALTIES, SystemPenalty
 from lastax.surgery._layers import find_layers
-
-SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
 
 # The penalties of a system, by the names of `TrainingConfig.state_penalty`.
 SYSTEM_PENALTIES: Mapping[str, SystemPenalty | None] = MappingProxyType(
-    {"none": None, "modal": modal_penalty, "hankel": hankel_penalty}
+    {"none": None, **STATE_PENALTIES}
 )
 
 

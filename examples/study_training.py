@@ -1,0 +1,242 @@
+"""Compare ways to get a small network: train and prune, reduce while training, or train it small.
+
+Usage: python study_training.py [--task speech] [--layer s5] [--seeds 0,1,2] [--out FOLDER]
+
+Networks are trained with the small preset by `lastax train`. The script prints accuracies, training
+times, and differences to the unpruned network with intervals of a paired bootstrap. A study that
+was interrupted resumes; finished networks are kept. `make study-training` runs this script.
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+
+import lastax
+from lastax.experiments import pack_correct, paired_bootstrap, unpack_correct
+
+# Options of `lastax train`, for networks that are pruned after training.
+TRAININGS = {
+    "plain": [],
+    "modal": ["--state-penalty", "modal", "--penalty-weight", "1"],
+    "hankel": ["--state-penalty", "hankel", "--penalty-weight", "1"],
+}
+# How these networks are pruned, without labels.
+METHODS = ("last", "aire", "calibrated")
+CLIPS = 256
+SMALL = REDUCED, SCRATCH, DISTILLED = (
+    "reduced during training",
+    "from scratch",
+    "distilled from scratch",
+)
+
+
+class Study:
+    """The networks of one task and kind of layer, and what was measured on them."""
+
+    def __init__(self, task, layer, folder):
+        self.folder = folder
+        self._preset = ["--task", task, "--layer", layer]
+        self._path = folder / "networks.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def records(self):
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def train(self, name, seed, options):
+        """The folder of a trained run."""
+        run = self.folder / f"{name}-seed{seed}"
+        if not (run / "results.json").is_file():
+            command = [sys.executable, "-m", "lastax.cmd.main", "train", *self._preset]
+            command += [*options, "--seed", str(seed), "--out", str(run)]
+            command += ["--resume"] if run.exists() else []
+            subprocess.run(command, check=True)
+        return run
+
+    def prune(self, name, seed, ratios):
+        """Train a large network, and prune it in several ways at all ratios."""
+        run = self.train(name, seed, TRAININGS[name])
+        grid = lastax.experiments.Grid(
+            methods=METHODS,
+            ratios=ratios,
+            reconstruct=("calibrated",),
+            calibration=lastax.experiments.CalibrationOptions(CLIPS),
+        )
+        cells = lastax.experiments.sweep(
+            [run], grid, run / "sweep", lastax.data.reopen_data, on_cell=show
+        )
+        for cell in cells:
+            yield {
+                **cell,
+                "seed": seed,
+                "row": f"{name}, {row_name(cell)}",
+                "training_seconds": training_seconds(run),
+            }
+
+    def measure_small(self, row, seed, ratio):
+        """Train a network that is small when training ends, unless this was done before."""
+        for record in self.records():
+            if (record["row"], record["seed"], record["ratio"]) == (row, seed, ratio):
+                return record
+        plain = self.train("plain", seed, TRAININGS["plain"])
+        config = lastax.training.load_config(plain)
+        states = max(1, round((1 - ratio) * config.model.states))
+        name = f"{row.replace(' ', '-')}-{ratio:g}"
+        if row == REDUCED:
+            run = self.train(name, seed, ["--reduce-during-training", str(ratio)])
+            _, model = lastax.training.load_run(run)
+        elif row == SCRATCH:
+            run = self.train(name, seed, ["--states", str(states)])
+            _, model = lastax.training.load_run(run)
+        else:
+            run = self.folder / f"{name}-seed{seed}"
+            model = distill(plain, states, run)
+        test = lastax.data.reopen_data(config).evaluation_batches("test")
+        correct = lastax.training.correct_predictions(model, test)
+        record = {
+            "row": row,
+            "seed": seed,
+            "ratio": ratio,
+            "states": sum(lastax.state_counts(model)),
+            "test_accuracy": float(correct.mean()),
+            "training_seconds": training_seconds(run),
+            **pack_correct(correct),
+        }
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return show(record)
+
+
+def distill(run, states, folder):
+    """Train a network with `states` states per layer on the outputs of a run, without labels."""
+    config, teacher = lastax.training.load_run(run)
+    model = dataclasses.replace(config.model, states=states)
+    small = dataclasses.replace(config, model=model, states=lastax.training.untrained_counts(model))
+    network = lastax.training.build_from_config(small)
+    data = lastax.data.reopen_data(config)
+    resume = any((folder / "checkpoints").glob("*"))
+    folder.mkdir(exist_ok=True)
+    return lastax.training.fit_network(
+        network, small, data, folder, teacher=teacher, resume=resume, on_epoch=print
+    ).model
+
+
+def training_seconds(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines)
+
+
+def row_name(cell):
+    if cell["method"] == lastax.experiments.UNPRUNED:
+        return "unpruned"
+    post_processing = lastax.experiments.PostProcessing(cell["post_processing"])
+    return post_processing.label(cell["method"], cell["finetune"])
+
+
+def show(record):
+    print({name: value for name, value in record.items() if name != "test_correct"}, flush=True)
+    return record
+
+
+def by_row(found):
+    """Records by row, then ratio, then seed. Networks that are not pruned have the ratio 0."""
+    rows = {}
+    for record in found:
+        row = rows.setdefault(record["row"], {})
+        row.setdefault(record["ratio"], {})[record["seed"]] = record
+    return rows
+
+
+def markdown(lines):
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables(found, ratios):
+    """Accuracies, and differences to the unpruned network of plain training, as Markdown."""
+    rows = by_row(found)
+    columns = ["0 %", *(f"{100 * ratio:g} %" for ratio in ratios)]
+    accuracies, differences = [["network", "training, s", *columns]], [["network", *columns]]
+    for lines in (accuracies, differences):
+        lines.append(["---"] * len(lines[0]))
+    (unpruned,) = rows["plain, unpruned"].values()
+    for name, row in rows.items():
+        seconds = [one["training_seconds"] for cell in row.values() for one in cell.values()]
+        cells = [row.get(ratio, {}) for ratio in (0.0, *ratios)]
+        entries = [accuracy(cell, with_states=name in SMALL) for cell in cells]
+        accuracies.append([name, f"{statistics.mean(seconds):.0f}", *entries])
+        differences.append([name, *(difference(unpruned, cell) for cell in cells)])
+    return f"{markdown(accuracies)}\n\n{markdown(differences)}"
+
+
+def accuracy(cell, *, with_states):
+    """Mean, and standard deviation over seeds; the number of states where it may not fit."""
+    if not cell:
+        return ""
+    values = [100 * one["test_accuracy"] for one in cell.values()]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    states = ""
+    if with_states:
+        states = f" ({statistics.mean(one['states'] for one in cell.values()):g} states)"
+    return f"{statistics.mean(values):.1f}{spread}{states}"
+
+
+def difference(unpruned, cell):
+    """The difference in percentage points, and its interval."""
+    seeds = sorted(set(unpruned) & set(cell))
+    if not seeds:
+        return ""
+    first, second = (
+        np.stack([unpack_correct(one[seed]) for seed in seeds]) for one in (unpruned, cell)
+    )
+    found = paired_bootstrap(first, second)
+    noise = ", within noise" if found.within_noise else ""
+    points = [100 * value for value in found[:3]]
+    return "{:+.1f} ({:+.1f} to {:+.1f}{})".format(*points, noise)
+
+
+def several(convert):
+    return lambda context, option, text: [convert(part) for part in text.split(",") if part]
+
+
+@click.command()
+@click.option("--task", default="speech", show_default=True)
+@click.option("--layer", default="s5", show_default=True)
+@click.option("--seeds", default="0", show_default=True, callback=several(int))
+@click.option(
+    "--trainings", default=",".join(TRAININGS), show_default=True, callback=several(str),
+    help="Networks that are pruned after training.",
+)  # fmt: skip
+@click.option(
+    "--ratios", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=several(float),
+    help="Shares of states to remove after training.",
+)  # fmt: skip
+@click.option(
+    "--sizes", default="0.8,0.9", show_default=True, callback=several(float),
+    help="Shares that are missing when training ends; one training per way and share.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))
+def main(task, layer, seeds, trainings, ratios, sizes, out):
+    """Train, prune and measure what is missing, and print the tables."""
+    study = Study(task, layer, out / f"{task}-{layer}")
+    found = [
+        cell
+        for name in dict.fromkeys(["plain", *trainings])
+        for seed in seeds
+        for cell in study.prune(name, seed, tuple(ratios))
+    ]
+    found += [
+        study.measure_small(row, seed, ratio) for row in SMALL for ratio in sizes for seed in seeds
+    ]
+    examples = found[0]["test_examples"]
+    print(f"\n{task}, {layer}: {len(seeds)} seeds, {examples} test examples\n")
+    print(tables(found, sorted({*ratios, *sizes})))
+
+
+if __name__ == "__main__":
+    main()
