@@ -15,51 +15,61 @@ import lastax
 from lastax import training
 from lastax.pruning import prune_with_optimizer
 from lastax.surgery import keep_states_with_optimizer
+from lastax.training import _trainer as trainer_module
 
+from ..systems import compiled, random_layer
 from .test_trainer import PRESET, Tones
 
 OPTIMIZER = training.make_optimizer(0.01, 0.005, weight_decay=0.01)
 STEPS = 3
 
 
-def network(layer, **settings):
-    config = lastax.ModelConfig(layer=layer, layers=1, channels=4, **settings)
-    return lastax.build_network(config, input_size=2, classes=2, key=jax.random.key(1))
+@pytest.fixture(scope="module")
+def model():
+    """A layer of each kind, and other parameters."""
+    key = jax.random.key(0)
+    return {
+        "s5": random_layer(0, states=4, bidirectional=True),
+        "s4d": lastax.S4D.initialize(2, 3, key=key),
+        "lru": lastax.LRU.initialize(2, 4, key=key),
+        "w": jnp.arange(8.0).reshape(4, 2),
+    }
 
 
-def moving(state):
-    """An optimizer state in which every moment has a value of its own."""
+@pytest.fixture(scope="module")
+def moments(model):
+    """A state of Adam in which every moment has a value of its own."""
     return jax.tree.map(
-        lambda leaf: jnp.arange(1, leaf.size + 1, dtype=leaf.dtype).reshape(leaf.shape), state
+        lambda leaf: np.arange(1, leaf.size + 1, dtype=leaf.dtype).reshape(leaf.shape),
+        optax.adam(0.1).init(model),
     )
 
 
-@pytest.mark.parametrize("layer", ["s5", "s4d", "lru"])
-def test_moments_of_removed_states_are_gone_and_others_stay(layer):
-    model = network(layer, states=4)
-    parameters, _ = lastax.nn.split_trainable(model)
-    state = moving(optax.adam(0.1).init(parameters))
-    reduction, small = prune_with_optimizer(model, state, ratio=0.5)
-    assert eqx.tree_equal(reduction.model, lastax.prune(model, ratio=0.5, method="aire"))
-    assert 2 * sum(reduction.states_after) == sum(reduction.states_before)
-    assert eqx.tree_equal(small[0].mu, lastax.keep_states(state[0].mu, reduction.keep))
-    assert eqx.tree_equal(small[0].mu.head, state[0].mu.head)
-    np.testing.assert_array_equal(small[0].count, state[0].count)
+def test_moments_of_removed_states_are_gone_and_others_stay(model, moments):
+    reduction, small = prune_with_optimizer(model, moments, states=7)
+    assert reduction.states_before == [4, 6, 4]
+    assert sum(reduction.states_after) == 7
+    layers = lastax.find_layers(small[0].mu)
+    for before, after, keep in zip(
+        lastax.find_layers(moments[0].mu), layers, reduction.keep, strict=True
+    ):
+        for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            # The values of a moment are different, so this also fails for the wrong states.
+            assert set(np.ravel(other)) <= set(np.ravel(one))
+        assert eqx.tree_equal(after, before.keep(keep))
+    np.testing.assert_array_equal(small[0].mu["w"], moments[0].mu["w"])
+    assert eqx.tree_equal(reduction.model, lastax.keep_states(model, reduction.keep))
 
 
-def test_new_states_have_no_moments():
-    model = network("s5", states=4)
-    parameters, _ = lastax.nn.split_trainable(model)
-    state = moving(optax.adam(0.1).init(parameters))
-    reduction, small = prune_with_optimizer(model, state, states=2, method="balanced")
-    (moments,) = lastax.find_layers(small[0].nu)
-    assert eqx.tree_equal(moments, jax.tree.map(jnp.zeros_like, moments))
-    (layer,) = lastax.find_layers(reduction.model)
-    assert jax.tree.map(jnp.shape, moments) == jax.tree.map(jnp.shape, layer)
-    assert eqx.tree_equal(small[0].nu.head, state[0].nu.head)
+def test_new_states_have_no_moments(model, moments):
+    reduction, small = prune_with_optimizer(model, moments, states=7, method="balanced")
+    found = {**small[0].nu}
+    np.testing.assert_array_equal(found.pop("w"), moments[0].nu["w"])
+    layers = {name: layer for name, layer in reduction.model.items() if name != "w"}
+    assert eqx.tree_equal(found, jax.tree.map(jnp.zeros_like, layers))
     # Nothing is removed, so no state is new.
-    _, same = prune_with_optimizer(model, state, ratio=0, method="balanced")
-    assert eqx.tree_equal(same, state)
+    _, same = prune_with_optimizer(model, moments, ratio=0, method="balanced")
+    assert eqx.tree_equal(same, moments)
 
 
 @pytest.mark.parametrize("counts", [(32, 32), (3, 5, 2)])
@@ -71,21 +81,23 @@ def test_removals_reach_the_share_in_equal_factors(counts):
     np.testing.assert_allclose(targets[0] ** 2, sum(counts) * targets[1], rtol=0.25)
 
 
-class StopHereError(Exception):
-    """The moment that a test chose to stop at."""
-
-
 @functools.cache
 def compiled_step():
-    return eqx.filter_jit(
+    return compiled(
         functools.partial(training.train_step, optimizer=OPTIMIZER, key=jax.random.key(2))
     )
 
 
+@functools.cache
+def initial():
+    """An S4D network with 8 states."""
+    config = lastax.ModelConfig(layer="s4d", layers=1, channels=4, states=2)
+    model = lastax.build_network(config, input_size=2, classes=2, key=jax.random.key(1))
+    return training.TrainState.initialize(model, OPTIMIZER)
+
+
 def fit(folder, *, share, epochs, prune=prune_with_optimizer, step=None, **options):
-    """Four epochs of an S4D network with 8 states; with fewer than 4, its accuracy falls."""
-    model = network("s4d", states=2)
-    data = Tones()
+    """Four epochs from 8 states; with fewer than 4 of them, the accuracy falls."""
 
     def validate(model):
         enough = sum(lastax.state_counts(model)) >= 4
@@ -93,9 +105,9 @@ def fit(folder, *, share, epochs, prune=prune_with_optimizer, step=None, **optio
 
     folder.mkdir(exist_ok=True)
     return training.fit(
-        training.TrainState.initialize(model, OPTIMIZER),
+        initial(),
         step or compiled_step(),
-        data.training_batches(batch_size=4, seed=0),
+        Tones().training_batches(batch_size=4, seed=0),
         validate=validate,
         folder=folder,
         epochs=4,
@@ -119,76 +131,95 @@ def whole(tmp_path_factory):
     return folder, fit(folder, share=0.75, epochs=2)
 
 
-def test_an_undone_removal_leaves_no_trace(whole, tmp_path):
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A training that removes 4 of 8 states and no more; with the states before all its steps."""
+    folder, seen = tmp_path_factory.mktemp("once"), []
+
+    def step(state, batch):
+        seen.append((state, batch))
+        return compiled_step()(state, batch)
+
+    return folder, fit(folder, share=0.5, epochs=1, step=step), seen
+
+
+def test_an_undone_removal_leaves_no_trace(whole, once):
     folder, undone = whole
     log = records(folder)
     assert [line["epoch"] for line in log] == [1, 2, 3, 3, 4]
     assert [line["states"] for line in log] == [8, 4, 2, 4, 4]
     assert [line["undone"] for line in log] == [False, False, True, False, False]
-    once = fit(tmp_path, share=0.5, epochs=1)
-    assert eqx.tree_equal(once, undone)
-    assert [line for line in log if not line["undone"]] == records(tmp_path)
+    other, same, _ = once
+    assert eqx.tree_equal(same, undone)
+    assert [line for line in log if not line["undone"]] == records(other)
 
 
-class Stop:
-    """Raises in the call that a test chose, of the callback that a test chose."""
+def test_training_continues_with_the_states_that_prune_keeps(once):
+    _, _, seen = once
+    before, _ = compiled_step()(*seen[STEPS - 1])
+    after, _ = seen[STEPS]
+    plan = lastax.plan_pruning(before.model, ratio=0.5, method="aire")
+    model, moments = keep_states_with_optimizer(before.model, before.optimizer_state, plan.keep)
+    assert eqx.tree_equal(model, lastax.prune(before.model, ratio=0.5, method="aire"))
+    assert eqx.tree_equal(after.model, model)
+    assert eqx.tree_equal(after.optimizer_state, moments)
+    assert int(after.step) == STEPS
 
-    def __init__(self, call):
-        self.call = call
 
-    def __call__(self, *arguments, **options):
-        self.call -= 1
-        if self.call == 0:
+class StopHereError(Exception):
+    """The moment that a test chose to stop at."""
+
+
+class Stops:
+    """Callbacks that raise at each of some moments, once."""
+
+    def __init__(self, *moments):
+        self.left, self.again = list(moments), ""
+
+    def at(self, moment):
+        if moment in self.left:
+            self.left.remove(moment)
             raise StopHereError
 
-    def after_pruning(self, *arguments, **options):
-        pruned = prune_with_optimizer(*arguments, **options)
-        self()
+    def prune(self, *arguments, states):
+        pruned = prune_with_optimizer(*arguments, states=states)
+        self.at(f"{states} states remain")
         return pruned
 
+    def on_step(self, number, metrics):
+        self.at(f"step {number}{self.again}")
 
-@pytest.mark.parametrize(
-    "stop",
-    [
-        lambda: {"prune": Stop(1).after_pruning},
-        lambda: {"on_step": Stop(5)},  # with 4 states, before they are accepted
-        lambda: {"prune": Stop(2).after_pruning},
-        lambda: {"on_step": Stop(9)},  # with 2 states
-        lambda: {"on_epoch": Stop(3)},  # the removal is about to be undone
-        lambda: {"on_step": Stop(10)},  # of the repeated epoch
-        lambda: {"on_reduced": Stop(1)},  # after the last step
-    ],
-)
-def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stop):
-    with pytest.raises(StopHereError):
-        fit(tmp_path, share=0.75, epochs=2, **stop())
-    resumed = fit(tmp_path, share=0.75, epochs=2, resume=True)
-    folder, model = whole
+    def on_epoch(self, record):
+        self.at(f"epoch {record['epoch']}, undone {record['undone']}")
+        self.again = " again" if record["undone"] else self.again
+
+    def on_reduced(self, keep):
+        self.at("end")
+
+
+def test_stopped_and_resumed_is_bit_identical(whole, tmp_path):
+    stops = Stops(
+        "4 states remain",  # after a removal, before its checkpoint
+        "step 6",  # with 4 states, which are not accepted yet
+        "2 states remain",
+        "epoch 3, undone True",  # the removal is not undone yet
+        "step 9 again",
+        "end",
+    )
+    callbacks = {name: getattr(stops, name) for name in ("on_step", "on_epoch", "on_reduced")}
+    resume = functools.partial(
+        fit, tmp_path, share=0.75, epochs=2, resume=True, prune=stops.prune, **callbacks
+    )
+    for moment in tuple(stops.left):
+        with pytest.raises(StopHereError):
+            resume()
+        assert moment not in stops.left
+    resumed, (folder, model) = resume(), whole
     assert eqx.tree_equal(model, resumed)
     assert records(tmp_path) == records(folder)
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
-
-
-def test_training_goes_on_with_what_prune_leaves(tmp_path):
-    seen = []
-
-    def step(state, batch):
-        seen.append(state)
-        return compiled_step()(state, batch)
-
-    fit(tmp_path, share=0.5, epochs=1, step=step)
-    # The state before the removal follows from the last step of the first epoch.
-    batches = Tones().training_batches(batch_size=4, seed=0)
-    batch = [next(batches) for _ in range(STEPS)][-1]
-    before, _ = compiled_step()(seen[STEPS - 1], batch)
-    after = seen[STEPS]
-    assert eqx.tree_equal(after.model, lastax.prune(before.model, ratio=0.5, method="aire"))
-    plan = lastax.plan_pruning(before.model, ratio=0.5, method="aire")
-    _, moments = keep_states_with_optimizer(before.model, before.optimizer_state, plan.keep)
-    assert eqx.tree_equal(after.optimizer_state, moments)
-    assert int(after.step) == STEPS
 
 
 REDUCING = dataclasses.replace(
@@ -202,30 +233,32 @@ def config():
     return training.make_run_config("speech", Tones(), preset, seed=3)
 
 
-def test_a_run_records_the_remaining_states(config, tmp_path):
+def test_a_run_records_the_remaining_states(config, tmp_path, monkeypatch):
     folder, data = tmp_path / "run", Tones()
-
-    def stop(record):
-        if record["epoch"] == 2:
-            raise StopHereError
-
-    with pytest.raises(StopHereError):
-        training.train(config, data, folder, on_epoch=stop)
-    assert training.load_config(folder) == config
-    run = training.train(config, data, folder, resume=True)
+    run = training.train(config, data, folder)
     assert lastax.state_counts(run.model) == [2]
     found, model = training.load_run(folder)
+    assert found == training.keep_in_config(config, training.kept_masks(found, (4,)))
     assert found.states == (2,)
     assert eqx.tree_equal(model, run.model)
     assert eqx.tree_equal(lastax.load(folder), run.model)
     # A crash between the configuration and the model.
     for name in ("model.safetensors", "structure.json", "results.json"):
         (folder / name).unlink()
-    again = training.train(training.load_config(folder), data, folder, resume=True)
+    again = training.train(found, data, folder, resume=True)
     assert eqx.tree_equal(again.model, run.model)
     assert training.load_config(folder) == found
-    tuned = training.fine_tune(run.model, found, data, epochs=1)
-    assert lastax.state_counts(tuned.model) == [2]
+    # Fine-tuning removes no more states.
+    tuning = []
+
+    def stop(network, config, *_, **__):
+        tuning.append(config)
+        raise StopHereError
+
+    monkeypatch.setattr(trainer_module, "fit_network", stop)
+    with pytest.raises(StopHereError):
+        training.fine_tune(run.model, found, data, epochs=1)
+    assert trainer_module.reduction_for(tuning[0], data) is None
 
 
 def test_impossible_settings_are_named(config, tmp_path):
