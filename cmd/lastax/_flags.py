@@ -88,6 +88,11 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
         raise click.UsageError(
             "--penalty-weight has no effect without --state-penalty: leave it out"
         )
+    reducing = [n for n in given if n.startswith("reduce_") and n != "reduce_during_training"]
+    if reducing and not chosen["reduce_during_training"]:
+        raise click.UsageError(
+            f"{flag_of(reducing[0])} has no effect without --reduce-during-training: leave it out"
+        )
     for name, (other, value) in needed.items():
         if name in given and chosen[other] != value:
             raise click.UsageError(

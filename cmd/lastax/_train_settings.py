@@ -89,7 +89,9 @@ def parts_from_run(source: Path, chosen: Mapping[str, Any]) -> Parts:
                 f"{flag_of(name, value)}: the network of {source} has "
                 f"{flag_of(name, fixed[name])}; leave the flag out, or train without --from"
             )
-    return override_all((config.data, config.model, config.training), chosen)
+    # A run that removed states during its training has its final size.
+    training = dataclasses.replace(config.training, reduce_during_training=0.0)
+    return override_all((config.data, config.model, training), chosen)
 
 
 def print_settings(parts: Parts, as_json: bool) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import io
 import itertools
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -66,6 +68,21 @@ class Several(click.ParamType):
             self.fail(f"{value!r} is no list of {self.name} with commas: {error}", param, ctx)
 
 
+class _Flags(click.ParamType):
+    """Flags of another command, as a shell reads them."""
+
+    name = "flags"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """From text to the list of words."""
+        try:
+            return shlex.split(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
 def _ratio(text: str) -> float:
     try:
         number = float(text)
@@ -112,6 +129,15 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 )
 @click.option("--size", default="small", help="Size of these presets.")
 @click.option("--seeds", type=Several("seeds", int), default="0", help="Seeds of these presets.")
+@click.option(
+    "--train",
+    "flags",
+    type=_Flags(),
+    default="",
+    metavar="FLAGS",
+    help="Flags of `lastax train` for these presets, in quotes.  [default: none]",
+    show_default=False,
+)
 @click.option(
     "--methods", type=METHOD_NAMES, help="Methods to compare.  [default: all]", default=None
 )
@@ -174,6 +200,7 @@ def sweep(
     layers: list[str],
     size: str,
     seeds: list[int],
+    flags: list[str],
     methods: list[str] | None,
     ratios: list[float],
     recalibrate: list[str],
@@ -198,7 +225,8 @@ def sweep(
     is measured. To resume an interrupted sweep, run the same command again.
     """
     if not tasks:
-        require_flag({"layers": "--layer", "size": "--size", "seeds": "--seeds"}, "--task")
+        names = {"layers": "--layer", "size": "--size", "seeds": "--seeds", "flags": "--train"}
+        require_flag(names, "--task")
     if not finetune:
         require_flag({"finetune_rate": "--finetune-rate", "distill": "--distill"}, "--finetune")
     grid = lastax.experiments.Grid(
@@ -217,7 +245,7 @@ def sweep(
         raise click.UsageError("--jobs and --scheduler exclude each other: leave one out")
     location = location.absolute()
     with _executor(jobs, scheduler) as executor:
-        chosen = [*runs, *_trained(tasks or [], layers, size, seeds, location, executor)]
+        chosen = [*runs, *_trained(tasks or [], layers, size, seeds, flags, location, executor)]
         chosen = chosen or [resolve_run(None)]
         for run in chosen:
             _warn_of_unstable_states(run)
@@ -308,22 +336,24 @@ def _trained(
     layers: list[str],
     size: str,
     seeds: list[int],
+    flags: list[str],
     location: DataLocation,
     executor: Executor | None,
 ) -> list[Path]:
     """Runs of presets; those that do not exist yet are trained by `lastax train`."""
     found, missing = [], []
+    changes = "".join("-" + re.sub(r"[^\w.]+", "-", word).strip("-") for word in flags)
     for task, layer, seed in itertools.product(tasks, layers, seeds):
         kind = layer.removesuffix(UNIDIRECTIONAL)
         if (kind, size) not in lastax.training.TASKS[task].presets:
             raise click.UsageError(f"--task {task} --layer {kind}: there is no preset {size!r}")
         suffix = "" if size == "small" else f"-{size}"
-        run = RUNS / task / f"{layer}{suffix}-seed{seed}"
+        run = RUNS / task / f"{layer}{suffix}{changes}-seed{seed}"
         found.append(run)
         if (run / lastax.serialization.MODEL_FILE).is_file():
             continue
         command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
-        command += ["--no-bidirectional"] if layer != kind else []
+        command += [*(["--no-bidirectional"] if layer != kind else []), *flags]
         command += ["--out", str(run)] + (["--resume"] if run.exists() else [])
         for flag, value in (("--data-dir", location.root), ("--data", location.data)):
             command += [] if value is None else [flag, str(value)]

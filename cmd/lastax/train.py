@@ -220,6 +220,7 @@ def _train(
                 f"train {percent(record['train_accuracy'])}  "
                 f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
                 + _speed(record)
+                + _states(record)
             )
 
         try:
@@ -250,6 +251,13 @@ def _speed(record: dict[str, Any]) -> str:
     return (
         f"  {record['steps_per_second']:.1f} steps/s  data wait {100 * record['data_wait']:.0f} %"
     )
+
+
+def _states(record: dict[str, Any]) -> str:
+    """The states of a training that removes some, and whether their removal is undone."""
+    if "states" not in record:
+        return ""
+    return f"  {record['states']} states" + (", undone" if record["undone"] else "")
 
 
 def _new_config(

@@ -83,7 +83,7 @@ def check_settings(config: Any) -> None:
             )
         if allowed.kind is float and not 0 <= value < float("inf"):
             raise ValueError(f"{field.name} must be finite and not negative; got {value}")
-    for name in ("dropout", "label_smoothing", "norm_momentum"):
+    for name in ("dropout", "label_smoothing", "norm_momentum", "reduce_during_training"):
         value = getattr(config, name, None)
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1); got {value}")

@@ -340,6 +340,11 @@ def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
             f"train --task speech --layer lru --size small --seed 4 {more}"
             f"--out runs/speech/{layer}-seed4"
         )
+    cli("sweep", "--task", "speech", "--train", "--reduce-during-training 0.7 --no-anneal")
+    assert " ".join(called.pop()) == (
+        "train --task speech --layer s5 --size small --seed 0 --reduce-during-training 0.7 "
+        "--no-anneal --out runs/speech/s5-reduce-during-training-0.7-no-anneal-seed0"
+    )
 
 
 def cells(task, method, accuracies, layer="s5"):

@@ -1,5 +1,6 @@
 """`lastax train`: the files of a run, and stopping and resuming it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import safetensors.numpy
 
 import lastax
 
+from ..runs import untrained_run
 from .conftest import SHORT, TINY
 
 
@@ -155,3 +157,19 @@ def test_a_penalty_weight_needs_a_penalty(cli):
     ended = cli("train", "--task", "speech", "--penalty-weight", 0.5)
     assert ended.status == 2
     assert "--penalty-weight has no effect without --state-penalty" in ended.stderr
+
+
+def test_a_reduction_is_chosen_by_its_share_and_not_repeated(cli, tmp_path):
+    ended = cli("train", "--task", "speech", "--reduce-epochs", 2)
+    assert ended.status == 2
+    assert "--reduce-epochs has no effect without --reduce-during-training" in ended.stderr
+    wrong = cli("train", "--task", "speech", "--reduce-during-training", 1)
+    assert "reduce_during_training must be in [0, 1); got 1.0" in wrong.stderr
+    untrained_run(tmp_path, lastax.ModelConfig(layers=1, channels=4, states=2))
+    config = lastax.training.load_config(tmp_path)
+    reduced = dataclasses.replace(config.training, reduce_during_training=0.5)
+    lastax.training.save_config(tmp_path, dataclasses.replace(config, training=reduced))
+    # A run that starts from a smaller network keeps its size, unless it is asked to reduce it.
+    for flags, share in (((), 0), (("--reduce-during-training", 0.3), 0.3)):
+        shown = cli("train", "--from", tmp_path, *flags, "--show-settings", "--json").result
+        assert shown["training"]["reduce_during_training"] == share

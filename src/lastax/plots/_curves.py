@@ -17,14 +17,16 @@ _THREE_COLUMNS = 60
 def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw accuracy by epoch, one color per run.
 
-    Lines are solid for the validation split and dashed for training batches.
+    Lines are solid for the validation split and dashed for training batches. Epochs that were undone
+    are left out.
 
     Args:
         runs: by name, the records of each run's `metrics.jsonl`.
     """
     figure = new_figure(5.4, 3.3)
     axis = figure.subplots()
-    for index, (name, records) in enumerate(runs.items()):
+    for index, (name, all_records) in enumerate(runs.items()):
+        records = [record for record in all_records if not record.get("undone")]
         epochs = [record["epoch"] for record in records]
         for key, width, style in (("validation", 1.8, "-"), ("train", 0.9, "--")):
             values = [100 * record[f"{key}_accuracy"] for record in records]

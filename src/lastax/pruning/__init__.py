@@ -9,6 +9,7 @@ from lastax.pruning._plan import PruningPlan as PruningPlan
 from lastax.pruning._plan import plan_pruning as plan_pruning
 from lastax.pruning._plan import score_states as score_states
 from lastax.pruning._prune import prune as prune
+from lastax.pruning._prune_with_optimizer import prune_with_optimizer as prune_with_optimizer
 from lastax.pruning._reducer import Reducer as Reducer
 from lastax.pruning._reducer import Reduction as Reduction
 from lastax.pruning._scores import aire_scores as aire_scores
@@ -46,6 +47,7 @@ __all__ = [
     "layer_adaptive",
     "plan_pruning",
     "prune",
+    "prune_with_optimizer",
     "published_last_scores",
     "random_scores",
     "rank_agreement",

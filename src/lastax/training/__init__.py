@@ -28,6 +28,7 @@ from lastax.training._optimizer import make_optimizer as make_optimizer
 from lastax.training._optimizer import parameter_groups as parameter_groups
 from lastax.training._placement import Placement as Placement
 from lastax.training._presets import TASKS as TASKS
+from lastax.training._reduction import InTrainingReduction as InTrainingReduction
 from lastax.training._run_config import CONFIG_FILE as CONFIG_FILE
 from lastax.training._run_config import RunConfig as RunConfig
 from lastax.training._run_config import build_from_config as build_from_config
@@ -74,6 +75,7 @@ __all__ = [
     "Evaluation",
     "Fidelity",
     "FitResult",
+    "InTrainingReduction",
     "Placement",
     "Preset",
     "RunConfig",

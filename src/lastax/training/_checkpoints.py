@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,25 +80,39 @@ class Checkpoints:
                 ),
             )
 
+    def progress(self) -> Record:
+        """The progress of the newest checkpoint alone.
+
+        Raises:
+            RunError: if there is none, or if it cannot be read.
+        """
+        with self._reading() as read:
+            return read(progress=self._args.JsonRestore())["progress"]
+
     def restore(self, like: Any) -> tuple[Any, Record]:
         """The arrays of the newest checkpoint in the structure of `like`, and its progress.
 
         Raises:
             RunError: if there is none, or if it cannot be read or belongs to another model.
         """
+        with self._reading() as read:
+            restored = read(
+                arrays=self._args.StandardRestore(named_arrays(like)),
+                progress=self._args.JsonRestore(),
+            )
+            return with_named_arrays(like, restored["arrays"]), restored["progress"]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Callable[..., Any]]:
+        """A function that reads items of the newest checkpoint."""
         step = self.latest_step()
         if step is None:
             raise RunError(f"no checkpoint in {self.folder}: start the run again")
         try:
             with _interrupts_held():
-                restored = self._manager.restore(
-                    step,
-                    args=self._args.Composite(
-                        arrays=self._args.StandardRestore(named_arrays(like)),
-                        progress=self._args.JsonRestore(),
-                    ),
+                yield lambda **items: self._manager.restore(
+                    step, args=self._args.Composite(**items)
                 )
-            return with_named_arrays(like, restored["arrays"]), restored["progress"]
         # Orbax and its dependencies raise a dozen types of errors for damaged files.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

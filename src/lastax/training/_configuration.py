@@ -63,6 +63,12 @@ class TrainingConfig:
         "none", "Term of the loss that makes states redundant."
     )
     penalty_weight: float = setting(1.0, "Weight of this term.")
+    reduce_during_training: float = setting(0.0, "Share of states to remove during training.")
+    reduce_epochs: int = setting(4, "Remove states at the ends of the first N epochs.")
+    reduce_method: str = setting("aire", "Pruning method that chooses these states.")
+    reduce_tolerance: float = setting(
+        1.0, "Undo a removal if validation accuracy falls by more points."
+    )
     remat: bool = setting(False, "Recompute blocks in the backward pass; implies --loop.")
     loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,12 +17,15 @@ from lastax._typing import Array, Batch, Record
 from lastax.nn._networks import Network
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._save import save
+from lastax.surgery._layers import state_counts
 from lastax.training._checkpoints import Checkpoints
 from lastax.training._clock import Clock
 from lastax.training._evaluation import Evaluation
 from lastax.training._log import Log
+from lastax.training._loop_state import LoopState, Progress, restored
 from lastax.training._overlap import read_ahead
 from lastax.training._placement import Placement
+from lastax.training._reduction import InTrainingReduction, Masks, unpack_kept
 from lastax.training._runs import METRICS_FILE
 from lastax.training._step import StepMetrics, TrainState
 
@@ -48,19 +51,6 @@ class Batches(Protocol):
         """Return to a stored position."""
 
 
-@dataclasses.dataclass
-class LoopState:
-    """What a checkpoint holds besides arrays."""
-
-    loss_sum: float = 0.0
-    accuracy_sum: float = 0.0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    metrics_bytes: int = 0
-    batches: Record = dataclasses.field(default_factory=dict)
-
-
 @dataclasses.dataclass(frozen=True)
 class FitResult:
     """The best model by validation, where it was found and what it reached there."""
@@ -84,9 +74,13 @@ def fit(
     resume: bool = False,
     placement: Placement | None = None,
     on_step: Callable[[int, StepMetrics], None] = lambda step, metrics: None,
+    reduction: InTrainingReduction | None = None,
     on_epoch: Callable[[Record], None] = lambda record: None,
+    on_reduced: Callable[[Masks], None] = lambda keep: None,
 ) -> FitResult:
     """Train to the end, and write the model of the best validation accuracy to `folder`.
+
+    With a `reduction`, it is the best model after the last removal of states.
 
     A checkpoint is written after each epoch, and every `checkpoint_steps` steps within an epoch. A
     checkpoint holds everything that the steps depend on, so a run that was stopped at any moment
@@ -108,16 +102,26 @@ def fit(
         placement: the devices; the default device if None. With several processes, each calls this
             function, and the first one writes.
         on_step: called after each step with its number and metrics. The next step may be running.
+        reduction: removal of states at the ends of the first epochs. An epoch that is undone has a
+            record with `"undone": true`, and is repeated.
         on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
+        on_reduced: with a reduction, called before the model is written, with one mask per layer:
+            the states that remain of those in `state`.
 
     Raises:
+        ValueError: if states would be removed after the last epoch.
         TrainingDivergedError: if the loss or a parameter is not finite. Checkpoints remain.
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     placement = placement or Placement.over(jax.devices()[:1])
+    if reduction is not None and reduction.epochs >= epochs:
+        raise ValueError(
+            f"fit: states are removed after {reduction.epochs} of {epochs} epochs, and at least "
+            "one epoch must follow; train for more epochs, or remove states in fewer"
+        )
     # Copies, since steps may donate the state.
-    state, best = placement.state(state), placement.state(state.model)
-    progress, log = LoopState(), Log(folder / METRICS_FILE)
+    start, log = state, Log(folder / METRICS_FILE)
+    now = LoopState(placement.state(start), placement.state(start.model))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINT_FOLDER))
         last = checkpoints.latest_step()
@@ -126,63 +130,77 @@ def fit(
                 f"{folder} holds the checkpoints of a run: resume it, or choose another folder"
             )
         if last is not None:
-            (state, best), stored = checkpoints.restore((state, best))
-            progress = LoopState(**stored)
-            batches.set_state(progress.batches)
-        log.truncate(progress.metrics_bytes)
-        first = int(state.step) + 1
-        ahead = read_ahead(
-            batches,
-            lambda batch: (placement.batch(batch), copy.deepcopy(batches.get_state())),
-        )
-        stack.enter_context(contextlib.closing(ahead))
+            now = restored(checkpoints, start)
+            batches.set_state(now.progress.batches)
+        log.truncate(now.progress.metrics_bytes)
+
+        def start_reading() -> Generator[tuple[Batch, Record], None, None]:
+            return read_ahead(
+                batches,
+                lambda batch: (placement.batch(batch), copy.deepcopy(batches.get_state())),
+            )
+
+        ahead = start_reading()
+        stack.callback(lambda: ahead.close())
         unread: collections.deque[tuple[int, StepMetrics]] = collections.deque()
         clock = Clock(compiling=True)
-        for number in range(first, epochs * steps_per_epoch + 1):
+        number = int(now.state.step)
+        while number < epochs * steps_per_epoch:
+            number += 1
             with clock.waiting():
                 batch, position = next(ahead)
-            state, metrics = step(state, batch)
+            state, metrics = step(now.state, batch)
+            now = dataclasses.replace(now, state=state)
             unread.append((number, metrics))
             epoch, inside = divmod(number, steps_per_epoch)
             pause = inside == 0 or inside % checkpoint_steps == 0
             while len(unread) > (0 if pause else 1):
                 done, metrics = unread.popleft()
                 _require_finite_loss(metrics, done, checkpoints)
-                progress.loss_sum += float(metrics.loss)
-                progress.accuracy_sum += float(metrics.accuracy)
+                now = now.with_progress(
+                    loss_sum=now.progress.loss_sum + float(metrics.loss),
+                    accuracy_sum=now.progress.accuracy_sum + float(metrics.accuracy),
+                )
                 on_step(done, metrics)
             clock.step_done()
+            if not pause:
+                continue
+            now = now.with_progress(batches=position)
+            undo = False
             if inside == 0:
-                evaluation = validate(state.model)
-                if _better(evaluation, progress):
-                    best = placement.state(state.model)
-                    progress.best_accuracy, progress.best_loss = evaluation[:2]
-                    progress.best_epoch = epoch
-                record = _epoch_record(epoch, number, steps_per_epoch, progress, evaluation)
+                evaluation = validate(now.state.model)
+                if reduction is not None and now.before is not None:
+                    undo = reduction.fell(now.progress.accuracy, evaluation.accuracy)
+                now = now if undo else now.evaluated(evaluation, epoch, placement)
+                record = _epoch_record(epoch, number, steps_per_epoch, now.progress, evaluation)
                 record |= clock.record()
-                progress.metrics_bytes = log.append(record)
-                progress.loss_sum = progress.accuracy_sum = 0.0
-                clock = Clock()
+                if reduction is not None:
+                    record |= {"states": sum(state_counts(now.state.model)), "undone": undo}
+                now = now.with_progress(
+                    metrics_bytes=log.append(record), loss_sum=0.0, accuracy_sum=0.0
+                )
+                clock = Clock(compiling=reduction is not None and epoch <= reduction.epochs)
                 on_epoch(record)
-            if pause:
-                _require_finite_parameters(state.model, number, checkpoints)
-                progress.batches = position
-                checkpoints.save(number, (state, best), dataclasses.asdict(progress))
-                clock.resume()
+            _require_finite_parameters(now.state.model, number, checkpoints)
+            if undo:
+                ahead.close()
+                now = now.rolled_back(steps_per_epoch)
+                batches.set_state(now.progress.batches)
+                ahead, number = start_reading(), int(now.state.step)
+            elif inside == 0 and reduction is not None:
+                now = now.reduced(reduction, epoch, start, placement)
+            now.save(checkpoints, number)
+            clock.resume()
+    if reduction is not None:
+        on_reduced(unpack_kept(now.progress.kept, state_counts(start.model)))
     if jax.process_index() == 0:
-        save(folder, best)
-    return FitResult(best, progress.best_epoch, progress.best_accuracy, progress.best_loss)
-
-
-def _better(evaluation: Evaluation, progress: LoopState) -> bool:
-    """Higher accuracy, or equal accuracy, which small splits often have, and lower loss."""
-    if evaluation.accuracy != progress.best_accuracy:
-        return evaluation.accuracy > progress.best_accuracy
-    return evaluation.loss < progress.best_loss
+        save(folder, now.best)
+    progress = now.progress
+    return FitResult(now.best, progress.best_epoch, progress.best_accuracy, progress.best_loss)
 
 
 def _epoch_record(
-    epoch: int, number: int, steps: int, progress: LoopState, evaluation: Evaluation
+    epoch: int, number: int, steps: int, progress: Progress, evaluation: Evaluation
 ) -> Record:
     return {
         "epoch": epoch,

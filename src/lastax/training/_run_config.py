@@ -132,9 +132,8 @@ def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray
         return [np.arange(count) < states for states, count in pairs]
     masks = []
     for layer, states, count in zip(config.kept, config.states, counts, strict=True):
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(layer), np.uint8))
-        mask = bits[:count].astype(bool)
-        if len(mask) != count or bits.sum() != mask.sum() or mask.sum() != states:
+        mask = unpacked_mask(layer, count)
+        if mask.sum() != states:
             raise ValueError("kept does not match states")
         masks.append(mask)
     return masks
@@ -143,6 +142,19 @@ def kept_masks(config: RunConfig, counts: Sequence[int]) -> list[Bool[np.ndarray
 def packed_masks(masks: Sequence[Bool[np.ndarray, " _"]]) -> tuple[str, ...]:
     """Masks as hexadecimal numbers, the first state in the highest bit."""
     return tuple(np.packbits(mask).tobytes().hex() for mask in masks)
+
+
+def unpacked_mask(packed: str, count: int) -> Bool[np.ndarray, " P"]:
+    """A mask of `count` states from its hexadecimal number.
+
+    Raises:
+        ValueError: if the number is not of such a mask.
+    """
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8))
+    mask = bits[:count].astype(bool)
+    if len(mask) != count or bits.sum() != mask.sum():
+        raise ValueError("kept does not match states")
+    return mask
 
 
 def keep_in_config(config: RunConfig, keep: Sequence[Bool[np.ndarray, " _"]]) -> RunConfig:

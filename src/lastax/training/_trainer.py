@@ -15,21 +15,30 @@ import optax
 from lastax._errors import RunError, TrainingDivergedError
 from lastax._typing import Batch, PRNGKeyArray, Record
 from lastax.nn._networks import Network
+from lastax.pruning._methods import find_method
+from lastax.pruning._prune_with_optimizer import prune_with_optimizer
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import load, save
 from lastax.surgery._layers import state_counts
 from lastax.training._agreement import require_agreement
 from lastax.training._configuration import DataConfig, Preset, TrainingConfig
-from lastax.training._data import TrainingData, data_fingerprint, evaluate_split
+from lastax.training._data import (
+    TrainingData,
+    calibration_batch,
+    data_fingerprint,
+    evaluate_split,
+)
 from lastax.training._evaluation import Evaluation
 from lastax.training._loop import FitResult, fit
 from lastax.training._optimizer import make_optimizer
 from lastax.training._placement import Placement
 from lastax.training._presets import TASKS
+from lastax.training._reduction import InTrainingReduction, Masks
 from lastax.training._run_config import (
     RunConfig,
     build_from_config,
     installed_versions,
+    keep_in_config,
     save_config,
     untrained_counts,
 )
@@ -38,7 +47,8 @@ from lastax.training._schedules import SCHEDULES
 from lastax.training._state_penalty import SYSTEM_PENALTIES
 from lastax.training._step import StepMetrics, TrainState, train_step
 
-# In a run, the weights that training started from, if they were not drawn.
+# In a run, the network that training started from, if it was not drawn, or if states are removed
+# during training: `config.json` then has the remaining ones.
 START_FOLDER = "start"
 
 Stepped = tuple[TrainState, StepMetrics]
@@ -191,20 +201,26 @@ def train(
             f"{folder} already exists: resume the run, remove it, or choose another folder"
         )
     writes = jax.process_index() == 0
+    reduces = config.training.reduce_during_training > 0
     network = build_from_config(config) if start is None else start
     if resume and (folder / START_FOLDER).is_dir():
-        network = load(folder / START_FOLDER, like=network)
+        network = load(folder / START_FOLDER, like=None if reduces else network)
 
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
         if writes and not resume:
             with folder_written_at_once(folder) as fresh:
                 save_config(fresh, config)
-                if start is not None:
-                    save(fresh / START_FOLDER, start)
+                if start is not None or reduces:
+                    save(fresh / START_FOLDER, network)
         # No process goes on before the folder exists.
         require_agreement({"the number of steps": steps})
         on_start(steps)
+
+    def record_states(keep: Masks) -> None:
+        # An earlier attempt may have recorded them, and ended before it wrote the model.
+        if writes and config.states == tuple(state_counts(network)):
+            save_config(folder, keep_in_config(config, keep))
 
     try:
         result = fit_network(
@@ -217,6 +233,7 @@ def train(
             on_start=begin,
             on_step=on_step,
             on_epoch=on_epoch,
+            on_reduced=record_states,
         )
     except TrainingDivergedError as error:
         if writes:
@@ -246,12 +263,13 @@ def fit_network(
     on_start: Callable[[int], None] = lambda steps: None,
     on_step: OnStep = lambda number, metrics: None,
     on_epoch: OnEpoch = lambda record: None,
+    on_reduced: Callable[[Masks], None] = lambda keep: None,
 ) -> FitResult:
     """Train an existing network as `config` says; `train` without the files of a run.
 
     `folder` gets checkpoints, metrics and the best weights. With a `teacher` the loss is the KL
     divergence from its outputs, and labels are not used (distillation). `on_start` is called when
-    everything is built, before anything is written.
+    everything is built, before anything is written. `on_reduced` is as for `fit`.
     """
     training = config.training
     placement = Placement.over(jax.devices()[: config.devices])
@@ -288,6 +306,7 @@ def fit_network(
         if hasattr(batches, "close"):
             stack.callback(batches.close)
         state = TrainState.initialize(network, optimizer)
+        reduction = reduction_for(config, data)
         on_start(steps * training.epochs)
         return fit(
             state,
@@ -299,8 +318,10 @@ def fit_network(
             steps_per_epoch=steps,
             resume=resume,
             placement=placement,
+            reduction=reduction,
             on_step=on_step,
             on_epoch=on_epoch,
+            on_reduced=on_reduced,
         )
 
 
@@ -335,6 +356,7 @@ def fine_tune(
         warmup_epochs=0,
         # The states to remove are gone.
         state_penalty="none",
+        reduce_during_training=0.0,
         learning_rate=rate * config.training.learning_rate,
         ssm_learning_rate=rate * config.training.ssm_learning_rate,
     )
@@ -368,4 +390,33 @@ def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransfo
         weight_decay=training.weight_decay,
         grouping=training.grouping,
         step_size_global=training.step_size_global,
+    )
+
+
+def reduction_for(config: RunConfig, data: TrainingData) -> InTrainingReduction | None:
+    """The removal of states during a training; None if its configuration has none.
+
+    Raises:
+        ValueError: if there is no such pruning method, or if no epoch would follow the removals.
+    """
+    training = config.training
+    if not training.reduce_during_training:
+        return None
+    if training.reduce_epochs >= training.epochs:
+        raise ValueError(
+            f"reduce_epochs is {training.reduce_epochs} of {training.epochs} epochs, and an epoch "
+            "must follow the last removal of states; choose fewer (--reduce-epochs)"
+        )
+    needs_data = find_method("train", training.reduce_method).needs_calibration
+    return InTrainingReduction(
+        training.reduce_during_training,
+        functools.partial(
+            prune_with_optimizer,
+            method=training.reduce_method,
+            length=data.length,
+            key=jax.random.fold_in(jax.random.key(config.seed), 2),
+            calibration=calibration_batch(data, 64, seed=config.seed) if needs_data else None,
+        ),
+        training.reduce_epochs,
+        training.reduce_tolerance,
     )
