@@ -76,15 +76,7 @@ def _compute_output_tangents(
     The operands are the weights, the states, and the derivatives of all operands of `SCAN_OUTPUT`.
     """
     weights, states, (lam_dot, b_dot, *weight_dots) = _in_parts(operands, directions)
-    dots = SCAN_TANGENTS.bind(
-        lam,
-        lam_dot,
-        *states,
-        b_dot,
-        method=method,
-        directions=directions,
-        precision=precision,
-    )
+    dots = SCAN_TANGENTS.bind(lam, lam_dot, *states, b_dot, method=method, directions=directions)
     y_dot = _sum_of_products(dots, weights, precision)
     return [y_dot + _sum_of_products(states, weight_dots, precision), *dots]
 
@@ -127,13 +119,7 @@ def _cotangents(
     if states_bar:
         bars = [one + other for one, other in zip(bars, states_bar, strict=True)]
     lam_bar, b_bar = SCAN_ADJOINT.bind(
-        lam,
-        *states,
-        *bars,
-        method=method,
-        directions=directions,
-        shared=True,
-        precision=precision,
+        lam, *states, *bars, method=method, directions=directions, shared=True
     )
     return [
         lam_bar,
