@@ -63,8 +63,8 @@ class TrainingConfig:
         "none", "Term of the loss that makes states redundant."
     )
     penalty_weight: float = setting(1.0, "Weight of this term.")
-    remat: bool = setting(False, "Recompute blocks in the backward pass; implies --loop.")
-    loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
+    remat: bool = setting(False, "Recompute layers in the backward pass; implies --scan-layers.")
+    scan_layers: bool = setting(False, "Compile layers of equal shapes once, as one scan.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 
 
