@@ -16,7 +16,7 @@ import lastax
 from lastax.cmd import _console
 from lastax.cmd.bench import _gpu, _kernel, _layer, _prune, _recurrence, _train_step
 from lastax.cmd.bench._comparison import check_ratios
-from lastax.cmd.bench._measure import measure
+from lastax.cmd.bench._measure import compile_programs, run_in_turns
 from lastax.cmd.bench._paper import DATA
 from lastax.cmd.bench._programs import (
     ALL_SHAPES,
@@ -26,9 +26,12 @@ from lastax.cmd.bench._programs import (
     Shape,
 )
 from lastax.cmd.bench._prune import seconds_to_prune
+from lastax.cmd.bench._recurrence import layer_recurrence_programs
 from lastax.cmd.bench._reference import ReferenceS5, reference_network, reference_scan
 
 SUITES = [module.SUITE for module in (_recurrence, _layer, _kernel, _train_step, _prune)]
+# The programs that no other suite has.
+OF_LAYERS, OUTPUTS = (_gpu.SUITES[name][0] for name in ("recurrence", "output"))
 
 SMALL = Shape(batch=2, length=12, channels=4, states=6, layers=2)
 
@@ -101,19 +104,22 @@ def small_programs(suite):
     return suite.programs(SMALL)
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", [*SUITES, OF_LAYERS, OUTPUTS], ids=lambda suite: suite.name)
 def test_programs_of_a_suite_agree(suite):
     """Programs of one operation return the same values if they have the same states.
 
-    Parameters after a training step are compared in `test_reference_network_equals_network`, and
-    gradients of a layer in `test_reference_layer_equals_s5`: here they only have to be defined.
+    Parameters after a training step are compared in `test_reference_network_equals_network`,
+    gradients of a layer in `test_reference_layer_equals_s5`, and those of a recurrence in the suite
+    of `diagonal_scan`: here they only have to be defined.
     """
     compared = {}
     for name, program in small_programs(suite).items():
         operation, _, implementation = name.partition("/")
         assert program.work.operations > 0
         assert program.work.bytes > 0
-        if operation == "training" or (suite.name, operation) == ("layer", "gradient"):
+        if operation == "training" or (
+            "gradient" in operation and suite in (_layer.SUITE, OF_LAYERS)
+        ):
             assert eqx.filter_eval_shape(program.function, *program.arguments) is not None
         elif "30 %" not in name and "80 %" not in name:  # as 50 %, with other sizes
             compared[name] = program
@@ -128,6 +134,8 @@ def test_programs_of_a_suite_agree(suite):
         size = implementation.replace("masked", "").replace("lastax", "")
         size = size.strip() if size.endswith("%") else ""
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(value, eqx.is_array))]
+        if suite is OF_LAYERS and implementation == "reference":
+            leaves = [np.concatenate([leaf.real, leaf.imag], axis=-1) for leaf in leaves]
         results.setdefault((operation, size), {})[implementation] = leaves
     assert any(suite.baseline in same for same in results.values())
     for same in results.values():
@@ -137,11 +145,20 @@ def test_programs_of_a_suite_agree(suite):
                 np.testing.assert_allclose(two, one, rtol=2e-3, atol=2e-3)
 
 
-def test_measuring_counts_every_repeat():
-    programs = {name: (lambda x: x @ x, (jnp.ones((8, 8)),)) for name in ("a", "b")}
-    seen = []
-    results = measure(programs, repeats=4, threads=2, on_progress=seen.append)
-    assert seen == ["a", "b"]
+def test_measuring_counts_every_repeat_and_goes_on_after_a_failure():
+    square = jnp.ones((8, 8))
+    functions = {"a": lambda x: x @ x, "b": lambda x: x + 1, "fails": lambda x: x @ x[:3]}
+    programs = {name: (function, (square,)) for name, function in functions.items()}
+    seen, failed = [], []
+
+    def record(name, error):
+        failed.append((name, type(error)))
+
+    compiled = compile_programs(programs, threads=2, on_progress=seen.append, on_failure=record)
+    assert seen == list(programs)
+    assert failed == [("fails", TypeError)]
+    results = run_in_turns(compiled, repeats=4, seconds=1e-3)
+    assert results.keys() == {"a", "b"}
     for result in results.values():
         assert len(result.times) == 4
         assert min(result.times) <= result.median <= max(result.times)
@@ -162,8 +179,54 @@ def test_gpu_suites_have_the_sizes_of_the_presets():
         model, batch = preset.model, preset.training.batch_size
         sizes = (batch, DATA[task].length, model.channels, model.states)
         assert dataclasses.astuple(shape)[:4] == sizes
-    programs = _gpu.SUITES[0].programs(SMALL)
+    programs = small_programs(OF_LAYERS)
     assert {name.partition("/")[2] for name in programs} == {"reference", *GPU_METHODS}
+    programs = small_programs(_gpu.SUITES["networks"][0])
+    precisions = {
+        (name.rpartition(", ")[2], program.precision) for name, program in programs.items()
+    }
+    assert {
+        ("tf32", "tf32"),
+        ("bfloat16", "bfloat16"),
+        ("training/lastax", "float32"),
+    } <= precisions
+
+
+def test_gpu_benchmark_runs_to_its_end_and_reports_failures(cli, tmp_path, monkeypatch):
+    """On a CPU: tables, the file, and the other programs if one of them fails."""
+
+    def programs(shape):
+        found = layer_recurrence_programs(shape, ("associative",))
+        one, other = found["forward/reference"], found["forward/associative"]
+        fails = dataclasses.replace(one, function=lambda lam, b: lam @ b)
+        named = {"reference": one, "reference, tf32": one, "lastax, tf32": other, "lastax": fails}
+        return {f"forward/{name}": program for name, program in named.items()}
+
+    suite = _gpu.Suite("recurrence", "", programs)
+    monkeypatch.setattr(_gpu, "SUITES", {"recurrence": (suite, ()), "depth": (suite, ())})
+    file = tmp_path / "gpu.json"
+    ended = cli("bench", "gpu", "--dry-run", "--repeats", 2, "--out", file)
+    assert ended.status == 1
+    assert "bench gpu: 2 programs failed" in ended.stderr
+    content = json.loads(file.read_text())
+    assert set(content["failed"]) == {f"{name} tiny/forward/lastax" for name in _gpu.SUITES}
+    for suite in content["suites"]:
+        cases = {case["implementation"]: case for case in suite["cases"]}
+        assert cases.keys() == {"reference", "reference, tf32", "lastax, tf32"}
+        same = cases["reference, tf32"]["median_seconds"] / cases["lastax, tf32"]["median_seconds"]
+        assert cases["lastax, tf32"]["speedup"] == pytest.approx(same)
+        assert suite["gigaflops_by_precision"].keys() == lastax.nn.PRECISIONS.keys()
+
+
+@pytest.mark.slow
+def test_all_programs_of_the_gpu_benchmark_run(cli, tmp_path):
+    file = tmp_path / "gpu.json"
+    assert cli("bench", "gpu", "--dry-run", "--repeats", 1, "--out", file).status == 0
+    content = json.loads(file.read_text())
+    assert not content["failed"]
+    assert [suite["suite"] for suite in content["suites"]] == list(_gpu.SUITES)
+    networks = {case["name"]: case for case in content["suites"][1]["cases"]}
+    assert networks["tiny/training/lastax 80 %"]["speedup_over_masked"] > 0
 
 
 @pytest.fixture

@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core.primitives import dot_general_p
 
 import lastax
 from lastax import training
+from lastax.calibration._reconstruction import squared_error
 from lastax.nn import PRECISIONS
+from lastax.ssm import transfer_function
+from lastax.ssm._products import total
 
 from ..systems import compiled, filled
 
@@ -103,9 +107,74 @@ def test_states_statistics_and_parameters_stay_in_float32(layer):
     # Sums of statistics, not of gradients of activations.
     sums = [it for it in equations(program) if it.primitive.name == "total"]
     assert any(it.invars[0].aval.dtype == jnp.float32 for it in sums)
-    for equation in sums:
-        if equation.invars[0].aval.dtype == jnp.float32:
-            assert str(equation.params["precision"]).lower() == "highest"
+
+
+EXACT = (jax.lax.Precision.HIGHEST,) * 2
+
+
+@pytest.fixture
+def rounding(monkeypatch):
+    """The default of a GPU, on which JAX rounds products; records the precision of each product."""
+    precisions = []
+    bind = dot_general_p.bind
+
+    def record(*operands, **params):
+        precisions.append(params["precision"])
+        return bind(*operands, **params)
+
+    monkeypatch.setattr(dot_general_p, "bind", record)
+    # Programs that were traced before would not be recorded.
+    jax.clear_caches()
+    with jax.default_matmul_precision("tensorfloat32"):
+        jax.eval_shape(jnp.dot, jnp.ones(2), jnp.ones(2))
+        assert precisions.pop() != EXACT
+        yield precisions
+
+
+def test_refits_do_not_depend_on_the_default_precision(rounding):
+    model = filled(shapes_of(layer="lru", norm="layer", layers=1, bidirectional=False))
+    x = np.random.default_rng(0).normal(size=(2, 20, 2)).astype(np.float32)
+    lastax.prune(model, ratio=0.5, calibration=[x])
+    assert len(rounding) > 5
+    assert set(rounding) == {EXACT}
+
+
+@pytest.mark.parametrize("layer", ["s5", "s4d"])
+def test_scores_and_kernels_do_not_depend_on_the_default_precision(layer, rounding):
+    """Only the products of a layer and its gates do, if they are called outside of a network."""
+    model = filled(shapes_of(layer=layer, norm="batch", layers=1, bidirectional=False))
+    system = lastax.systems(model)[0]
+
+    def penalty(B):
+        return lastax.analysis.hankel_penalty(dataclasses.replace(system, B=B + 0j))
+
+    def error(states):
+        pairs = [(jax.tree.map(lambda x: x[None], states),) * 2]
+        return squared_error(forward, model.encoder.blocks[0], pairs)
+
+    def stream(x):
+        cell = lastax.streaming(model)
+        return cell.chunk(cell.init(), x), cell.step(cell.init(), x[0])
+
+    x, forward = jnp.ones((2, 20, 2)), lastax.nn.NetworkForward()
+    states = jax.eval_shape(lambda x: forward.enter(model, x, None), x)
+    rounding.clear()
+    programs = [
+        jax.make_jaxpr(jax.grad(penalty))(jnp.real(system.B)),
+        jax.make_jaxpr(error)(states),
+        jax.make_jaxpr(stream)(x[0]),
+    ]
+    if layer == "s4d":
+        programs.append(jax.make_jaxpr(jax.grad(lambda u: jnp.sum(system(u))))(jnp.ones((20, 4))))
+    else:
+        on_device = jax.tree.map(jnp.asarray, system)
+        programs.append(jax.make_jaxpr(lambda w: transfer_function(on_device, w))(jnp.ones(3)))
+    for program in programs:
+        found = [name for _, name in products(program.jaxpr)]
+        assert found or layer == "s4d"
+        assert {name.lower() for name in found} <= {"highest", str(EXACT).lower()}
+    assert set(rounding) == {EXACT}
+    assert "precision = [HIGHEST, HIGHEST]" in jax.jit(total).lower(x[0]).as_text()
 
 
 def test_what_is_stored_between_layers_is_bfloat16():

@@ -1,4 +1,4 @@
-"""`remat`, `loop` and `scan_method` change memory and speed, but not results."""
+"""`remat`, `scan_layers` and `scan_method` change memory and speed, but not results."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def shapes_of(**settings):
 
 
 @compiled
-def gradient_and_model(model, x, length, remat, loop=False):
+def gradient_and_model(model, x, length, remat, scan_layers=False):
     """The gradient of a training step with dropout, and the model with new statistics."""
     parameters, rest = lastax.nn.split_trainable(model)
     keys = jax.random.split(jax.random.key(3), len(x))
@@ -37,7 +37,7 @@ def gradient_and_model(model, x, length, remat, loop=False):
         model = eqx.combine(parameters, rest)
         logits, updated = eqx.filter_vmap(
             lambda x, length, key: model.forward(
-                x, length, key=key, axis="n", remat=remat, loop=loop
+                x, length, key=key, axis="n", remat=remat, scan_layers=scan_layers
             ),
             in_axes=(0, eqx.if_array(0), 0),
             out_axes=(0, None),
@@ -90,7 +90,7 @@ def test_remat_gives_the_same_model_in_less_memory(x64, settings, counts, length
         assert needed < 0.6 * stored
 
 
-@pytest.mark.parametrize("how", ["remat", "loop"])
+@pytest.mark.parametrize("how", ["remat", "scan_layers"])
 def test_loops_go_over_equal_adjacent_blocks(how):
     """One loop per run of blocks of the same class and shapes, so that its body compiles once."""
 
@@ -110,8 +110,8 @@ def test_loops_go_over_equal_adjacent_blocks(how):
     assert loops(s4d, s5, s5, s4d, small, small) == lengths
 
 
-@pytest.mark.parametrize("how", [{}, {"remat": True}, {"loop": True}])
-def test_training_steps_pass_remat_and_loop_on(how):
+@pytest.mark.parametrize("how", [{}, {"remat": True}, {"scan_layers": True}])
+def test_training_steps_pass_remat_and_scan_layers_on(how):
     optimizer = lastax.training.make_optimizer(1e-2, 1e-2, weight_decay=0.1)
     model = filled(shapes_of(layer="lru", layers=2))
     state = lastax.training.TrainState.initialize(model, optimizer)

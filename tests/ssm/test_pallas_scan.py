@@ -11,7 +11,8 @@ import pytest
 import lastax
 from lastax.ssm import _device_table
 from lastax.ssm._device_table import kernels_for, scan_method_for
-from lastax.ssm._pallas_layout import Kernels, Tile
+from lastax.ssm._pallas_layout import Kernels, OutputTile, Tile
+from lastax.ssm._pallas_output import kernel_output
 from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import Target
 from lastax.ssm._recurrence import scan_output, scan_split
@@ -20,7 +21,12 @@ from ..systems import compiled, lowered_for
 
 DIRECTIONS = (False, True)
 # Several chunks of a short sequence, with several steps per group of loads.
-SMALL = Kernels(Tile(steps=8, lanes=4, unroll=2, warps=1), interpret=True)
+SMALL = Kernels(
+    Tile(steps=8, lanes=4, unroll=2, warps=1),
+    interpret=True,
+    # The last program of a sequence has fewer chunks than the others, or a part of one.
+    output=OutputTile(steps=4, unroll=2, warps=1, states=2, columns=4, programs=6),
+)
 TRITON_CALL = "xla.gpu.triton"
 
 
@@ -60,7 +66,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_kernels_equal_a_loop(shape, x64):
-    """States, and the adjoint with the gradient of `lam`, for both directions in one launch."""
+    """States, outputs, and the adjoint with the gradient of `lam`, for both directions at once."""
     batch, length, states, lam_batch = shape
     lam, b = draw(0, batch, length, states, lam_batch)
     bars = tuple(draw(seed, batch, length, states)[1] for seed in (1, 2))
@@ -68,6 +74,10 @@ def test_kernels_equal_a_loop(shape, x64):
     found = scan(jnp.asarray(lam), (jnp.asarray(b),))
     wanted = [loop(lam, b, reverse) for reverse in DIRECTIONS]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+    weights = np.random.default_rng(3).normal(size=(4 * states, 5))
+    output = functools.partial(kernel_output, DIRECTIONS, kernels=SMALL, precision="highest")
+    y = compiled(output)(jnp.asarray(lam), jnp.asarray(b), jnp.asarray(weights))
+    np.testing.assert_allclose(y, np.concatenate(wanted, -1) @ weights, rtol=0, atol=1e-11)
 
     adjoints = [
         loop(lam.conj(), bar, not reverse) for bar, reverse in zip(bars, DIRECTIONS, strict=True)
@@ -103,7 +113,9 @@ def energy(method, lam, b, initial):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
+    """Several chunks and programs; outputs without states where no derivative needs them."""
     monkeypatch.setattr(_device_table, "_TILES", ((None, SMALL.tile),))
+    monkeypatch.setattr(_device_table, "_OUTPUT_TILES", ((None, SMALL.output),))
 
 
 def test_initial_and_last_states_and_derivatives_of_a_batch(small_tiles, x64):
@@ -165,6 +177,30 @@ def test_the_default_is_chosen_for_the_platform_of_the_program():
         assert text.count(f"@__gpu${TRITON_CALL}") == kernels
 
 
+def test_outputs_without_states_lower_for_a_gpu(monkeypatch):
+    """The kernel for outputs writes no states. The default writes them, and so does a gradient."""
+    lam, b = SHAPE_TYPES
+    weights = [jax.ShapeDtypeStruct((10, 7), np.float32)] * 2
+
+    def output(lam, b, weights):
+        one = functools.partial(scan_output, directions=DIRECTIONS)
+        return jax.vmap(one, in_axes=(None, 0, None))(lam, b, weights)
+
+    def gradient(*arguments):
+        return jax.grad(lambda *arguments: jnp.sum(output(*arguments)), argnums=1)(*arguments)
+
+    states = "tensor<3x200x4x5xf32>"
+    assert states in lowered_for("cuda", output, lam, b, weights)
+    rules = ((None, _device_table.OUTPUT_TILE),)
+    monkeypatch.setattr(_device_table, "_OUTPUT_TILES", rules)
+    # JAX would reuse the program.
+    jax.clear_caches()
+    text = lowered_for("cuda", output, lam, b, weights)
+    assert text.count(f"@__gpu${TRITON_CALL}") == 3
+    assert states not in text
+    assert states in lowered_for("cuda", gradient, lam, b, weights)
+
+
 def test_exported_programs_have_no_kernels():
     """JAX does not keep the format of kernels stable."""
     platforms = ("cpu", "cuda")
@@ -195,10 +231,14 @@ def test_the_table():
 
 
 def test_outputs_of_both_directions(small_tiles, x64):
-    """Of a batch: value, gradient and its derivative; on a GPU one product with joined states."""
+    """Of a batch: value, gradient and its derivative.
+
+    With kernels, the value is that of the kernel for outputs, and the gradient multiplies joined
+    states.
+    """
     rng = np.random.default_rng(0)
     lam = 0.6 * rng.uniform(-1, 1, (2, 3))
-    b, weights = rng.normal(size=(2, 11, 6)), rng.normal(size=(2, 6, 4))
+    b, weights = rng.normal(size=(2, 11, 6)), rng.normal(size=(2, 6, 5))
     dots = jax.tree.map(lambda x: rng.normal(size=x.shape), (lam, b, weights))
 
     @compiled

@@ -161,6 +161,7 @@ def test_a_run_of_an_earlier_version_loads(run, tmp_path):
     fields["full_D"] = fields.pop("dense_feedthrough")
     fields["model"]["scan_method"] = "fitting"
     fields["training"]["schedule"] = "textbook"
+    fields["training"]["loop"] = fields["training"].pop("scan_layers")
     del fields["model"]["precision"]
     (tmp_path / "config.json").write_text(json.dumps(fields))
     (tmp_path / "model.safetensors").write_bytes((found.folder / "model.safetensors").read_bytes())

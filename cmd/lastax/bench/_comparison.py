@@ -15,7 +15,17 @@ import lastax
 from lastax.cmd._console import emit, err, out, progress_bar
 from lastax.cmd._options import debug_option, json_option
 from lastax.cmd._tables import print_table
-from lastax.cmd.bench._measure import Machine, Timing, measure, measure_machine
+from lastax.cmd.bench._measure import (
+    FLOAT32,
+    CompiledProgram,
+    Machine,
+    OnFailure,
+    Timing,
+    compile_programs,
+    measure_machine,
+    raise_failure,
+    run_in_turns,
+)
 from lastax.cmd.bench._programs import ALL_SHAPES, LASTAX, REFERENCE, SHAPES, Program, Shape
 from lastax.serialization import RunError, write_atomically
 
@@ -35,6 +45,7 @@ class Suite:
         summary: help of the command.
         programs: builds the programs of a shape, by `operation/implementation`.
         baseline: implementation that all others are compared with.
+        described: how tables call the baseline.
         prune_seconds: measures a full `lastax prune`; None for suites without it.
     """
 
@@ -42,6 +53,7 @@ class Suite:
     summary: str
     programs: Callable[[Shape], dict[str, Program]]
     baseline: str = REFERENCE
+    described: str = "the reference implementation"
     prune_seconds: Callable[[], float] | None = None
 
 
@@ -97,10 +109,11 @@ def comparison_command(suite: Suite) -> click.Command:
     ) -> None:
         # Compile times are part of the result, so no program may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
-        results = run_suite(suite, shapes or tuple(SHAPES), repeats=repeats)
+        chosen = {name: ALL_SHAPES[name] for name in shapes or SHAPES}
+        results = run_suite(suite, chosen, repeats=repeats)
         cases = results["cases"]
         if plot is not None:
-            title = f"{suite.name}: speedup over {_described(suite.baseline)}"
+            title = f"{suite.name}: speedup over {suite.described}"
             figure = lastax.plots.draw_speeds(_times(cases), suite.baseline, title=title)
             figure.savefig(plot, dpi=110)
         if store is not None:
@@ -115,7 +128,7 @@ def comparison_command(suite: Suite) -> click.Command:
 
     command.help = (
         f"{suite.summary}\n\n"
-        f"Speedups are ratios of median times; the baseline is {_described(suite.baseline)}. "
+        f"Speedups are ratios of median times; the baseline is {suite.described}. "
         "All programs of a shape run in turns. `temporaries` are temporary arrays in MiB, and "
         "`ratio` divides them by those of the baseline. `roofline` is the share of the time that "
         "the matrix products and the memory traffic of a program need at the rates that this "
@@ -126,34 +139,51 @@ def comparison_command(suite: Suite) -> click.Command:
 
 def run_suite(
     suite: Suite,
-    shapes: Sequence[str],
+    shapes: Mapping[str, Shape],
     *,
     repeats: int,
+    seconds: float = 0.0,
     machine: Machine | None = None,
     threads: int = 1,
+    on_failure: OnFailure = raise_failure,
 ) -> dict[str, Any]:
     """Time the programs of all shapes.
 
     Args:
         suite: the programs.
-        shapes: names of the shapes.
+        shapes: the shapes, by name.
         repeats: timed runs per program.
+        seconds: least duration of a run, as in `run_in_turns`.
         machine: rates of the machine; measured by default.
-        threads: number of programs that are compiled at the same time.
+        threads: number of programs that are compiled at the same time. With several threads, the
+            programs of all shapes are compiled before the first one runs.
+        on_failure: called for programs that cannot be compiled or run, as in `compile_programs`.
 
     Returns:
         The rates of the machine, and one record per program under "cases".
     """
     machine = measure_machine() if machine is None else machine
     cases: list[_Case] = []
-    for shape in shapes:
-        programs = suite.programs(ALL_SHAPES[shape])
-        timings = _time(f"{suite.name} {shape}", programs, repeats, threads)
-        cases += _cases(shape, programs, timings, suite.baseline, machine)
+    for group in [list(shapes)] if threads > 1 else [[name] for name in shapes]:
+        programs = {
+            f"{shape}/{name}": program
+            for shape in group
+            for name, program in suite.programs(shapes[shape]).items()
+        }
+        compiled = _compile(f"{suite.name} {', '.join(group)}", programs, threads, on_failure)
+        for shape in group:
+            timings = run_in_turns(
+                {name: one for name, one in compiled.items() if name.startswith(f"{shape}/")},
+                repeats=repeats,
+                seconds=seconds,
+                on_failure=on_failure,
+            )
+            cases += _cases(shape, programs, timings, suite.baseline, machine)
     results: dict[str, Any] = {
         "suite": suite.name,
         "device": str(jax.devices()[0]),
-        "gigaflops": machine.operations_per_second / 1e9,
+        "gigaflops": machine.products[FLOAT32] / 1e9,
+        "gigaflops_by_precision": {name: rate / 1e9 for name, rate in machine.products.items()},
         "gigabytes_per_second": machine.bytes_per_second / 1e9,
         "cases": cases,
     }
@@ -197,16 +227,16 @@ def check_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> int:
     return compared
 
 
-def _time(
-    label: str, programs: Mapping[str, Program], repeats: int, threads: int
-) -> dict[str, Timing]:
+def _compile(
+    label: str, programs: Mapping[str, Program], threads: int, on_failure: OnFailure
+) -> dict[str, CompiledProgram]:
     with progress_bar(label) as bar:
         task = bar.add_task("", total=len(programs), note="")
-        return measure(
+        return compile_programs(
             {name: (one.function, one.arguments) for name, one in programs.items()},
-            repeats=repeats,
             threads=threads,
             on_progress=lambda name: bar.update(task, advance=1, note=f"compiling {name}"),
+            on_failure=on_failure,
         )
 
 
@@ -217,36 +247,49 @@ def _cases(
     baseline: str,
     machine: Machine,
 ) -> list[_Case]:
+    """One record per program of a shape. Names are `shape/operation/implementation`."""
     cases = []
-    for name, timing in sorted(timings.items(), key=lambda item: item[0].partition("/")[0]):
-        operation, _, implementation = name.partition("/")
-        reference = timings[f"{operation}/{baseline}"]
+    for name, timing in sorted(timings.items(), key=lambda item: item[0].rpartition("/")[0]):
+        before, _, implementation = name.rpartition("/")
         work = programs[name].work
-        roofline = machine.seconds(work.operations, work.bytes)
+        roofline = machine.seconds(work.operations, work.bytes, programs[name].precision)
         case = {
-            "name": f"{shape}/{name}",
+            "name": name,
             "shape": shape,
-            "operation": operation,
+            "operation": before.removeprefix(f"{shape}/"),
             "implementation": implementation,
-            "speedup": reference.median / timing.median,
+            "precision": programs[name].precision,
             "median_seconds": timing.median,
             "spread": timing.spread,
             "times": list(timing.times),
             "compile_seconds": timing.compile_seconds,
             "temporary_bytes": timing.temporary_bytes,
-            "temporary_ratio": timing.temporary_bytes / max(reference.temporary_bytes, 1),
             "roofline_seconds": roofline,
             "share_of_roofline": roofline / timing.median,
         }
-        masked = timings.get(f"{operation}/{implementation.replace(LASTAX, 'masked')}")
+        reference = timings.get(_compared_with(name, baseline, timings))
+        if reference is not None:
+            case["speedup"] = reference.median / timing.median
+            case["temporary_ratio"] = timing.temporary_bytes / max(reference.temporary_bytes, 1)
+        masked = timings.get(f"{before}/{implementation.replace(LASTAX, 'masked')}")
         if masked is not None and LASTAX in implementation:
             case["speedup_over_masked"] = masked.median / timing.median
         cases.append(case)
     return cases
 
 
+def _compared_with(name: str, baseline: str, timings: Mapping[str, Timing]) -> str:
+    """The program that a program is compared with: the baseline, in the same variant if it has it.
+
+    For example, `lastax, tf32` is compared with `reference, tf32`.
+    """
+    before, _, implementation = name.rpartition("/")
+    same = f"{before}/{implementation.replace(LASTAX, baseline)}"
+    return same if same in timings and same != name else f"{before}/{baseline}"
+
+
 def _table(results: Mapping[str, Any], suite: Suite) -> Table:
-    title = f"{suite.name}: median times; speedup over {_described(suite.baseline)}"
+    title = f"{suite.name}: median times; speedup over {suite.described}"
     table = Table(title=title, box=SIMPLE_HEAD)
     masked = any("speedup_over_masked" in case for case in results["cases"])
     names = ["time", "spread", "speedup", "temporaries", "ratio", "compile", "roofline"]
@@ -259,35 +302,36 @@ def _table(results: Mapping[str, Any], suite: Suite) -> Table:
         row = [
             f"{1e3 * case['median_seconds']:.1f} ms",
             f"{100 * case['spread']:.0f} %",
-            f"{case['speedup']:.2f}",
+            _number(case, "speedup"),
             f"{case['temporary_bytes'] / 2**20:.0f} MiB",
-            f"{case['temporary_ratio']:.2f}",
+            _number(case, "temporary_ratio"),
             f"{case['compile_seconds']:.1f} s",
             f"{100 * case['share_of_roofline']:.0f} %",
         ]
         if masked:
-            speedup = case.get("speedup_over_masked")
-            row.insert(3, "" if speedup is None else f"{speedup:.2f}")
+            row.insert(3, _number(case, "speedup_over_masked"))
         table.add_row(f"{case['shape']} {case['operation']}, {case['implementation']}", *row)
     return table
+
+
+def _number(case: _Case, name: str) -> str:
+    return f"{case[name]:.2f}" if name in case else ""
 
 
 def print_results(results: Mapping[str, Any], suite: Suite) -> None:
     """Print the table of a suite, and the rates of the machine."""
     print_table(_table(results, suite))
-    out.print(
-        f"this machine: {results['gigaflops']:.0f} GFLOP/s in matrix products, "
-        f"{results['gigabytes_per_second']:.0f} GB/s of memory traffic"
+    rates = ", ".join(
+        f"{rate:.0f} GFLOP/s in {name} products"
+        for name, rate in results["gigaflops_by_precision"].items()
     )
+    traffic = f"{results['gigabytes_per_second']:.0f} GB/s of memory traffic"
+    out.print(f"this machine: {rates}, {traffic}")
     if "prune_seconds" in results:
         out.print(
             "load, score, select, remove and save, 6 layers with 192 states and 512 channels: "
             f"{results['prune_seconds']:.2f} s"
         )
-
-
-def _described(baseline: str) -> str:
-    return "the reference implementation" if baseline == REFERENCE else "the unpruned network"
 
 
 def _times(cases: Sequence[_Case]) -> dict[str, dict[str, list[float]]]:

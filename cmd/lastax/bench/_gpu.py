@@ -1,45 +1,167 @@
 """`lastax bench gpu`: recurrences and networks of the full-scale sizes on a GPU."""
 
+import dataclasses
 import functools
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
 
-from lastax.cmd._console import out
+from lastax.cmd._console import err, out
 from lastax.cmd._options import debug_option
-from lastax.cmd.bench import _recurrence, _train_step
 from lastax.cmd.bench._comparison import Suite, print_results, repeats_option, run_suite
 from lastax.cmd.bench._measure import measure_machine
-from lastax.cmd.bench._programs import GPU_METHODS, PAPER_SHAPES
-from lastax.serialization import write_atomically
+from lastax.cmd.bench._programs import (
+    GPU_METHODS,
+    LASTAX,
+    PAPER_SHAPES,
+    REFERENCE,
+    Program,
+    Shape,
+    Work,
+    build_network,
+    network_programs,
+    with_settings,
+)
+from lastax.cmd.bench._prune import pruned_networks
+from lastax.cmd.bench._recurrence import layer_recurrence_programs, recurrence_operands
+from lastax.cmd.bench._reference import reference_network
+from lastax.nn import PRECISIONS, with_precision
+from lastax.serialization import RunError, write_atomically
+from lastax.ssm._device_table import kernels_for
+from lastax.ssm._pallas_output import kernel_output
+from lastax.ssm._primitive import Target
+from lastax.ssm._recurrence import scan_output
 
 NO_GPU = (
     "JAX found no GPU, so nothing was run. Install JAX for GPUs, for example "
-    "`pip install 'jax[cuda13]'`."
+    "`pip install 'jax[cuda13]'`, or pass --dry-run."
 )
-SUITES = (
-    Suite(
-        _recurrence.SUITE.name,
-        _recurrence.SUITE.summary,
-        functools.partial(_recurrence.recurrence_programs, methods=GPU_METHODS),
-    ),
-    _train_step.SUITE,
-)
+# For --dry-run.
+TINY = Shape(batch=2, length=12, channels=4, states=6, layers=1)
+# Least duration of a timed run, in seconds. A call takes about 0.1 ms on the host.
+RUN_SECONDS = 0.02
+
+
+def output_programs(shape: Shape) -> dict[str, Program]:
+    """The output of both directions, with and without writing the states."""
+    lam, b = recurrence_operands(shape)
+    weights = jax.random.normal(jax.random.key(0), (2, 2 * shape.states, shape.channels))
+    platform = "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
+    kernels = kernels_for(Target(platform), shape.states, output=True)
+    directions = (False, True)
+
+    def separate(precision: str, lam: jax.Array, b: jax.Array, weights: jax.Array) -> jax.Array:
+        one = functools.partial(scan_output, directions=directions)
+        with PRECISIONS[precision].active():
+            return jax.vmap(one, in_axes=(None, 0, None))(lam, b, list(weights))
+
+    def fused(precision: str, lam: jax.Array, b: jax.Array, weights: jax.Array) -> jax.Array:
+        joined = weights.reshape(-1, shape.channels)
+        products = PRECISIONS[precision].products
+        return kernel_output(directions, lam, b, joined, kernels=kernels, precision=products)
+
+    work = Work(
+        shape.steps * 8 * shape.channels * shape.states,
+        shape.steps * (8 * shape.states + 4 * shape.channels),
+    )
+    return {
+        f"{precision}/{name}": Program(
+            functools.partial(function, precision), (lam, b, weights), work, precision
+        )
+        for precision in PRECISIONS
+        for name, function in ((LASTAX, separate), ("without states", fused))
+    }
+
+
+def precision_programs(shape: Shape) -> dict[str, Program]:
+    """Evaluation and training in each precision, with `remat`, and without 80 % of the states."""
+    network = build_network(shape)
+    reference, tf32 = reference_network(network), PRECISIONS["tf32"]
+    networks = {
+        REFERENCE: reference,
+        LASTAX: network,
+        f"{REFERENCE}, tf32": with_precision(reference, tf32),
+        f"{LASTAX}, tf32": with_precision(network, tf32),
+        f"{LASTAX}, bfloat16": with_precision(network, PRECISIONS["bfloat16"]),
+    }
+    programs = network_programs(shape, networks | pruned_networks(network, (0.8,)))
+    step = programs[f"training/{LASTAX}"]
+    return programs | {f"training/{LASTAX}, remat": with_settings(step, remat=True)}
+
+
+def depth_programs(shape: Shape) -> dict[str, Program]:
+    """A training step of a deeper network, whose blocks are compiled one by one or once."""
+    shape = dataclasses.replace(shape, layers=3 * shape.layers)
+    step = network_programs(shape, {LASTAX: build_network(shape)})[f"training/{LASTAX}"]
+    return {
+        f"training/{LASTAX}": step,
+        f"training/{LASTAX}, scan layers": with_settings(step, scan_layers=True),
+        f"training/{LASTAX}, remat": with_settings(step, remat=True),
+    }
+
+
+# By name: the programs, and the shapes that they run in by default.
+SUITES: dict[str, tuple[Suite, tuple[str, ...]]] = {
+    suite.name: (suite, shapes)
+    for suite, shapes in (
+        (
+            Suite(
+                "recurrence",
+                "The recurrence as layers use it.",
+                functools.partial(layer_recurrence_programs, methods=GPU_METHODS),
+            ),
+            tuple(PAPER_SHAPES),
+        ),
+        (
+            Suite(
+                "output",
+                "The recurrence and the product with its states.",
+                output_programs,
+                baseline=LASTAX,
+                described="the program that writes the states",
+            ),
+            tuple(PAPER_SHAPES),
+        ),
+        (
+            Suite("networks", "Networks of two layers.", precision_programs),
+            tuple(PAPER_SHAPES),
+        ),
+        (
+            Suite(
+                "depth",
+                "Networks of six layers.",
+                depth_programs,
+                baseline=LASTAX,
+                described="layers that are compiled one by one",
+            ),
+            ("paper/text",),
+        ),
+    )
+}
 
 
 @click.command("gpu")
+@click.option(
+    "--suite",
+    "suites",
+    type=click.Choice(list(SUITES)),
+    multiple=True,
+    help="Programs to time; repeatable.  [default: all]",
+)
 @click.option(
     "--shape",
     "shapes",
     type=click.Choice(list(PAPER_SHAPES)),
     multiple=True,
-    help="Shape to time; repeatable.  [default: all]",
+    help="Shape to time; repeatable.  [default: all; depth: paper/text]",
 )
 @repeats_option
+@click.option("--dry-run", is_flag=True, help="Run all programs in a tiny size, on any device.")
 @click.option(
     "--out",
     "file",
@@ -47,31 +169,56 @@ SUITES = (
     help="Write all measurements to this JSON file.",
 )
 @debug_option
-def gpu(shapes: tuple[str, ...], repeats: int, file: Path | None) -> None:
+def gpu(
+    suites: tuple[str, ...], shapes: tuple[str, ...], repeats: int, dry_run: bool, file: Path | None
+) -> None:
     """Time recurrences and networks of the full-scale sizes on a GPU.
 
-    Compares lastax with the reference implementation. Networks have two layers, and the batch size
-    of their preset. Without a GPU, the command prints a message and succeeds.
+    `recurrence` times the recurrence as layers use it. `output` adds the product with the states,
+    and a kernel that does not write the states. `networks` compares two-layer networks with the
+    reference implementation: evaluation and training in each precision, and without 80 % of the
+    states. `depth` compiles and times six layers. Batch sizes are those of the presets. Speedups of
+    a network in TF32 are relative to the reference implementation in TF32, all others to float32.
+
+    A program that fails is reported, and the others run. The file is written after each suite.
+    Without a GPU, the command prints a message and succeeds.
     """
     device = jax.devices()[0]
-    if device.platform != "gpu":
+    if device.platform != "gpu" and not dry_run:
         out.print(NO_GPU)
         return
-    # Compile times are part of the result, so no program may come from the cache.
-    jax.config.update("jax_enable_compilation_cache", False)
-    machine = measure_machine(size=8192, length=2**28)
+    if not dry_run:
+        # Compile times are part of the result, so no program may come from the cache.
+        jax.config.update("jax_enable_compilation_cache", False)
+    sizes = {"size": 64, "length": 1024} if dry_run else {"size": 8192, "length": 2**28}
+    machine = measure_machine(**sizes, precisions=tuple(PRECISIONS))
     measured: list[dict[str, Any]] = []
-    for suite in SUITES:
+    failed: dict[str, str] = {}
+
+    def record(suite: str, name: str, error: Exception) -> None:
+        first = str(error).strip().partition("\n")[0]
+        failed[f"{suite} {name}"] = f"{type(error).__name__}: {first}"
+        err.print(f"bench gpu: {suite} {name} failed: {type(error).__name__}: {first}")
+
+    for name in suites or SUITES:
+        suite, usual = SUITES[name]
+        started = time.perf_counter()
         results = run_suite(
             suite,
-            shapes or tuple(PAPER_SHAPES),
+            {"tiny": TINY} if dry_run else {key: PAPER_SHAPES[key] for key in shapes or usual},
             repeats=repeats,
+            seconds=0.0 if dry_run else RUN_SECONDS,
             machine=machine,
             threads=os.cpu_count() or 1,
+            on_failure=functools.partial(record, name),
         )
         results["device"] = device.device_kind
+        results["seconds"] = time.perf_counter() - started
         print_results(results, suite)
         measured.append(results)
-    if file is not None:
-        content = {"jax": jax.__version__, "device": device.device_kind, "suites": measured}
-        write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+        if file is not None:
+            content = {"jax": jax.__version__, "device": device.device_kind, "suites": measured}
+            content["failed"] = failed
+            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
+    if failed:
+        raise RunError(f"bench gpu: {len(failed)} programs failed: {', '.join(failed)}")

@@ -1,9 +1,11 @@
 """Timing of compiled programs: median and spread over repeats that alternate between programs."""
 
 import dataclasses
+import functools
+import math
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, cast
 
 import equinox as eqx
@@ -12,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lastax._typing import OnProgress, silent
+from lastax.nn import PRECISIONS
+
+FLOAT32 = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,82 +47,161 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Rates that the device reaches in a large matrix product and in a pass over memory."""
+    """Rates that the device reaches in large matrix products and in a pass over memory.
 
-    operations_per_second: float
+    Attributes:
+        products: operations per second, by precision in `lastax.nn.PRECISIONS`.
+        bytes_per_second: bytes read and written per second.
+    """
+
+    products: Mapping[str, float]
     bytes_per_second: float
 
-    def seconds(self, operations: int, bytes_moved: int) -> float:
+    def seconds(self, operations: int, bytes_moved: int, precision: str) -> float:
         """Least time for an amount of work, if arithmetic and memory traffic do not overlap."""
-        return operations / self.operations_per_second + bytes_moved / self.bytes_per_second
+        return operations / self.products[precision] + bytes_moved / self.bytes_per_second
 
 
-def measure(
+@dataclasses.dataclass(frozen=True)
+class CompiledProgram:
+    """A compiled function with its arguments.
+
+    Attributes:
+        function: the compiled function.
+        arguments: its arguments.
+        seconds: seconds to compile.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    seconds: float
+
+    def run(self, calls: int = 1) -> float:
+        """Call the function, and return the seconds per call."""
+        started = time.perf_counter()
+        result = None
+        for _ in range(calls):
+            result = self.function(*self.arguments)
+        jax.block_until_ready(result)
+        return (time.perf_counter() - started) / calls
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Bytes of temporary arrays, as the compiled program reports them."""
+        return int(self.function.compiled.memory_analysis().temp_size_in_bytes)
+
+
+# Called with the name of a program that cannot be compiled or run.
+OnFailure = Callable[[str, Exception], None]
+
+
+def raise_failure(name: str, error: Exception) -> None:
+    """Raise the error of a program."""
+    raise error
+
+
+def compile_programs(
     programs: Mapping[str, tuple[Callable, tuple[Any, ...]]],
     *,
-    repeats: int,
     threads: int = 1,
     on_progress: OnProgress = silent,
-) -> dict[str, Timing]:
-    """Compile every function for its arguments, then run the functions in turns.
-
-    The turns spread the effect of other load on the machine evenly over the programs.
+    on_failure: OnFailure = raise_failure,
+) -> dict[str, CompiledProgram]:
+    """Compile every function for its arguments.
 
     Args:
         programs: by name, a function and its arguments.
-        repeats: number of timed runs per program.
         threads: number of programs that are compiled at the same time.
         on_progress: called with each name before the program is compiled.
+        on_failure: called for programs that cannot be compiled. If it returns, the result lacks
+            the program.
     """
 
     def compile_one(lowered: Any) -> tuple[Any, float]:
         started = time.perf_counter()
         return lowered.compile(), time.perf_counter() - started
 
+    compiled: dict[str, CompiledProgram] = {}
     with ThreadPoolExecutor(threads) as pool:
-        waiting = {}
+        waiting: dict[str, Future[tuple[Any, float]]] = {}
         for name, (function, arguments) in programs.items():
             on_progress(name)
-            lowered = cast(Any, eqx.filter_jit(function)).lower(*arguments)
+            try:
+                lowered = cast(Any, eqx.filter_jit(function)).lower(*arguments)
+            except Exception as error:
+                on_failure(name, error)
+                continue
             waiting[name] = pool.submit(compile_one, lowered)
             if threads == 1:
-                waiting[name].result()
-        results = {name: future.result() for name, future in waiting.items()}
-    compiled = {name: program for name, (program, _) in results.items()}
-    seconds = {name: duration for name, (_, duration) in results.items()}
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(repeats + 1):
-        for name, (_, arguments) in programs.items():
-            started = time.perf_counter()
-            jax.block_until_ready(compiled[name](*arguments))
-            # The first turn is not timed: it maps memory.
-            if turn:
-                times[name].append(time.perf_counter() - started)
+                wait([waiting[name]])
+        for name, future in waiting.items():
+            try:
+                function, seconds = future.result()
+            except Exception as error:
+                on_failure(name, error)
+            else:
+                compiled[name] = CompiledProgram(function, programs[name][1], seconds)
+    return compiled
+
+
+def run_in_turns(
+    programs: Mapping[str, CompiledProgram],
+    *,
+    repeats: int,
+    seconds: float = 0.0,
+    on_failure: OnFailure = raise_failure,
+) -> dict[str, Timing]:
+    """Time programs in turns.
+
+    The turns spread the effect of other load on the machine evenly over the programs.
+
+    Args:
+        programs: by name, the compiled programs.
+        repeats: number of timed runs per program.
+        seconds: least duration of a run. A run calls a shorter program several times; a device
+            that computes asynchronously then does not wait for the calls.
+        on_failure: called for programs that cannot be run. If it returns, the result lacks the
+            program.
+    """
+    calls: dict[str, int] = {}
+    for name, program in programs.items():
+        try:
+            # The first call is not timed: it maps memory.
+            program.run()
+            calls[name] = math.ceil(seconds / program.run()) if seconds else 1
+        except Exception as error:
+            on_failure(name, error)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, count in calls.items():
+            times[name].append(programs[name].run(count))
     return {
-        name: Timing(
-            tuple(times[name]),
-            seconds[name],
-            int(compiled[name].compiled.memory_analysis().temp_size_in_bytes),
-        )
-        for name in programs
+        name: Timing(tuple(found), programs[name].seconds, programs[name].temporary_bytes)
+        for name, found in times.items()
     }
 
 
-def measure_machine(size: int = 1024, length: int = 4 * 2**20) -> Machine:
-    """Time a matrix product and a pass over memory on the default device.
+def measure_machine(
+    size: int = 1024, length: int = 4 * 2**20, precisions: Sequence[str] = (FLOAT32,)
+) -> Machine:
+    """Time matrix products and a pass over memory on the default device.
 
     Args:
         size: rows and columns of the matrices.
         length: number of values that are read and written.
+        precisions: names of precisions of the products.
     """
     square, line = jnp.ones((size, size)), jnp.ones(length)
-    programs = {
-        "product": (lambda x: x @ x, (square,)),
-        "traffic": (lambda x: x * 1.5, (line,)),
-    }
-    results = measure(programs, repeats=9)
-    # The best repeat is the limit of the machine; the others include other load.
-    return Machine(
-        2 * size**3 / min(results["product"].times),
-        2 * line.nbytes / min(results["traffic"].times),
+
+    def product(precision: str, x: jax.Array) -> jax.Array:
+        with PRECISIONS[precision].active():
+            return x @ x
+
+    compiled = compile_programs(
+        {name: (functools.partial(product, name), (square,)) for name in precisions}
+        | {"traffic": (lambda x: x * 1.5, (line,))}
     )
+    # The best repeat is the limit of the machine; the others include other load.
+    best = {name: min(one.times) for name, one in run_in_turns(compiled, repeats=9).items()}
+    products = {name: 2 * size**3 / best[name] for name in precisions}
+    return Machine(products, 2 * line.nbytes / best["traffic"])

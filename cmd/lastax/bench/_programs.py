@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import lastax
-from lastax.nn import Network
+from lastax.cmd.bench._measure import FLOAT32
+from lastax.nn import PRECISIONS, Network
 from lastax.ssm import ScanMethod
 
 # Names of implementations in tables and stored ratios.
@@ -72,14 +73,16 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function, the arguments to compile and run it with, and its work.
+    """A function, the arguments to compile and run it with, its work, and its precision.
 
-    Programs are named `operation/implementation`.
+    Programs are named `operation/implementation`. The precision is a name in
+    `lastax.nn.PRECISIONS`.
     """
 
     function: Callable
     arguments: tuple[Any, ...]
     work: Work
+    precision: str = FLOAT32
 
 
 def build_network(shape: Shape) -> Network:
@@ -100,9 +103,16 @@ def network_programs(shape: Shape, networks: Mapping[str, Network]) -> dict[str,
     for name, network in networks.items():
         work = _network_work(shape, lastax.state_counts(network))
         state = lastax.training.TrainState.initialize(network, optimizer)
-        programs[f"forward/{name}"] = Program(lastax.predict, (network, batch), work)
-        programs[f"training/{name}"] = Program(step, (state, batch), work * 3)
+        own = network.encoder.precision
+        precision = next(key for key, precision in PRECISIONS.items() if precision == own)
+        programs[f"forward/{name}"] = Program(lastax.predict, (network, batch), work, precision)
+        programs[f"training/{name}"] = Program(step, (state, batch), work * 3, precision)
     return programs
+
+
+def with_settings(program: Program, **settings: bool) -> Program:
+    """A training step with other settings of `train_step`."""
+    return dataclasses.replace(program, function=functools.partial(program.function, **settings))
 
 
 def layer_work(shape: Shape, states: int) -> Work:

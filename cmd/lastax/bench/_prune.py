@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lastax
@@ -15,6 +16,7 @@ from lastax.cmd.bench._programs import (
     network_programs,
 )
 from lastax.cmd.bench._reference import reference_network
+from lastax.nn import Network
 from lastax.serialization import folder_written_at_once
 
 RATIOS = (0.3, 0.5, 0.8)
@@ -25,14 +27,22 @@ IMAGE = Shape(50, 1024, 512, 192, 6)
 def prune_programs(shape: Shape) -> dict[str, Program]:
     """Networks without 30, 50 and 80 % of their states, removed and masked."""
     network = build_network(shape)
-    networks = {LASTAX: network}
-    for ratio in RATIOS:
+    return network_programs(shape, {LASTAX: network} | pruned_networks(network, RATIOS))
+
+
+def pruned_networks(network: Network, ratios: Sequence[float]) -> dict[str, Network]:
+    """A network with states removed, and its reference implementation with the same states masked.
+
+    They are named by the share of removed states, for example `lastax 80 %` and `masked 80 %`.
+    """
+    networks: dict[str, Network] = {}
+    for ratio in ratios:
         plan = lastax.plan_pruning(network, ratio=ratio, method="uniform-hinf")
         percent = f"{100 * ratio:.0f} %"
         masked = lastax.keep_states(reference_network(network), plan.keep)
         networks[f"masked {percent}"] = masked
         networks[f"{LASTAX} {percent}"] = lastax.keep_states(network, plan.keep)
-    return network_programs(shape, networks)
+    return networks
 
 
 def seconds_to_prune(shape: Shape) -> float:
@@ -72,6 +82,7 @@ SUITE = Suite(
     "Time pruned networks, and the same networks with masks in place of removed states.",
     prune_programs,
     baseline=LASTAX,
+    described="the unpruned network",
     prune_seconds=lambda: seconds_to_prune(IMAGE),
 )
 prune = comparison_command(SUITE)

@@ -1,8 +1,5 @@
 """`lastax bench train-step`: evaluation and training of a network."""
 
-import dataclasses
-import functools
-
 from lastax.cmd.bench._comparison import Suite, comparison_command
 from lastax.cmd.bench._programs import (
     LASTAX,
@@ -11,6 +8,7 @@ from lastax.cmd.bench._programs import (
     Shape,
     build_network,
     network_programs,
+    with_settings,
 )
 from lastax.cmd.bench._reference import reference_network
 
@@ -20,8 +18,7 @@ def train_step_programs(shape: Shape) -> dict[str, Program]:
     network = build_network(shape)
     programs = network_programs(shape, {REFERENCE: reference_network(network), LASTAX: network})
     step = programs[f"training/{LASTAX}"]
-    with_remat = dataclasses.replace(step, function=functools.partial(step.function, remat=True))
-    return programs | {f"training/{LASTAX}, remat": with_remat}
+    return programs | {f"training/{LASTAX}, remat": with_settings(step, remat=True)}
 
 
 SUITE = Suite(

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from lastax._typing import Array
 from lastax.analysis._single import check_single
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, subsystems
+from lastax.ssm._precision import exact_products
 from lastax.ssm._system import System
 
 SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
@@ -118,6 +119,7 @@ def _per_channel(system: MultiSISO) -> tuple[Array, Array, Array]:
     return padded(jnp.asarray(system.lam)), padded(jnp.asarray(system.B))[:, :, None], C
 
 
+@exact_products
 def _reached(lam: Array, B: Array) -> Array:
     """Controllability Gramian `(2 P, 2 P)` in the real coordinates `sqrt(2) [Re x; Im x]`."""
     own = _divided(B @ B.conj().T, lam[:, None] * lam[None, :].conj())
@@ -140,6 +142,7 @@ def _singular_sums(reached: Array, observed: Array) -> tuple[Array, Array]:
     return _singular_sums_and_factors(reached, observed)[0]
 
 
+@exact_products
 def _singular_sums_and_factors(
     reached: Array, observed: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -160,6 +163,7 @@ def _singular_sums_and_factors(
 
 
 @_singular_sums.defjvp
+@exact_products
 def _singular_sums_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

@@ -15,7 +15,7 @@ from lastax.calibration._chunk_moments import chunk_moments, row_groups
 from lastax.calibration._features import RegressionSystem
 from lastax.calibration._moments import Moments
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
-from lastax.ssm._precision import at_least_float32
+from lastax.ssm._precision import at_least_float32, exact_products
 from lastax.surgery._reading import float32_system
 
 
@@ -101,11 +101,13 @@ def linear_gram(
 
 
 @eqx.filter_jit
+@exact_products
 def _linears_input(forward: BlockwiseForward, block: PyTree, y: AnyArray) -> Array:
     return forward.linears_input(block, jnp.asarray(y))
 
 
 @eqx.filter_jit
+@exact_products
 def _linear_outputs(forward: BlockwiseForward, block: PyTree, y: AnyArray) -> list[Array]:
     x = forward.linears_input(block, jnp.asarray(y))
     return [linear(x) for linear in forward.linears(block)]

@@ -17,6 +17,7 @@ from lastax.nn._blocks import Block
 from lastax.nn._blockwise import HiddenStates, NetworkForward
 from lastax.nn._networks import Network
 from lastax.nn._normalization import BatchNorm, RunningStatistics
+from lastax.ssm._precision import exact_products
 
 
 def recalibrate_batch_norm(model: Network, batches: CalibrationBatches) -> Network:
@@ -54,6 +55,7 @@ def recalibrate_batch_norm(model: Network, batches: CalibrationBatches) -> Netwo
     return data.with_blocks(blocks)
 
 
+@exact_products
 def _norm_input(
     forward: NetworkForward, block: Block, states: HiddenStates
 ) -> Float[np.ndarray, "n L H"]:

@@ -22,6 +22,7 @@ from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
 from lastax.nn._layer import Layer
+from lastax.ssm._precision import exact_products
 from lastax.surgery._adoption import adopted
 from lastax.surgery._layers import find_layers, layer_identity
 from lastax.surgery._reading import float32_system, layer_counts
@@ -179,6 +180,7 @@ def _on_host(tree: Tree) -> Tree:
 
 
 @eqx.filter_jit
+@exact_products
 def layer_input(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -187,6 +189,7 @@ def layer_input(
 
 
 @eqx.filter_jit
+@exact_products
 def layer_output(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -195,6 +198,7 @@ def layer_output(
 
 
 @eqx.filter_jit
+@exact_products
 def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates) -> HiddenStates:
     """Hidden states after a block, on the device."""
     y = jax.vmap(layer_of(block))(forward.before(block, states))
@@ -202,6 +206,7 @@ def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates)
 
 
 @eqx.filter_jit
+@exact_products
 def _enter(
     forward: BlockwiseForward, model: PyTree, x: AnyArray, length: AnyArray | None
 ) -> HiddenStates:
@@ -210,6 +215,7 @@ def _enter(
 
 
 @eqx.filter_jit
+@exact_products
 def _after(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates, y: AnyArray
 ) -> HiddenStates:
@@ -217,6 +223,7 @@ def _after(
 
 
 @eqx.filter_jit
+@exact_products
 def _features(
     forward: BlockwiseForward, model: PyTree, states: HiddenStates
 ) -> Float[Array, "records F"]:

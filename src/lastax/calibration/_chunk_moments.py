@@ -22,6 +22,7 @@ from lastax.calibration._features import (
 )
 from lastax.calibration._moments import Moments
 from lastax.ssm._multi_siso import MultiSISO
+from lastax.ssm._precision import exact_products
 
 # Double-precision values that the host multiplies at once.
 MAX_HOST_VALUES = 2**23
@@ -76,5 +77,6 @@ def row_groups(
 
 
 @eqx.filter_jit
+@exact_products
 def _features(system: RegressionSystem, u: Float[Array, "n L H"]) -> Array:
     return jax.vmap(functools.partial(state_features, system))(u)

@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from lastax._typing import Array
 from lastax.calibration._blockwise_pass import AnyArray, BlockwisePass, layer_input, layer_of
 from lastax.nn._blockwise import BlockwiseForward
+from lastax.ssm._precision import exact_products
 from lastax.surgery._layers import find_layers, replace_layers
 
 # Largest difference that counts as rounding, as a share of the largest value. Half precision gets
@@ -127,6 +128,7 @@ class _Recorder:
 
 
 @eqx.filter_jit
+@exact_products
 def _model_outputs(forward: BlockwiseForward, model: PyTree, x: AnyArray) -> Array | None:
     return forward.model_outputs(model, jnp.asarray(x))
 

@@ -26,6 +26,7 @@ from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._forward_check import check_forward
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._normalization import split_trainable
+from lastax.ssm._precision import exact_products
 
 # Number of pairs of steps that L-BFGS remembers.
 _MEMORY = 30
@@ -154,6 +155,7 @@ def _fit_block(
 
 
 @eqx.filter_jit
+@exact_products
 def squared_error(
     forward: BlockwiseForward, block: PyTree, pairs: _Pairs
 ) -> tuple[Float[Array, ""], Float[Array, " parameters"]]:
@@ -177,6 +179,7 @@ def squared_error(
 
 
 @eqx.filter_jit
+@exact_products
 def _curvature(
     forward: BlockwiseForward, block: PyTree, pairs: _Pairs
 ) -> Float[Array, " parameters"]:

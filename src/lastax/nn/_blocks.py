@@ -15,7 +15,6 @@ from lastax._typing import Array, PRNGKeyArray, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._layer import Layer
 from lastax.nn._normalization import Axis, BatchNorm, LayerNorm
-from lastax.nn._precision import FULL_PRECISION
 from lastax.ssm._precision import in_dtype_of
 from lastax.ssm._products import add_row, product
 
@@ -56,10 +55,7 @@ class Linear(eqx.Module):
         if x.ndim != 2:
             y = x @ weight
             return y + jnp.broadcast_to(bias, y.shape)
-        y = product(x, weight)
-        # The gradient of `bias` is a sum over time, which is a matrix product too.
-        with FULL_PRECISION.active():
-            return add_row(y, bias)
+        return add_row(product(x, weight), bias)
 
     def replaced(self, weight: Float[np.ndarray, "n m"], bias: Float[np.ndarray, " m"]) -> Linear:
         """A map with other values, converted to the dtypes of this one."""

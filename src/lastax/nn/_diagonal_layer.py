@@ -1,7 +1,6 @@
 """What S5, S4D and LRU share: calls, checks of their parameters, and new parameters."""
 
 import abc
-import contextlib
 import dataclasses
 from typing import Any, TypeVar
 
@@ -15,9 +14,8 @@ from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
 from lastax.nn._per_step import apply_per_step
-from lastax.nn._precision import FULL_PRECISION
 from lastax.ssm._discretization import Discretization, inverse_of
-from lastax.ssm._multi_siso import AnySystem, MultiSISO
+from lastax.ssm._multi_siso import AnySystem
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._step_sizes import StepSizes, check_step_rescale
 
@@ -115,11 +113,7 @@ class DiagonalLayer(eqx.Module):
             return in_dtype_of(y, jnp.asarray(u))
         system = self.system(step_rescale)
         driving = self._input(system, u, mask)
-        # The kernels of a convolution are matrix products of powers of `lam`, and no precision of a
-        # network rounds these.
-        convolved = isinstance(system, MultiSISO)
-        with FULL_PRECISION.active() if convolved else contextlib.nullcontext():
-            return in_dtype_of(system(driving), jnp.asarray(u))
+        return in_dtype_of(system(driving), jnp.asarray(u))
 
     def run(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from lastax._typing import Array, PRNGKeyArray
+from lastax.ssm._precision import EXACT
 
 # Standard deviation of a standard normal distribution that is truncated to [-2, 2].
 _TRUNCATED_DEVIATION = 0.87962566103423978
@@ -52,7 +53,7 @@ def initialize_B(
     """
     size = V_inverse.shape[1]
     real = _truncated_normal(key, (size, channels), deviation=size**-0.5)
-    return as_pair(jnp.asarray(V_inverse) @ real)
+    return as_pair(jnp.matmul(V_inverse, real, precision=EXACT))
 
 
 def lecun_normal_C(
@@ -111,7 +112,7 @@ def _rotated_C(
     V: Complex[np.ndarray, "n P"], channels: int, *, deviation: float, key: PRNGKeyArray
 ) -> Float[Array, "H P 2"]:
     pair = _truncated_normal(key, (channels, V.shape[0], 2), deviation=deviation)
-    return as_pair(as_complex(pair) @ jnp.asarray(V))
+    return as_pair(jnp.matmul(as_complex(pair), V, precision=EXACT))
 
 
 def _truncated_normal(

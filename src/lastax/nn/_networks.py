@@ -57,7 +57,7 @@ class Encoder(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
-        loop: bool = False,
+        scan_layers: bool = False,
     ) -> tuple[Float[Array, " H"], Encoder]:
         """Compute the features of one sequence.
 
@@ -69,8 +69,9 @@ class Encoder(eqx.Module):
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
-                Implies `loop`.
-            loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
+                Implies `scan_layers`.
+            scan_layers: apply adjacent blocks of equal shapes in a `jax.lax.scan`, whose body is
+                compiled once.
 
         Returns:
             Features, shape `(H,)`, and the encoder with updated running statistics.
@@ -88,10 +89,9 @@ class Encoder(eqx.Module):
         with self.precision.active():
             embedded = self.embedded(x, mask)
             y, blocks = self._apply_blocks(
-                apply, self.precision.rounded(embedded), key, remat=remat, loop=loop
+                apply, self.precision.rounded(embedded), key, remat=remat, scan_layers=scan_layers
             )
-        with FULL_PRECISION.active():
-            features = self.pool(y.astype(embedded.dtype), mask)
+        features = self.pool(y.astype(embedded.dtype), mask)
         return features, dataclasses.replace(self, blocks=blocks)
 
     def _apply_blocks(
@@ -101,12 +101,12 @@ class Encoder(eqx.Module):
         key: PRNGKeyArray | None,
         *,
         remat: bool,
-        loop: bool,
+        scan_layers: bool,
     ) -> tuple[Array, tuple[Block, ...]]:
         blocks: list[Block] = []
         keys = None if key is None else jax.random.split(key, len(self.blocks))
-        looped = remat or loop
-        for group in _runs_of_equal_blocks(self.blocks) if looped else [(b,) for b in self.blocks]:
+        scanned = remat or scan_layers
+        for group in _runs_of_equal_blocks(self.blocks) if scanned else [(b,) for b in self.blocks]:
             group_keys = None if keys is None else keys[len(blocks) : len(blocks) + len(group)]
             # XLA merges a recomputation with the first computation, except in a loop.
             if remat or len(group) > 1:
@@ -226,7 +226,7 @@ class Classifier(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
-        loop: bool = False,
+        scan_layers: bool = False,
     ) -> tuple[Float[Array, " classes"], Classifier]:
         """Compute the logits of one sequence in training mode.
 
@@ -237,8 +237,9 @@ class Classifier(eqx.Module):
             key: random key of dropout; None disables dropout.
             axis: name of the `vmap` axis of the batch; enables batch statistics.
             remat: store only the input of each block for the gradient, and recompute the rest.
-                Implies `loop`.
-            loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
+                Implies `scan_layers`.
+            scan_layers: apply adjacent blocks of equal shapes in a `jax.lax.scan`, whose body is
+                compiled once.
 
         Returns:
             Logits, shape `(classes,)`, and the model with updated running statistics.
@@ -248,7 +249,13 @@ class Classifier(eqx.Module):
         """
         self.encoder.check_input("Classifier", x, length)
         features, encoder = self.encoder(
-            x, length, step_rescale=step_rescale, key=key, axis=axis, remat=remat, loop=loop
+            x,
+            length,
+            step_rescale=step_rescale,
+            key=key,
+            axis=axis,
+            remat=remat,
+            scan_layers=scan_layers,
         )
         with encoder.precision.active():
             return self.head(features), dataclasses.replace(self, encoder=encoder)
@@ -300,7 +307,7 @@ class Retrieval(eqx.Module):
         key: PRNGKeyArray | None = None,
         axis: Axis = None,
         remat: bool = False,
-        loop: bool = False,
+        scan_layers: bool = False,
     ) -> tuple[Float[Array, " classes"], Retrieval]:
         """Compute the logits of one pair in training mode.
 
@@ -325,7 +332,7 @@ class Retrieval(eqx.Module):
                 key=key,
                 axis=axes,
                 remat=remat,
-                loop=loop,
+                scan_layers=scan_layers,
             )
 
         # `encode` sums statistics over the axis "pair", so both documents return the same encoder.

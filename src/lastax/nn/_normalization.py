@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 
 from lastax._typing import Array, Model
 from lastax.nn._checks import check_complete
-from lastax.nn._precision import FULL_PRECISION
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._products import add_row, multiply_row, total
 
@@ -73,11 +72,6 @@ class BatchNorm(eqx.Module):
         """
         check_complete(self)
         check_complete(self.running)
-        # Sums over time are matrix products, in the derivatives too.
-        with FULL_PRECISION.active():
-            return self._normalized(x, mask, axis)
-
-    def _normalized(self, x: Array, mask: Array | None, axis: Axis) -> tuple[Array, BatchNorm]:
         wide = at_least_float32(x)
         if axis is None:
             return in_dtype_of(self._apply(wide, self.running), x), self

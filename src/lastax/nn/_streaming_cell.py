@@ -16,6 +16,7 @@ from lastax.nn._cell_block import CellBlock
 from lastax.nn._networks import Length, Pooling
 from lastax.nn._running_pool import RunningSum
 from lastax.ssm._compensated import RecurrentState
+from lastax.ssm._precision import exact_products
 from lastax.ssm._step_sizes import check_step_rescale
 
 
@@ -60,6 +61,7 @@ class StreamingCell(eqx.Module):
             pooled = RunningSum(zeros, zeros, jnp.zeros((), jnp.int32))
         return StreamingState(tuple(block.recurrence.init() for block in self.blocks), pooled)
 
+    @exact_products
     def __call__(
         self,
         x: Shaped[Array, "*shape"],
@@ -88,6 +90,7 @@ class StreamingCell(eqx.Module):
         _, logits = self.chunk(self.init(), x, step_rescale=None if one else step_rescale)
         return logits[-1 if length is None else length - 1]
 
+    @exact_products
     def step(
         self,
         state: StreamingState,
@@ -119,6 +122,7 @@ class StreamingCell(eqx.Module):
             pooled, h = pooled.step(h)
         return StreamingState(tuple(layers), pooled), self.head(h)
 
+    @exact_products
     def chunk(
         self,
         state: StreamingState,

@@ -15,6 +15,7 @@ from jaxtyping import Complex, Float, Int
 
 from lastax._typing import Array
 from lastax.ssm._powers import power, power_tables
+from lastax.ssm._precision import EXACT
 from lastax.ssm._scan_methods import LONGEST_CHUNK
 
 
@@ -33,7 +34,7 @@ def channel_kernels(
         length: number of steps `L`.
 
     Returns:
-        One kernel per channel, shape `(H, L)`.
+        One kernel per channel, shape `(H, L)`. No precision of matrix products rounds it.
     """
     if length == 0:
         return jnp.zeros((len(counts), 0), lam.real.dtype)
@@ -52,7 +53,7 @@ def channel_kernels(
         powers = jnp.concatenate(
             [_at(inner.real, positions, index), _at(inner.imag, positions, index)], axis=1
         )
-        kernel = jnp.einsum("hnc,hnt->hct", starts, powers)
+        kernel = jnp.einsum("hnc,hnt->hct", starts, powers, precision=EXACT)
         rows.append(kernel.reshape(len(channels), -1)[:, :length])
         order.append(channels)
     empty = np.flatnonzero(np.asarray(counts) == 0)

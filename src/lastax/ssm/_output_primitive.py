@@ -1,8 +1,10 @@
 """Products with the states of a recurrence, as a primitive of JAX with its derivatives.
 
-The program for a GPU multiplies the states of all directions at once.
+The program for a GPU multiplies the states of all directions at once. One that needs no derivative
+can do so without writing the states, see `_pallas_output`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from jax.interpreters import ad
 
 from lastax._typing import Array
 from lastax.ssm._pallas_layout import Kernels
+from lastax.ssm._pallas_output import kernel_output
 from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import LinearOperand, Target, jvp_of, sequence_primitive, sum_to
 from lastax.ssm._products import product_of, transposed_product_of
@@ -33,35 +36,49 @@ def _compute_output(
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     precision: str | None,
+    with_states: bool,
     kernels: Kernels | None,
 ) -> list[Array]:
-    """The output, and the states of each recurrence for the derivative."""
+    """The output, and the states of each recurrence, which the derivative needs."""
     if kernels is None:
         states = SCAN.bind(lam, b, method=method, directions=directions)
-        return [_sum_of_products(states, weights, precision), *states]
+        y = _sum_of_products(states, weights, precision)
+        return [y, *states] if with_states else [y]
+    W = jnp.concatenate(weights, axis=-2)
+    if kernels.output is not None and not with_states and W.size == math.prod(W.shape[-2:]):
+        W = W.reshape(W.shape[-2:])
+        return [kernel_output(directions, lam, b, W, kernels=kernels, precision=precision)]
     (joined,) = kernel_scan(directions, lam, (b,), kernels=kernels, joined=True)
-    y = jnp.matmul(joined, jnp.concatenate(weights, axis=-2), precision=precision)
+    y = jnp.matmul(joined, W, precision=precision)
     # If the derivative joins them again, XLA removes the parts.
-    return [y, *jnp.split(joined, len(directions), axis=-1)]
+    return [y, *jnp.split(joined, len(directions), axis=-1)] if with_states else [y]
 
 
 def _output_types(
-    lam: Array, b: Array, *weights: Array, directions: tuple[bool, ...], **_: object
+    lam: Array,
+    b: Array,
+    *weights: Array,
+    directions: tuple[bool, ...],
+    with_states: bool,
+    **_: object,
 ) -> list[Array]:
     """Arrays of the types of the results of `SCAN_OUTPUT`."""
     x = b + lam.real[..., None, :1]
-    return [x @ sum(weights), *(x for _ in directions)]
+    return [x @ sum(weights), *(x for _ in directions if with_states)]
 
 
 def _output_jvp(
     primals: Sequence[Array],
     tangents: Sequence[Array | ad.Zero],
+    *,
+    with_states: bool,
     **params: Any,
 ) -> tuple[list[Array], list[Array]]:
     lam, _, *weights = primals
-    y, *states = SCAN_OUTPUT.bind(*primals, **params)
-    dots = map(ad.instantiate_zeros, tangents)
-    return [y, *states], _OUTPUT_TANGENTS.bind(lam, *weights, *states, *dots, **params)
+    y, *states = SCAN_OUTPUT.bind(*primals, with_states=True, **params)
+    dense = map(ad.instantiate_zeros, tangents)
+    y_dot, *dots = _OUTPUT_TANGENTS.bind(lam, *weights, *states, *dense, **params)
+    return ([y, *states], [y_dot, *dots]) if with_states else ([y], [y_dot])
 
 
 def _compute_output_tangents(
@@ -76,15 +93,7 @@ def _compute_output_tangents(
     The operands are the weights, the states, and the derivatives of all operands of `SCAN_OUTPUT`.
     """
     weights, states, (lam_dot, b_dot, *weight_dots) = _in_parts(operands, directions)
-    dots = SCAN_TANGENTS.bind(
-        lam,
-        lam_dot,
-        *states,
-        b_dot,
-        method=method,
-        directions=directions,
-        precision=precision,
-    )
+    dots = SCAN_TANGENTS.bind(lam, lam_dot, *states, b_dot, method=method, directions=directions)
     y_dot = _sum_of_products(dots, weights, precision)
     return [y_dot + _sum_of_products(states, weight_dots, precision), *dots]
 
@@ -127,13 +136,7 @@ def _cotangents(
     if states_bar:
         bars = [one + other for one, other in zip(bars, states_bar, strict=True)]
     lam_bar, b_bar = SCAN_ADJOINT.bind(
-        lam,
-        *states,
-        *bars,
-        method=method,
-        directions=directions,
-        shared=True,
-        precision=precision,
+        lam, *states, *bars, method=method, directions=directions, shared=True
     )
     return [
         lam_bar,

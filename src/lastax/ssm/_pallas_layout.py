@@ -30,16 +30,38 @@ class Tile(NamedTuple):
     warps: int
 
 
+class OutputTile(NamedTuple):
+    """Sizes of the kernel that multiplies states by the output matrices.
+
+    Attributes:
+        steps: steps per chunk `T`, a power of two.
+        unroll: as in `Tile`.
+        warps: as in `Tile`.
+        states: states that are multiplied at once, a power of two.
+        columns: channels that are computed at once, a power of two.
+        programs: number of programs, each of which computes several chunks in turn.
+    """
+
+    steps: int
+    unroll: int
+    warps: int
+    states: int
+    columns: int
+    programs: int
+
+
 class Kernels(NamedTuple):
     """How the kernels run.
 
     Attributes:
         tile: their sizes.
         interpret: run them as JAX operations, which every device can do, slowly.
+        output: sizes of the kernel for outputs; None to write the states and multiply them after.
     """
 
     tile: Tile
     interpret: bool
+    output: OutputTile | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +98,7 @@ class Layout:
         length, count = sequences[0].shape[-2], lam.shape[-1]
         tile = kernels.tile
         # A short sequence is one chunk, with as few steps as the loops allow.
-        steps = min(tile.steps, max(_power_of_two_from(length), 2 * tile.unroll))
+        steps = min(tile.steps, max(power_of_two_from(length), 2 * tile.unroll))
         tile = tile._replace(steps=steps)
         return cls(directions, batch, length, count, lam.real.dtype, tile, kernels.interpret)
 
@@ -87,8 +109,8 @@ class Layout:
     @property
     def lanes(self) -> tuple[int, int]:
         """Sequences and states per program, both powers of two."""
-        states = min(self.tile.lanes, _power_of_two_from(self.count))
-        return min(self.tile.lanes // states, _power_of_two_from(math.prod(self.batch))), states
+        states = min(self.tile.lanes, power_of_two_from(self.count))
+        return min(self.tile.lanes // states, power_of_two_from(math.prod(self.batch))), states
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -97,6 +119,6 @@ class Layout:
         return -(-math.prod(self.batch) // sequences), self.chunks, -(-self.count // states)
 
 
-def _power_of_two_from(number: int) -> int:
+def power_of_two_from(number: int) -> int:
     """The smallest power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

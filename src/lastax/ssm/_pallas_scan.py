@@ -55,7 +55,7 @@ def kernel_scan(
     Returns:
         The states of each recurrence, shape `(..., L, 2 P)`, or the joined array.
     """
-    plan = _Plan.of(directions, lam, inputs, kernels)
+    plan = KernelCalls.of(directions, lam, inputs, kernels)
     (factor, power), entering = plan.factors(lam), plan.sequences(inputs)
     starts = plan.starts(factor, power, entering)
     return plan.original(plan.states(factor, starts, entering, joined=joined))
@@ -85,7 +85,7 @@ def kernel_adjoint(
         one per recurrence, or their sum if `shared`.
     """
     opposite = tuple(not reverse for reverse in directions)
-    plan = _Plan.of(opposite, lam, (*states, *bars), kernels)
+    plan = KernelCalls.of(opposite, lam, (*states, *bars), kernels)
     (factor, power), driving = plan.factors(lam.conj()), plan.sequences(bars)
     starts = plan.starts(factor, power, driving)
     *adjoints, sums = plan.states(
@@ -97,7 +97,7 @@ def kernel_adjoint(
     return lam_bar, plan.original(adjoints)
 
 
-class _Plan(Layout):
+class KernelCalls(Layout):
     """The calls of the kernels."""
 
     def sequences(self, arrays: Sequence[Array]) -> list[Array]:
@@ -131,20 +131,20 @@ class _Plan(Layout):
         shape = jax.ShapeDtypeStruct(
             (entering[0].shape[0], self.chunks, parts, self.count), self.dtype
         )
-        chunk = self._block(1, parts)
-        ends = self._call(
+        chunk = self.block(1, parts)
+        ends = self.call(
             self._ends_kernel,
             self.grid,
-            [self._factor_block(factor), *map(self._sequence_block, entering)],
+            [self.factor_block(factor), *map(self.sequence_block, entering)],
             [chunk],
             [shape],
         )(factor, *entering)[0]
-        every = self._block(self.chunks, parts)
+        every = self.block(self.chunks, parts)
         sequences, _, states = self.grid
-        return self._call(
+        return self.call(
             self._starts_kernel,
             (sequences, 1, states),
-            [self._factor_block(power), every],
+            [self.factor_block(power), every],
             [every],
             [shape],
         )(power, ends)[0]
@@ -166,18 +166,18 @@ class _Plan(Layout):
         """
         given = [*([] if starts is None else [starts]), *entering, *passed]
         blocks = [
-            *([] if starts is None else [self._block(1, 2 * len(self.directions))]),
-            *map(self._sequence_block, (*entering, *passed)),
+            *([] if starts is None else [self.block(1, 2 * len(self.directions))]),
+            *map(self.sequence_block, (*entering, *passed)),
         ]
         count = 1 if merged or joined else len(self.directions)
         components = 2 * len(self.directions) if joined else 2
         shape = (entering[0].shape[0], self.length, components, self.count)
         shapes = [jax.ShapeDtypeStruct(shape, entering[0].dtype)] * count
-        results = [self._sequence_block(one) for one in shapes]
+        results = [self.sequence_block(one) for one in shapes]
         if passed:
             size = (entering[0].shape[0], self.chunks, 2, self.count)
             shapes.append(jax.ShapeDtypeStruct(size, self.dtype))
-            results.append(self._block(1, 2))
+            results.append(self.block(1, 2))
 
         def kernel(factor_ref: Any, *refs: Any) -> None:
             refs_left = list(refs)
@@ -191,9 +191,9 @@ class _Plan(Layout):
             inputs, states, outputs = take(len(entering)), take(len(passed)), take(count)
             self._states_kernel(factor_ref, start, inputs, states, outputs, refs_left, merged)
 
-        return self._call(
-            kernel, self.grid, [self._factor_block(factor), *blocks], results, shapes
-        )(factor, *given)
+        return self.call(kernel, self.grid, [self.factor_block(factor), *blocks], results, shapes)(
+            factor, *given
+        )
 
     def _ends_kernel(self, factor_ref: Any, *refs: Any) -> None:
         *input_refs, ends_ref = refs
@@ -306,7 +306,7 @@ class _Plan(Layout):
         for total, ref in zip(carry[1], sums_refs, strict=True):
             rows.store(ref, 0, total)
 
-    def _block(self, rows: int, components: int) -> Any:
+    def block(self, rows: int, components: int) -> Any:
         """A block of an array `(N, chunks or steps, components, P)`."""
         from jax.experimental import pallas as pl
 
@@ -314,11 +314,12 @@ class _Plan(Layout):
         shape = (sequences, rows, components, states)
         return pl.BlockSpec(shape, lambda b, i, j: (b, i, 0, j))
 
-    def _sequence_block(self, sequence: Any) -> Any:
+    def sequence_block(self, sequence: Any) -> Any:
         """The steps of a chunk."""
-        return self._block(self.tile.steps, sequence.shape[2])
+        return self.block(self.tile.steps, sequence.shape[2])
 
-    def _factor_block(self, factor: Array) -> Any:
+    def factor_block(self, factor: Array) -> Any:
+        """The factors of the states."""
         from jax.experimental import pallas as pl
 
         sequences, states = self.lanes
@@ -326,7 +327,7 @@ class _Plan(Layout):
             return pl.BlockSpec((1, 1, 2, states), lambda b, i, j: (0, 0, 0, j))
         return pl.BlockSpec((sequences, 1, 2, states), lambda b, i, j: (b, 0, 0, j))
 
-    def _call(
+    def call(
         self,
         kernel: Callable[..., None],
         grid: tuple[int, int, int],
@@ -334,6 +335,7 @@ class _Plan(Layout):
         out_specs: list[Any],
         out_shape: list[jax.ShapeDtypeStruct],
     ) -> Callable[..., Sequence[Array]]:
+        """A function that runs a kernel."""
         from jax.experimental import pallas as pl
         from jax.experimental.pallas import triton
 

@@ -1,9 +1,34 @@
-"""16-bit inputs and parameters: compute in float32, and return the dtype of the input."""
+"""16-bit inputs and parameters, and the precision of matrix products."""
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from lastax._typing import Array
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+# On a GPU, JAX by default rounds the float32 factors of matrix products to TF32.
+EXACT = "highest"
+
+
+def exact_products(function: Callable[Params, Result]) -> Callable[Params, Result]:
+    """A function whose matrix products have the precision of their arrays on every device.
+
+    If JAX compiles the function, apply `exact_products` before `jax.jit`.
+    """
+
+    @functools.wraps(function)
+    def exact(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        with jax.default_matmul_precision(EXACT):
+            return function(*args, **kwargs)
+
+    return exact
 
 
 def at_least_float32(x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:

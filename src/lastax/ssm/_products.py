@@ -13,12 +13,15 @@ from jax.interpreters import ad
 from jaxtyping import Float
 
 from lastax._typing import Array
+from lastax.ssm._precision import EXACT
 from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
 
 
 def product(x: Float[Array, "L n"], W: Float[Array, "n m"]) -> Float[Array, "L m"]:
     """`x W` for one sequence. The gradient of `W` is one product per sequence, then a sum."""
-    return _apply(_product, x, W)
+    # A primitive is compiled after the function that uses it has been traced. The precision of
+    # matrix products is that at the time of the call.
+    return _apply(_product, x, W, precision=jax.default_matmul_precision.value)
 
 
 def product_of(x: Array, W: Array, *, precision: str | None) -> Array:
@@ -36,7 +39,7 @@ def transposed_product_of(x: Array, y: Array, *, precision: str | None) -> Array
 
 
 def total(x: Float[Array, "*batch L n"]) -> Float[Array, "*batch n"]:
-    """The sum of `x` over time."""
+    """The sum of `x` over time, in the precision of `x` on every device."""
     return _apply(_total, x)
 
 
@@ -64,13 +67,10 @@ def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array
     return _apply(_row_product, x, row)
 
 
-def _apply(primitive: Primitive, *operands: Array) -> Array:
-    # A primitive is compiled after the function that uses it has been traced. The precision of
-    # matrix products is that at the time of the call.
-    precision = jax.default_matmul_precision.value
+def _apply(primitive: Primitive, *operands: Array, **params: str | None) -> Array:
     dtype = jnp.result_type(*operands)
     arrays = [jnp.asarray(x, dtype) for x in operands]
-    return apply(primitive, *arrays, precision=precision)[0]
+    return apply(primitive, *arrays, **params)[0]
 
 
 def _compute_product(x: Array, W: Array, *, precision: str | None) -> Array:
@@ -87,50 +87,41 @@ def _product_to_W(y_bar: Array, x: Array, W: LinearOperand, *, precision: str | 
     return sum_to(transposed_product_of(x, y_bar, precision=precision), W.aval)
 
 
-def _compute_total(x: Array, *, precision: str | None) -> Array:
+def _compute_total(x: Array) -> Array:
     """The sum over time as a matrix product."""
     # Made from `x`, the ones are on the same devices.
     ones = jnp.ones_like(x[..., :1]).mT
-    return jnp.matmul(ones, x, precision=precision)[..., 0, :]
+    return jnp.matmul(ones, x, precision=EXACT)[..., 0, :]
 
 
-def _total_to_x(bar: Array, x: LinearOperand, *, precision: str | None) -> list[Array]:
-    del precision
+def _total_to_x(bar: Array, x: LinearOperand) -> list[Array]:
     return [jnp.broadcast_to(bar[..., None, :], x.aval.shape)]
 
 
-def _compute_row_sum(x: Array, row: Array, *, precision: str | None) -> Array:
-    del precision
+def _compute_row_sum(x: Array, row: Array) -> Array:
     return x + row[..., None, :]
 
 
 def _row_sum_to_both(
-    y_bar: Array, x: LinearOperand | Array, row: LinearOperand | Array, *, precision: str | None
+    y_bar: Array, x: LinearOperand | Array, row: LinearOperand | Array
 ) -> list[Array | None]:
     # The sum over time comes before the sum over the batch.
     return [
         sum_to(y_bar, x.aval) if ad.is_undefined_primal(x) else None,
-        sum_to(_total.bind(y_bar, precision=precision), row.aval)
-        if ad.is_undefined_primal(row)
-        else None,
+        sum_to(_total.bind(y_bar), row.aval) if ad.is_undefined_primal(row) else None,
     ]
 
 
-def _compute_row_product(x: Array, row: Array, *, precision: str | None) -> Array:
-    del precision
+def _compute_row_product(x: Array, row: Array) -> Array:
     return x * row[..., None, :]
 
 
-def _row_product_to_x(
-    y_bar: Array, x: LinearOperand, row: Array, *, precision: str | None
-) -> Array:
-    return sum_to(_row_product.bind(y_bar, row, precision=precision), x.aval)
+def _row_product_to_x(y_bar: Array, x: LinearOperand, row: Array) -> Array:
+    return sum_to(_row_product.bind(y_bar, row), x.aval)
 
 
-def _row_product_to_row(
-    y_bar: Array, x: Array, row: LinearOperand, *, precision: str | None
-) -> Array:
-    return sum_to(_total.bind(x * y_bar, precision=precision), row.aval)
+def _row_product_to_row(y_bar: Array, x: Array, row: LinearOperand) -> Array:
+    return sum_to(_total.bind(x * y_bar), row.aval)
 
 
 _product = sequence_primitive("product", _compute_product)

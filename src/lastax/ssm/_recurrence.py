@@ -168,6 +168,7 @@ def scan_output(
         method=method,
         directions=directions,
         precision=jax.default_matmul_precision.value,
+        with_states=False,
     )[0]
 
 

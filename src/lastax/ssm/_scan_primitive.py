@@ -81,13 +81,7 @@ def _scan_jvp(
     if all(isinstance(dot, ad.Zero) for dot in dots):
         driven = []
     return states, SCAN_TANGENTS.bind(
-        lam,
-        lam_dot,
-        *states,
-        *driven,
-        method=method,
-        directions=directions,
-        precision=jax.default_matmul_precision.value,
+        lam, lam_dot, *states, *driven, method=method, directions=directions
     )
 
 
@@ -129,13 +123,11 @@ def _compute_tangents(
     *operands: Array,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
-    precision: str | None,
 ) -> list[Array]:
     """Derivatives of the states: the same recurrence, driven by `b_dot_k + lam_dot x_{k-1}`.
 
     The operands are the states, and the derivatives of the inputs, of which there may be none.
     """
-    del precision
     states, dots = operands[: len(directions)], operands[len(directions) :]
     driven = [
         _LAGGED_PRODUCT.bind(lam_dot, x, reverse=reverse)
@@ -154,7 +146,6 @@ def _tangents_transpose(
     *operands: Array | LinearOperand,
     method: ScanMethod | None,
     directions: tuple[bool, ...],
-    precision: str | None,
 ) -> list[Array | None]:
     states, dots = operands[: len(directions)], operands[len(directions) :]
     used = [i for i, bar in enumerate(bars) if not isinstance(bar, ad.Zero)]
@@ -166,7 +157,6 @@ def _tangents_transpose(
         method=method,
         directions=tuple(directions[i] for i in used),
         shared=shared,
-        precision=precision,
     )
     # A sum of the adjoints counts once.
     found = dict(zip(used, adjoints, strict=not shared)) if dots else {}
@@ -184,7 +174,6 @@ def _adjoint_by_primitives(
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     shared: bool,
-    precision: str | None,
 ) -> list[Array]:
     """The cotangent of `lam`, and those of the inputs: one per recurrence, or their sum.
 
@@ -193,11 +182,10 @@ def _adjoint_by_primitives(
     states, bars = _with_one_batch(operands, directions)
     opposite = tuple(not reverse for reverse in directions)
     adjoints = SCAN.bind(lam.conj(), *bars, method=method, directions=opposite)
-    with jax.default_matmul_precision(precision):
-        lam_bar = sum(
-            _lagged_sum(x, adjoint, reverse)
-            for x, adjoint, reverse in zip(states, adjoints, directions, strict=True)
-        )
+    lam_bar = sum(
+        _lagged_sum(x, adjoint, reverse)
+        for x, adjoint, reverse in zip(states, adjoints, directions, strict=True)
+    )
     return [lam_bar, *([sum(adjoints[1:], adjoints[0])] if shared else adjoints)]
 
 
@@ -207,17 +195,11 @@ def _compute_adjoint(
     method: ScanMethod | None,
     directions: tuple[bool, ...],
     shared: bool,
-    precision: str | None,
     kernels: Kernels | None,
 ) -> list[Array]:
     if kernels is None:
         return _adjoint_by_primitives(
-            lam,
-            *operands,
-            method=method,
-            directions=directions,
-            shared=shared,
-            precision=precision,
+            lam, *operands, method=method, directions=directions, shared=shared
         )
     states, bars = _with_one_batch(operands, directions)
     lam_bar, adjoints = kernel_adjoint(

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Complex, Float, Int, Shaped
 
 from lastax._typing import Array
-from lastax.ssm._precision import at_least_float32, in_dtype_of
+from lastax.ssm._precision import at_least_float32, exact_products, in_dtype_of
 from lastax.ssm._products import product
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, scan_output, state_after
 from lastax.ssm._scan_methods import ScanMethod
@@ -187,6 +187,7 @@ def frequency_response(
     return transfer_function(real_system(system), omega) + system.feedthrough_matrix[None]
 
 
+@exact_products
 def transfer_function(
     system: System, omega: Float[Array, " W"] | Float[np.ndarray, " W"]
 ) -> Complex[Array, "W H H"]:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from lastax.nn._layer import Layer, WritableLayer
 from lastax.ssm._multi_siso import AnySystem, MultiSISO
+from lastax.ssm._precision import exact_products
 from lastax.ssm._system import System
 from lastax.surgery._adoption import adopted
 from lastax.surgery._reading import host_system, write_system
@@ -39,6 +40,7 @@ class LayerCheck(NamedTuple):
     writable: bool
 
 
+@exact_products
 def check_layer(layer: PyTree, *, length: int = 32, seed: int = 0) -> LayerCheck:
     """Check an adapter of your own, on random inputs and a random mask.
 

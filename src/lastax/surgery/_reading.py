@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from lastax.analysis._single import check_concrete
 from lastax.nn._layer import Layer, WritableLayer
+from lastax.ssm._precision import exact_products
 
 # Floating-point types in which no complex number and no eigenvalue near 1 can be represented.
 _HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
@@ -99,6 +100,7 @@ def _compiled_system(layer: Layer) -> PyTree:
 
 
 @eqx.filter_jit
+@exact_products
 def _system(layer: Layer) -> PyTree:
     return layer.system()
 

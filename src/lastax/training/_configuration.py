@@ -69,8 +69,8 @@ class TrainingConfig:
     reduce_tolerance: float = setting(
         1.0, "Undo a removal if validation accuracy falls by more points."
     )
-    remat: bool = setting(False, "Recompute blocks in the backward pass; implies --loop.")
-    loop: bool = setting(False, "Compile blocks of equal shapes once, as a loop.")
+    remat: bool = setting(False, "Recompute layers in the backward pass; implies --scan-layers.")
+    scan_layers: bool = setting(False, "Compile layers of equal shapes once, as one scan.")
     augment: bool = setting(True, "Augment training examples, where the task supports it.")
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from lastax._typing import Array, Batch, Scalar
 from lastax.nn._prediction import Predictor, predict
+from lastax.ssm._precision import exact_products
 from lastax.training._losses import cross_entropy, kl_divergence
 from lastax.training._overlap import one_late, read_ahead
 from lastax.training._placement import Placement
@@ -67,6 +68,7 @@ def _logits(model: Predictor, batch: Batch, step_rescale: Scalar) -> Float[Array
 
 
 @jax.jit
+@exact_products
 def _evaluation_sums(
     logits: Float[Array, "batch classes"], label: Int[Array, " batch"], weight: Array
 ) -> _Sums:
@@ -166,6 +168,7 @@ def correct_predictions(
 
 
 @jax.jit
+@exact_products
 def _fidelity_sums(
     original: Float[Array, "batch classes"], other: Float[Array, "batch classes"], weight: Array
 ) -> _Sums:

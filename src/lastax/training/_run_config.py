@@ -207,6 +207,8 @@ def _migrated(fields: Record) -> Record:
     """Settings of earlier versions under their present names."""
     if "full_D" in fields:
         fields["dense_feedthrough"] = fields.pop("full_D")
+    if "loop" in fields["training"]:
+        fields["training"]["scan_layers"] = fields["training"].pop("loop")
     for part, name, old, new in (
         ("model", "scan_method", "fitting", "auto"),
         ("training", "schedule", "textbook", "warmup-cosine"),

@@ -60,7 +60,7 @@ def train_step(
     penalty: SystemPenalty | None = None,
     penalty_weight: float = 0.0,
     remat: bool = False,
-    loop: bool = False,
+    scan_layers: bool = False,
     teacher: Network | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one batch.
@@ -74,7 +74,8 @@ def train_step(
         penalty: penalty of a system whose mean over all layers is added to the loss.
         penalty_weight: weight of this mean.
         remat: compute the inside of each block again in the backward pass, to save memory.
-        loop: apply adjacent blocks of equal shapes in a loop, whose body is compiled once.
+        scan_layers: apply adjacent blocks of equal shapes in a `jax.lax.scan`, whose body is
+            compiled once.
         teacher: a network whose outputs replace the labels: the loss is the KL divergence from
             them (distillation; Hinton et al., 2015).
 
@@ -89,7 +90,7 @@ def train_step(
         model = eqx.combine(parameters, rest)
         logits, moved = eqx.filter_vmap(
             lambda x, length, key: model.forward(
-                x, length, key=key, axis="batch", remat=remat, loop=loop
+                x, length, key=key, axis="batch", remat=remat, scan_layers=scan_layers
             ),
             in_axes=(0, eqx.if_array(0), 0),
             out_axes=(0, None),
@@ -103,8 +104,7 @@ def train_step(
             loss = loss + penalty_weight * state_penalty(model, penalty)
         return loss, (logits, split_trainable(moved)[1])
 
-    # The network chooses the precision of its products. Sums over time in the derivatives are
-    # matrix products too.
+    # The network chooses the precision of its own products.
     with FULL_PRECISION.active():
         (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, parameters)

@@ -289,7 +289,7 @@ def fit_network(
             penalty=SYSTEM_PENALTIES[training.state_penalty],
             penalty_weight=training.penalty_weight,
             remat=training.remat,
-            loop=training.loop,
+            scan_layers=training.scan_layers,
             teacher=teacher,
         )
 
