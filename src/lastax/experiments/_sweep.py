@@ -32,6 +32,7 @@ from lastax.serialization._files import write_atomically
 from lastax.surgery._counts import keep_count
 from lastax.surgery._states import expand_to_original
 from lastax.training._data import TrainingData, calibration_batch, evaluate_split
+from lastax.training._placement import Placement
 from lastax.training._run_config import RunConfig, installed_versions
 from lastax.training._runs import load_run
 from lastax.training._trainer import fine_tune
@@ -196,7 +197,13 @@ class _Measurement:
         self._run, self._grid = run, grid
         self._config, self._model = config, model = load_run(run)
         self._data = open_data(config)
-        self._batch = calibration_batch(self._data, grid.calibration.sequences, seed=grid.seed)
+        self._placement = Placement.of_this_process()
+        self._batch = calibration_batch(
+            self._data,
+            grid.calibration.sequences,
+            seed=grid.seed,
+            placement=self._placement,
+        )
         self._reducer = make_reducer(model, config, self._batch, grid.calibration, seed=grid.seed)
         # Cells of one pruned network are neighbors.
         self._reduce = functools.lru_cache(maxsize=1)(
@@ -252,7 +259,7 @@ class _Measurement:
     def _accuracies(self, counts: list[int], model: Network) -> Record:
         reached = {
             f"{split}_accuracy": evaluate_split(
-                model, self._data, split, limit=self._grid.limit
+                model, self._data, split, limit=self._grid.limit, placement=self._placement
             ).accuracy
             for split in SPLITS
         }

@@ -91,15 +91,7 @@ def _placed(batch: Batch, placement: Placement | None) -> Batch:
     read = _read(batch)
     if placement is None:
         return {name: jnp.asarray(rows) for name, rows in read.items()}
-    missing = -len(read["x"]) % (placement.devices // jax.process_count())
-    if missing:
-        # The rows must divide among the devices. Copies of the last one have no weight.
-        read = {
-            name: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-            for name, rows in read.items()
-        }
-        read["weight"][-missing:] = 0
-    return placement.batch(read)
+    return placement.filled_batch(read)
 
 
 def _computed(
@@ -155,13 +147,20 @@ def _fidelity_sums(
     return _Sums(weight @ same, weight @ kl_divergence(original, other), weight.sum())
 
 
-def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> Fidelity:
+def compare(
+    original: Predictor,
+    other: Predictor,
+    batches: Iterable[Batch],
+    *,
+    placement: Placement | None = None,
+) -> Fidelity:
     """How close the outputs of `other` are to those of `original` on all examples of `batches`.
 
     Args:
         original: the unpruned network.
         other: the network to compare with it.
         batches: one pass over a split. Labels are only used for the accuracies.
+        placement: as for `evaluate`.
 
     Raises:
         ValueError: if there is no example.
@@ -176,7 +175,7 @@ def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> 
         return same, [one.correct for one in sums]
 
     total, correct = np.zeros(3), np.zeros(2)
-    for sums, right in _computed(sums_of, batches):
+    for sums, right in _computed(sums_of, batches, placement):
         total += sums
         correct += right
     same, divergence, examples = total
