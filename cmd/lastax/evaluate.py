@@ -45,7 +45,12 @@ def evaluate(
     """
     config, model = lastax.training.load_run(resolve_run(run))
     data = location.open(config)
-    results = {split: lastax.training.evaluate_split(model, data, split, batch_size=batch_size)}
+    placement = lastax.training.Placement.of_this_process()
+    results = {
+        split: lastax.training.evaluate_split(
+            model, data, split, batch_size=batch_size, placement=placement
+        )
+    }
     record = {**results[split]._asdict(), "split": split}
     if every is not None:
         slower = lastax.training.evaluate_split(
@@ -54,6 +59,7 @@ def evaluate(
             split,
             batch_size=batch_size,
             step_rescale=float(every),
+            placement=placement,
         )
         results[f"{split}, every {every} steps"] = slower
         record |= {"every": every, "at_every": slower._asdict()}

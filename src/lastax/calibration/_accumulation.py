@@ -46,7 +46,7 @@ def layer_moments(
     total: Moments | None = None
     wanted = iter(targets) if targets is not None else None
     for states in inputs:
-        u = np.asarray(at_least_float32(layer_input(forward, block, states)))
+        u = at_least_float32(layer_input(forward, block, states))
         y = np.asarray(layer_output(forward, block, states)) if wanted is None else next(wanted)
         part = chunk_moments(system, u, y, np.asarray(states.valid))
         if part is not None:

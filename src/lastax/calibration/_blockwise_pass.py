@@ -1,6 +1,7 @@
 """The forward pass of calibration data through a model, one block at a time.
 
-The hidden states of all sequences are held on the host, a few values per step and channel.
+The hidden states of all sequences are held on the host, a few values per step and channel. If the
+calibration data are divided among devices, the hidden states stay there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Tree = TypeVar("Tree")
 class BlockwisePass:
     """A model, the parts of its forward pass, and the data that pass through it.
 
-    The methods take and return one entry per chunk of data. Results are NumPy arrays on the host.
+    The methods take and return one entry per chunk of data. Results are NumPy arrays on the host,
+    except hidden states that are divided among devices.
 
     Attributes:
         model: the model.
@@ -57,7 +59,11 @@ class BlockwisePass:
         """Hidden states before the first block. Copies that fill a chunk are not valid."""
         entered = []
         for chunk in self.chunks:
-            states = _on_host(_enter(self.forward, self.model, chunk.x, chunk.length))
+            records = (chunk.x, chunk.length)
+            if chunk.sharding is not None:
+                records = jax.device_put(records, chunk.sharding)
+            states = _enter(self.forward, self.model, *records)
+            states = _on_host(states) if chunk.sharding is None else states
             real = np.repeat(chunk.real, len(states.valid) // len(chunk.real))
             entered.append(states._replace(valid=states.valid & real[:, None]))
         return entered
@@ -70,7 +76,7 @@ class BlockwisePass:
 
     def block_outputs(self, block: PyTree, inputs: Iterable[HiddenStates]) -> list[HiddenStates]:
         """Hidden states after a block."""
-        return [_on_host(block_output(self.forward, block, states)) for states in inputs]
+        return [_like(states, block_output(self.forward, block, states)) for states in inputs]
 
     def after(
         self,
@@ -80,7 +86,7 @@ class BlockwisePass:
     ) -> list[HiddenStates]:
         """Hidden states after a block whose layer has the given outputs."""
         pairs = zip(inputs, layer_outputs, strict=True)
-        return [_on_host(_after(self.forward, block, states, y)) for states, y in pairs]
+        return [_like(states, _after(self.forward, block, states, y)) for states, y in pairs]
 
     def features(self, final: Sequence[HiddenStates]) -> Float[np.ndarray, "records F"]:
         """Inputs of the head for all records, from the hidden states after the last block."""
@@ -174,6 +180,11 @@ def _values_per_step(layer: Layer) -> int:
 
 def _on_host(tree: Tree) -> Tree:
     return jax.tree.map(np.asarray, tree)
+
+
+def _like(before: HiddenStates, after: HiddenStates) -> HiddenStates:
+    """Hidden states on the host if those before the block are."""
+    return _on_host(after) if isinstance(before.hidden, np.ndarray) else after
 
 
 # Blocks are arguments of these functions, so that equal blocks share one compiled program.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -31,7 +30,7 @@ MAX_HOST_VALUES = 2**23
 @functools.singledispatch
 def chunk_moments(
     system: RegressionSystem,
-    u: Float[np.ndarray, "n L H"],
+    u: Float[Array, "n L H"],
     y: Float[np.ndarray, "n L H"],
     valid: Bool[np.ndarray, "n L"],
 ) -> Moments | None:
@@ -39,7 +38,7 @@ def chunk_moments(
 
     Args:
         system: the system of the layer.
-        u: inputs of the layer.
+        u: inputs of the layer, on the devices that compute the features.
         y: targets.
         valid: valid steps.
 
@@ -47,9 +46,9 @@ def chunk_moments(
         The moments; None if no step is valid.
     """
     slots, total = state_slots(system), None
-    features = np.asarray(_features(system, jnp.asarray(u)))
+    features, inputs = np.asarray(_features(system, u)), np.asarray(u)
     for rows in row_groups(valid, features[0, 0].size + 2 * u.shape[-1]):
-        part = moments_of_rows(slots, features[rows], u[rows], y[rows])
+        part = moments_of_rows(slots, features[rows], inputs[rows], y[rows])
         total = part if total is None else total + part
     return total
 
@@ -57,12 +56,12 @@ def chunk_moments(
 @chunk_moments.register(MultiSISO)
 def _moments_of_channels(
     system: MultiSISO,
-    u: Float[np.ndarray, "n L H"],
+    u: Float[Array, "n L H"],
     y: Float[np.ndarray, "n L H"],
     valid: Bool[np.ndarray, "n L"],
 ) -> Moments | None:
     if has_closed_form(system, valid):
-        return channel_moments(system, u, y, valid)
+        return channel_moments(system, np.asarray(u), y, valid)
     return chunk_moments.dispatch(object)(system, u, y, valid)
 
 

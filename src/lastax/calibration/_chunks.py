@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int, Shaped
 
 from lastax._typing import Batch
@@ -33,11 +35,13 @@ class Chunk:
         x: inputs.
         length: lengths of the sequences; None if there is no padding.
         real: false for copies of a record that only fill the chunk up to its size.
+        sharding: how the records are divided among devices; None on one device.
     """
 
     x: Shaped[np.ndarray, "records ..."]
     length: Int[np.ndarray, "records ..."] | None
     real: Bool[np.ndarray, " records"]
+    sharding: NamedSharding | None = None
 
     @property
     def batch(self) -> Batch:
@@ -51,7 +55,8 @@ def calibration_chunks(
 ) -> list[Chunk]:
     """Collect the records of all batches in chunks of bounded size.
 
-    Records of one shape form chunks of one shape, so that one program is compiled per shape.
+    Records of one shape form chunks of one shape, so that one program is compiled per shape. If the
+    rows of the first batch are divided among devices, the rows of all chunks are, too.
 
     Args:
         function: name of the function that the user called, for error messages.
@@ -64,8 +69,9 @@ def calibration_chunks(
             a value is not finite, or if a length is out of range.
     """
     shapes: dict[tuple[object, ...], list[_Records]] = {}
-    count = 0
+    count, sharding = 0, None
     for batch in _each_batch(function, batches):
+        sharding = sharding or _sharding_of_rows(batch["x"])
         x = np.asarray(batch["x"])
         real = np.asarray(batch.get("weight", np.ones(len(x)))) > 0
         length = None if "length" not in batch else np.asarray(batch["length"])[real]
@@ -85,7 +91,8 @@ def calibration_chunks(
     for parts in shapes.values():
         x = np.concatenate([x for x, _ in parts])
         lengths = [length for _, length in parts if length is not None]
-        chunks.extend(_cut(x, np.concatenate(lengths) if lengths else None, values_per_step))
+        length = np.concatenate(lengths) if lengths else None
+        chunks.extend(_cut(x, length, values_per_step, sharding))
     return chunks
 
 
@@ -128,13 +135,33 @@ def _check_records(function: str, x: np.ndarray, length: np.ndarray | None, befo
             )
 
 
-def _cut(x: np.ndarray, length: np.ndarray | None, values_per_step: int) -> Iterator[Chunk]:
+def _sharding_of_rows(x: AnyArray) -> NamedSharding | None:
+    """How the rows of an array are divided among devices."""
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
+
+
+def _shard_count(sharding: NamedSharding | None) -> int:
+    if sharding is None:
+        return 1
+    axes = sharding.spec[0]
+    return math.prod(sharding.mesh.shape[axis] for axis in np.atleast_1d(axes))
+
+
+def _cut(
+    x: np.ndarray, length: np.ndarray | None, values_per_step: int, sharding: NamedSharding | None
+) -> Iterator[Chunk]:
     documents = 1 if length is None else int(np.prod(length.shape[1:]))
     steps = x[0].size if np.issubdtype(x.dtype, np.integer) else x[0].size // x.shape[-1]
     fitting = max(1, MAX_DEVICE_VALUES // max(1, max(steps, documents) * values_per_step))
-    size = min(fitting, len(x))
+    # Each device computes an equal share of a chunk.
+    shards = _shard_count(sharding)
+    size = shards * min(fitting, -(-len(x) // shards))
     for start in range(0, len(x), size):
         # The last chunk repeats a record, since each shape is compiled separately.
         rows = np.arange(start, start + size)
         index = np.minimum(rows, len(x) - 1)
-        yield Chunk(x[index], None if length is None else length[index], rows < len(x))
+        lengths = None if length is None else length[index]
+        yield Chunk(x[index], lengths, rows < len(x), sharding)

@@ -22,7 +22,7 @@ from lastax.calibration._blockwise_pass import (
     blockwise_pass,
     check_untied,
 )
-from lastax.calibration._chunks import CalibrationBatches
+from lastax.calibration._chunks import AnyArray, CalibrationBatches
 from lastax.calibration._forward_check import check_forward
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates
 from lastax.nn._normalization import split_trainable
@@ -105,7 +105,12 @@ def reconstruct(
 def _stacked(entries: Sequence[HiddenStates]) -> list[HiddenStates]:
     """Stack consecutive entries of one shape on a new first axis."""
     groups = itertools.groupby(entries, key=lambda states: states.hidden.shape)
-    return [jax.tree.map(lambda *parts: np.stack(parts), *group) for _, group in groups]
+
+    def stack(*parts: AnyArray) -> AnyArray:
+        # Arrays that are divided among devices stay divided.
+        return np.stack(parts) if isinstance(parts[0], np.ndarray) else jnp.stack(parts)
+
+    return [jax.tree.map(stack, *group) for _, group in groups]
 
 
 def _step_counter(on_progress: OnProgress, doing: str) -> Callable[[np.ndarray], None]:
@@ -124,7 +129,9 @@ def _fit_block(
 ) -> PyTree:
     parameters, rest = split_trainable(block)
     flat, unravel = jax.flatten_util.ravel_pytree(parameters)
-    power = sum(float(np.sum(t.hidden[t.valid] ** 2, dtype=float)) for _, t in pairs)
+    power = sum(
+        float(np.sum(np.asarray(t.hidden)[np.asarray(t.valid)] ** 2, dtype=float)) for _, t in pairs
+    )
     diagonal = np.asarray(_curvature(forward, block, pairs), float)
     if not power > 0 or not diagonal.mean() > 0:
         return block

@@ -23,6 +23,7 @@ from lastax.serialization._save import MODEL_FILE, STRUCTURE_FILE, save
 from lastax.surgery._counts import keep_count
 from lastax.surgery._layers import state_counts, systems
 from lastax.training._data import TrainingData, calibration_batch, compare_split, evaluate_split
+from lastax.training._placement import Placement
 from lastax.training._run_config import (
     CONFIG_FILE,
     RunConfig,
@@ -274,9 +275,10 @@ def prune_run(
             "pass --overwrite (overwrite=True) to replace it, or" if replace else "remove it, or"
         )
         raise RunError(f"{target} already exists: {remedy} choose another folder")
-    batch = None
+    batch, placement = None, Placement.of_this_process()
     if options.needs_calibration:
-        batch = calibration_batch(data, options.calibration.sequences, seed=options.seed)
+        sequences = options.calibration.sequences
+        batch = calibration_batch(data, sequences, seed=options.seed, placement=placement)
     reducer = make_reducer(
         model, config, batch, options.calibration, seed=options.seed, on_progress=on_progress
     )
@@ -301,7 +303,11 @@ def prune_run(
         "compared": {
             other: {
                 split: evaluate_split(
-                    reducer.reduce(other, states=count).model, data, split, limit=options.limit
+                    reducer.reduce(other, states=count).model,
+                    data,
+                    split,
+                    limit=options.limit,
+                    placement=placement,
                 ).accuracy
                 for split in SPLITS
             }
@@ -342,7 +348,15 @@ def _amount(
         return options.method, states
     found = search_method(
         reducer,
-        lambda model: evaluate_split(model, data, "validation", limit=options.limit).accuracy,
+        lambda model: (
+            evaluate_split(
+                model,
+                data,
+                "validation",
+                limit=options.limit,
+                placement=Placement.of_this_process(),
+            ).accuracy
+        ),
         methods=AUTO_METHODS if options.method == AUTO else (options.method,),
         max_loss=max_loss,
         states=states,
@@ -385,7 +399,8 @@ def _effect(
     model: Network, small: Network, data: TrainingData, split: str, limit: int | None
 ) -> dict[str, float]:
     """Accuracy before and after, and how close the outputs are."""
-    fidelity = compare_split(model, small, data, split, limit=limit)
+    placement = Placement.of_this_process()
+    fidelity = compare_split(model, small, data, split, limit=limit, placement=placement)
     return {
         "before": fidelity.original_accuracy,
         "after": fidelity.other_accuracy,

@@ -34,6 +34,7 @@ from lastax.surgery._counts import keep_count
 from lastax.surgery._states import expand_to_original
 from lastax.training._data import TrainingData, calibration_batch, evaluate_split
 from lastax.training._evaluation import correct_predictions
+from lastax.training._placement import Placement
 from lastax.training._run_config import RunConfig, installed_versions
 from lastax.training._runs import load_run
 from lastax.training._trainer import fine_tune
@@ -201,7 +202,13 @@ class _Measurement:
         self._run, self._grid = run, grid
         self._config, self._model = config, model = load_run(run)
         self._data = open_data(config)
-        self._batch = calibration_batch(self._data, grid.calibration.sequences, seed=grid.seed)
+        self._placement = Placement.of_this_process()
+        self._batch = calibration_batch(
+            self._data,
+            grid.calibration.sequences,
+            seed=grid.seed,
+            placement=self._placement,
+        )
         self._reducer = make_reducer(model, config, self._batch, grid.calibration, seed=grid.seed)
         # Cells of one pruned network are neighbors.
         self._reduce = functools.lru_cache(maxsize=1)(
@@ -255,9 +262,12 @@ class _Measurement:
         ).model
 
     def _accuracies(self, counts: list[int], model: Network) -> Record:
-        limit = self._grid.limit
-        validation = evaluate_split(model, self._data, "validation", limit=limit)
-        test = correct_predictions(model, self._data.evaluation_batches("test", limit=limit))
+        limit, placement = self._grid.limit, self._placement
+        validation = evaluate_split(
+            model, self._data, "validation", limit=limit, placement=placement
+        )
+        batches = self._data.evaluation_batches("test", limit=limit)
+        test = correct_predictions(model, batches, placement=placement)
         return {
             "states": sum(counts),
             "layers": counts,

@@ -104,6 +104,7 @@ def compare_split(
     split: str,
     *,
     limit: int | None = None,
+    placement: Placement | None = None,
 ) -> Fidelity:
     """How close the outputs of `other` are to those of `original` on the records of a split.
 
@@ -113,12 +114,25 @@ def compare_split(
         data: the data set.
         split: "train", "validation" or "test".
         limit: number of records to compare on; all if None.
+        placement: as for `evaluate_split`.
     """
-    return compare(original, other, data.evaluation_batches(split, limit=limit))
+    shard = {} if placement is None else placement.shard
+    batches = data.evaluation_batches(split, limit=limit, **shard)
+    return compare(original, other, batches, placement=placement)
 
 
-def calibration_batch(data: TrainingData, sequences: int, *, seed: int = 0) -> Batch:
-    """Unlabeled records of the training split, drawn at random and not augmented."""
+def calibration_batch(
+    data: TrainingData, sequences: int, *, seed: int = 0, placement: Placement | None = None
+) -> Batch:
+    """Unlabeled records of the training split, drawn at random and not augmented.
+
+    Args:
+        data: the data set.
+        sequences: number of records; all of the split if it has fewer.
+        seed: seed of the draw.
+        placement: devices that share the records; on the host if None.
+    """
     size = min(sequences, data.records("train"))
     batch = next(data.training_batches(batch_size=size, seed=seed))
-    return {name: value for name, value in batch.items() if name != "label"}
+    unlabeled = {name: value for name, value in batch.items() if name != "label"}
+    return unlabeled if placement is None else placement.filled_batch(unlabeled)

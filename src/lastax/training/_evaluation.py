@@ -93,15 +93,7 @@ def _placed(batch: Batch, placement: Placement | None) -> Batch:
     read = _read(batch)
     if placement is None:
         return {name: jnp.asarray(rows) for name, rows in read.items()}
-    missing = -len(read["x"]) % (placement.devices // jax.process_count())
-    if missing:
-        # The rows must divide among the devices. Copies of the last one have no weight.
-        read = {
-            name: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-            for name, rows in read.items()
-        }
-        read["weight"][-missing:] = 0
-    return placement.batch(read)
+    return placement.filled_batch(read)
 
 
 def _computed(
@@ -150,20 +142,22 @@ def evaluate(
 
 
 def correct_predictions(
-    model: Predictor, batches: Iterable[Batch]
+    model: Predictor, batches: Iterable[Batch], *, placement: Placement | None = None
 ) -> Bool[np.ndarray, " examples"]:
     """Whether the prediction of each example of `batches` is correct, in their order.
 
     Args:
         model: the network, or its streaming cell.
         batches: one pass over a split.
+        placement: devices of this process that share each batch; the default device if None.
     """
 
     def correct_of(batch: Batch) -> tuple[Array, Array]:
         logits = _logits(model, _inputs(batch), 1.0)
         return jnp.argmax(logits, axis=1) == batch["label"], jnp.asarray(batch["weight"]) > 0
 
-    found = [correct[counted] for correct, counted in _computed(correct_of, batches)]
+    results = _computed(correct_of, batches, placement)
+    found = [correct[counted] for correct, counted in results]
     return np.concatenate([np.zeros(0, bool), *found])
 
 
@@ -176,13 +170,20 @@ def _fidelity_sums(
     return _Sums(weight @ same, weight @ kl_divergence(original, other), weight.sum())
 
 
-def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> Fidelity:
+def compare(
+    original: Predictor,
+    other: Predictor,
+    batches: Iterable[Batch],
+    *,
+    placement: Placement | None = None,
+) -> Fidelity:
     """How close the outputs of `other` are to those of `original` on all examples of `batches`.
 
     Args:
         original: the unpruned network.
         other: the network to compare with it.
         batches: one pass over a split. Labels are only used for the accuracies.
+        placement: as for `evaluate`.
 
     Raises:
         ValueError: if there is no example.
@@ -197,7 +198,7 @@ def compare(original: Predictor, other: Predictor, batches: Iterable[Batch]) -> 
         return same, [one.correct for one in sums]
 
     total, correct = np.zeros(3), np.zeros(2)
-    for sums, right in _computed(sums_of, batches):
+    for sums, right in _computed(sums_of, batches, placement):
         total += sums
         correct += right
     same, divergence, examples = total

@@ -43,6 +43,12 @@ class Placement:
             NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
         )
 
+    @classmethod
+    def of_this_process(cls) -> Placement | None:
+        """Divide batches among the devices of this process; None if it has only one."""
+        devices = jax.local_devices()
+        return cls.over(devices) if len(devices) > 1 else None
+
     @property
     def devices(self) -> int:
         """Number of devices, over all processes."""
@@ -61,6 +67,20 @@ class Placement:
             name: jax.make_array_from_process_local_data(self.rows, np.asarray(array))
             for name, array in batch.items()
         }
+
+    def filled_batch(self, batch: Batch) -> Batch:
+        """Put a batch on the devices, also if its rows do not divide among them.
+
+        Copies of the last row then fill it up, with weight 0.
+        """
+        count = len(batch["x"])
+        missing = -count % (self.devices // jax.process_count())
+        if not missing:
+            return self.batch(batch)
+        rows = np.minimum(np.arange(count + missing), count - 1)
+        weight = np.asarray(batch.get("weight", np.ones(count, np.float32)))
+        filled = {name: np.asarray(array)[rows] for name, array in batch.items()}
+        return self.batch({**filled, "weight": np.pad(weight, (0, missing))})
 
     def state(self, tree: Model) -> Model:
         """Copy a PyTree to each device. The copy remains if the arrays of `tree` are donated."""
