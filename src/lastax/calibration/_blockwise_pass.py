@@ -184,7 +184,11 @@ def _on_host(tree: Tree) -> Tree:
 
 def _like(before: HiddenStates, after: HiddenStates) -> HiddenStates:
     """Hidden states on the host if those before the block are."""
-    return _on_host(after) if isinstance(before.hidden, np.ndarray) else after
+    return _on_host(after) if _is_on_host(before.hidden) else after
+
+
+def _is_on_host(array: object) -> bool:
+    return isinstance(array, np.ndarray)
 
 
 # Blocks are arguments of these functions, so that equal blocks share one compiled program.
