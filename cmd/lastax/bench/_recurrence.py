@@ -61,6 +61,7 @@ def layer_recurrence_programs(
             Work(8 * count * states, 8 * (1 + count) * states),
             Work(24 * count * states, 8 * (2 + 5 * count) * states),
         )
+        scans: list[tuple[str, Callable, jax.Array]]
         scans = [(REFERENCE, functools.partial(of_reference, directions), b)]
         scans += [(method, of_layers(method, directions), split) for method in methods or METHODS]
         for name, scan, driving in scans:
@@ -94,7 +95,8 @@ def _forward_and_gradient(
     batched = jax.vmap(scan, in_axes=(None, 0))
 
     def energy(lam: jax.Array, b: jax.Array) -> jax.Array:
-        return sum(jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(batched(lam, b)))
+        states = jax.tree.leaves(batched(lam, b))
+        return sum((jnp.sum(jnp.abs(x) ** 2) for x in states), jnp.zeros(()))
 
     return {
         "forward": Program(batched, operands, work[0]),
