@@ -95,8 +95,8 @@ def _forward_and_gradient(
     batched = jax.vmap(scan, in_axes=(None, 0))
 
     def energy(lam: jax.Array, b: jax.Array) -> jax.Array:
-        energies = [jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(batched(lam, b))]
-        return jnp.sum(jnp.stack(energies))
+        states = jax.tree.leaves(batched(lam, b))
+        return sum((jnp.sum(jnp.abs(x) ** 2) for x in states), jnp.zeros(()))
 
     return {
         "forward": Program(batched, operands, work[0]),

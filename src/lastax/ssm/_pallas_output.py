@@ -125,13 +125,13 @@ class _OutputCalls(KernelCalls):
                 ]
                 self._write_states(rows, own_factor, start, input_ref, scratch_ref, first)
                 rows.wait()
-                left = self.length - (before * np.int32(self.tile.steps) + first)
+                remaining = self.length - (before * np.int32(self.tile.steps) + first)
                 self._multiply(
                     weights_ref,
                     scratch_ref,
                     output_ref,
                     first,
-                    (left, channels),
+                    (remaining, channels),
                     sizes,
                     precision,
                 )
@@ -202,9 +202,9 @@ class _OutputCalls(KernelCalls):
         row = jax.lax.broadcasted_iota(jnp.int32, (steps, columns), 0)
         column = jax.lax.broadcasted_iota(jnp.int32, (steps, columns), 1)
         lane = jax.lax.broadcasted_iota(jnp.int32, (1, steps, 1, width), 3)
-        for left in range(0, weights_ref.shape[1], columns):
+        for start in range(0, weights_ref.shape[1], columns):
 
-            def block(index: Array, sums: Array, left: int = left) -> Array:
+            def block(index: Array, sums: Array, start: int = start) -> Array:
                 # With 64-bit types enabled, the counter has 64 bits.
                 index = index.astype(np.int32)
                 part = jax.lax.div(index, np.int32(blocks))
@@ -214,14 +214,14 @@ class _OutputCalls(KernelCalls):
                 other = None if inside is None else 0.0
                 written = part_of(scratch_ref, (0, 0, part, within), (1, steps, 1, width))
                 x = triton.load(written, mask=inside, other=other)
-                place = index * np.int32(width), left
+                place = index * np.int32(width), start
                 W = triton.load(part_of(weights_ref, place, (width, columns)))
                 return sums + jnp.dot(x.reshape(steps, width), W, precision=precision)
 
             sums = jnp.zeros((steps, columns), self.dtype)
             sums = jax.lax.fori_loop(np.int32(0), np.int32(parts * blocks), block, sums)
             triton.store(
-                part_of(output_ref, (0, first, left), (1, steps, columns)),
+                part_of(output_ref, (0, first, start), (1, steps, columns)),
                 sums[None].astype(output_ref.dtype),
-                mask=((row < shape[0]) & (left + column < shape[1]))[None],
+                mask=((row < shape[0]) & (start + column < shape[1]))[None],
             )
