@@ -110,11 +110,20 @@ class Processes:
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             )
         except (RuntimeError, ValueError) as error:
+            reason = str(error).rstrip(".")
             raise RunError(
-                f"--distributed: {error}; pass --coordinator, --process and --processes"
+                f"--distributed: {reason}; pass --coordinator, --process and --processes"
             ) from error
         if jax.process_index() > 0:
             out.quiet = err.quiet = True
+
+
+def _host_and_port(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is not None and re.fullmatch(r".+:\d+", value) is None:
+        raise click.BadParameter(f"{value!r} is no HOST:PORT, as in 10.0.0.1:9876")
+    return value
 
 
 def distributed_options(command: Command) -> Command:
@@ -132,6 +141,11 @@ def distributed_options(command: Command) -> Command:
     ) -> Any:
         if not distributed:
             require_flag(DISTRIBUTED_FLAGS, "--distributed")
+        if process_id is not None and num_processes is not None and process_id >= num_processes:
+            raise click.UsageError(
+                f"--process {process_id}: with --processes {num_processes}, choose 0 to "
+                f"{num_processes - 1}"
+            )
         chosen = Processes(coordinator_address, process_id, num_processes, join_timeout)
         return command(*arguments, distributed=chosen if distributed else None, **options)
 
@@ -159,6 +173,7 @@ def distributed_options(command: Command) -> Command:
             "--coordinator",
             "coordinator_address",
             metavar="HOST:PORT",
+            callback=_host_and_port,
             help=f"Address of process 0.  {_DETECTED}",
         ),
         click.option(
