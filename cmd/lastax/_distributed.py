@@ -33,6 +33,13 @@ Command = TypeVar("Command", bound=Callable)
 HEARTBEAT_TIMEOUT = 30
 # The pid of the outer process, in the environment of the inner one.
 OUTER_VARIABLE = "LASTAX_OUTER_PROCESS"
+# The flags of the command, by the names that JAX has for them.
+DISTRIBUTED_FLAGS = {
+    "coordinator_address": "--coordinator",
+    "process_id": "--process",
+    "num_processes": "--processes",
+    "join_timeout": "--join-timeout",
+}
 # Help text of options whose values JAX can find.
 _DETECTED = "[default: from Slurm, Kubernetes or MPI]"
 
@@ -47,20 +54,20 @@ class Processes:
     """Which of the processes this one is. JAX finds the values that are None.
 
     Attributes:
-        coordinator: host and port of the first process.
-        process: number of this process, from 0.
-        processes: number of processes.
+        coordinator_address: host and port of the first process.
+        process_id: number of this process, from 0.
+        num_processes: number of processes.
         timeout: seconds to wait until all processes have joined.
     """
 
-    coordinator: str | None
-    process: int | None
-    processes: int | None
+    coordinator_address: str | None
+    process_id: int | None
+    num_processes: int | None
     timeout: int
 
     def __str__(self) -> str:
         """The name of this process in messages."""
-        return "this process" if self.process is None else f"process {self.process}"
+        return "this process" if self.process_id is None else f"process {self.process_id}"
 
     @property
     def lost_another(self) -> str:
@@ -96,18 +103,27 @@ class Processes:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         try:
             jax.distributed.initialize(
-                self.coordinator,
-                self.processes,
-                self.process,
+                self.coordinator_address,
+                self.num_processes,
+                self.process_id,
                 initialization_timeout=self.timeout,
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             )
         except (RuntimeError, ValueError) as error:
+            reason = str(error).rstrip(".")
             raise RunError(
-                f"--distributed: {error}; pass --coordinator, --process and --processes"
+                f"--distributed: {reason}; pass --coordinator, --process and --processes"
             ) from error
         if jax.process_index() > 0:
             out.quiet = err.quiet = True
+
+
+def _host_and_port(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is not None and re.fullmatch(r".+:\d+", value) is None:
+        raise click.BadParameter(f"{value!r} is no HOST:PORT, as in 10.0.0.1:9876")
+    return value
 
 
 def distributed_options(command: Command) -> Command:
@@ -117,17 +133,21 @@ def distributed_options(command: Command) -> Command:
     def with_processes(
         *arguments: Any,
         distributed: bool,
-        coordinator: str | None,
-        process: int | None,
-        processes: int | None,
+        coordinator_address: str | None,
+        process_id: int | None,
+        num_processes: int | None,
         join_timeout: int,
         **options: Any,
     ) -> Any:
         if not distributed:
-            flags = ("coordinator", "process", "processes", "join_timeout")
-            require_flag({name: "--" + name.replace("_", "-") for name in flags}, "--distributed")
-        chosen = Processes(coordinator, process, processes, join_timeout) if distributed else None
-        return command(*arguments, distributed=chosen, **options)
+            require_flag(DISTRIBUTED_FLAGS, "--distributed")
+        if process_id is not None and num_processes is not None and process_id >= num_processes:
+            raise click.UsageError(
+                f"--process {process_id}: with --processes {num_processes}, choose 0 to "
+                f"{num_processes - 1}"
+            )
+        chosen = Processes(coordinator_address, process_id, num_processes, join_timeout)
+        return command(*arguments, distributed=chosen if distributed else None, **options)
 
     decorated: Any = with_processes
     for option in (
@@ -138,15 +158,23 @@ def distributed_options(command: Command) -> Command:
             help="Seconds to wait until all processes have joined.",
         ),
         click.option(
-            "--processes", type=click.IntRange(1), help=f"Number of processes.  {_DETECTED}"
+            "--processes",
+            "num_processes",
+            type=click.IntRange(1),
+            help=f"Number of processes.  {_DETECTED}",
         ),
         click.option(
             "--process",
+            "process_id",
             type=click.IntRange(0),
             help=f"Index of this process, from 0.  {_DETECTED}",
         ),
         click.option(
-            "--coordinator", metavar="HOST:PORT", help=f"Address of process 0.  {_DETECTED}"
+            "--coordinator",
+            "coordinator_address",
+            metavar="HOST:PORT",
+            callback=_host_and_port,
+            help=f"Address of process 0.  {_DETECTED}",
         ),
         click.option(
             "--distributed",
@@ -190,10 +218,11 @@ def run_inner_process(processes: Processes) -> int:
     if status >= 0:
         return status
     if any("RegisterTask" in line for line in fatal):
+        address = processes.coordinator_address or "the coordinator"
         return fail(
-            f"{processes}: not all {processes.processes or 'other'} processes reached "
-            f"{processes.coordinator or 'the coordinator'} within {processes.timeout} s: check the "
-            "address, and start all processes at about the same time",
+            f"{processes}: not all {processes.num_processes or 'other'} processes reached "
+            f"{address} within {processes.timeout} s: check the address, and start all processes "
+            "at about the same time",
             1,
         )
     if fatal:

@@ -14,6 +14,7 @@ import jax
 from lastax import ModelConfig
 from lastax.cmd._console import RUNS, Counter, emit, err, git_revision, out, percent
 from lastax.cmd._distributed import (
+    DISTRIBUTED_FLAGS,
     Processes,
     distributed_options,
     is_inner_process,
@@ -66,7 +67,7 @@ SECTIONS = {
     "Data": ("root", *setting_names(DataConfig)),
     "Network": setting_names(ModelConfig),
     "Training": (*setting_names(TrainingConfig), "devices", "workers"),
-    "Several processes": ("distributed", "coordinator", "process", "processes", "join_timeout"),
+    "Several processes": ("distributed", *DISTRIBUTED_FLAGS),
     "Output": (),  # all others
 }
 

@@ -63,11 +63,9 @@ def time_step(shape: Shape, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Join the other processes, time the step, and print the result as JSON."""
     settings = json.loads(sys.argv[1])
-    if settings["processes"] > 1:
+    if settings["processes"]["num_processes"] > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            settings["coordinator"], settings["processes"], settings["process"]
-        )
+        jax.distributed.initialize(**settings["processes"])
     result = time_step(Shape(**settings["shape"]), settings["steps"])
     if jax.process_index() == 0:
         print(json.dumps(result))

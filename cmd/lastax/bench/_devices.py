@@ -60,15 +60,15 @@ def _run(per_process: int, processes: int, steps: int) -> dict[str, Any]:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_MORE_DEVICES}={per_process}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    settings = {"coordinator": coordinator, "processes": processes, "steps": steps}
-    settings |= {"shape": dataclasses.asdict(_SHAPE)}
+    settings = {"steps": steps, "shape": dataclasses.asdict(_SHAPE)}
+    joined = {"coordinator_address": coordinator, "num_processes": processes}
     started = [
         subprocess.Popen(
             [
                 sys.executable,
                 "-m",
                 "lastax.cmd.bench._device_step",
-                json.dumps(settings | {"process": process}),
+                json.dumps(settings | {"processes": joined | {"process_id": process}}),
             ],
             env=environment,
             stdout=subprocess.PIPE,

@@ -23,7 +23,6 @@ from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
 from lastax.nn._layer import Layer
-from lastax.ssm._precision import exact_products
 from lastax.surgery._adoption import adopted
 from lastax.surgery._layers import find_layers, layer_identity
 from lastax.surgery._reading import float32_system, layer_counts
@@ -184,18 +183,14 @@ def _on_host(tree: Tree) -> Tree:
 
 def _like(before: HiddenStates, after: HiddenStates) -> HiddenStates:
     """Hidden states on the host if those before the block are."""
-    return _on_host(after) if _is_on_host(before.hidden) else after
-
-
-def _is_on_host(array: object) -> bool:
-    return isinstance(array, np.ndarray)
+    # NumPy arrays have no sharding.
+    return after if hasattr(before.hidden, "sharding") else _on_host(after)
 
 
 # Blocks are arguments of these functions, so that equal blocks share one compiled program.
 
 
 @eqx.filter_jit
-@exact_products
 def layer_input(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -204,7 +199,6 @@ def layer_input(
 
 
 @eqx.filter_jit
-@exact_products
 def layer_output(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -213,7 +207,6 @@ def layer_output(
 
 
 @eqx.filter_jit
-@exact_products
 def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates) -> HiddenStates:
     """Hidden states after a block, on the device."""
     y = jax.vmap(layer_of(block))(forward.before(block, states))
@@ -221,7 +214,6 @@ def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates)
 
 
 @eqx.filter_jit
-@exact_products
 def _enter(
     forward: BlockwiseForward, model: PyTree, x: AnyArray, length: AnyArray | None
 ) -> HiddenStates:
@@ -230,7 +222,6 @@ def _enter(
 
 
 @eqx.filter_jit
-@exact_products
 def _after(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates, y: AnyArray
 ) -> HiddenStates:
@@ -238,7 +229,6 @@ def _after(
 
 
 @eqx.filter_jit
-@exact_products
 def _features(
     forward: BlockwiseForward, model: PyTree, states: HiddenStates
 ) -> Float[Array, "records F"]:

@@ -7,12 +7,11 @@ can therefore load these and say what it lacks.
 import inspect
 import logging
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
-import cloudpickle
 from distributed import Worker, WorkerPlugin
+from distributed.protocol import pickle
 
 
 def version_check(wanted: Mapping[str, str]) -> Callable[[], str | None]:
@@ -47,7 +46,7 @@ def worker_plugin(
         versions: the versions that a worker must have. A worker with others closes itself.
     """
     difference = version_check(versions)
-    packed = cloudpickle.dumps(prepare)
+    packed = pickle.dumps(prepare)
 
     def setup(plugin: WorkerPlugin, worker: Worker) -> None:
         """Called by Dask when a worker starts."""
