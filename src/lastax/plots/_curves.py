@@ -17,8 +17,8 @@ _THREE_COLUMNS = 60
 def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw accuracy by epoch, one color per run.
 
-    Lines are solid for the validation split and dashed for training batches. Undone epochs are left
-    out.
+    Lines are solid for the validation split and dashed for training batches. Epochs that were
+    undone are left out.
 
     Args:
         runs: by name, the records of each run's `metrics.jsonl`.

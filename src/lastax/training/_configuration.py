@@ -64,7 +64,7 @@ class TrainingConfig:
     )
     penalty_weight: float = setting(1.0, "Weight of this term.")
     reduce_during_training: float = setting(0.0, "Share of states to remove during training.")
-    reduce_epochs: int = setting(4, "Remove states at the ends of the first N epochs.")
+    reduce_epochs: int = setting(2, "Remove states at the ends of the first N epochs.")
     reduce_method: str = setting("aire", "Pruning method that chooses these states.")
     reduce_tolerance: float = setting(
         1.0, "Undo a removal if validation accuracy falls by more points."

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from lastax.pruning._reducer import Reduction
+from lastax.serialization._arrays import named_arrays, with_named_arrays
 from lastax.surgery._counts import keep_count
 from lastax.surgery._layers import state_counts
 from lastax.surgery._optimizer import keep_states_with_optimizer
@@ -71,6 +72,8 @@ class InTrainingReduction:
     def apply(self, state: TrainState, removals: int) -> tuple[TrainState, Masks]:
         """The state with fewer states per layer, and the masks of those that remain."""
         states = sum(state_counts(state.model)) - removals
+        # With several processes, the arrays of the state belong to all of them.
+        state = with_named_arrays(state, named_arrays(state))
         reduction, optimizer_state = self.prune(state.model, state.optimizer_state, states=states)
         return TrainState(reduction.model, optimizer_state, state.step), reduction.keep
 
