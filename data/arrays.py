@@ -236,8 +236,9 @@ def _labels(file: Npz, split: str) -> Int64[np.ndarray, " n"]:
 def _whole_numbers(file: Npz, name: str, what: str) -> Int64[np.ndarray, " n"]:
     _check_kind(file, name, "biuf", what)
     values = file.read(name)
-    usable = np.abs(values.astype(np.float64)) < 2**31
-    numbers = np.where(usable, values, -1).astype(np.int64)
+    wide = values.astype(np.float64)
+    usable = np.abs(wide) < 2**31
+    numbers = np.where(usable, wide, -1).astype(np.int64)
     if (numbers != values)[usable].any():
         raise file.error(name, f"has fractions, expected {what}")
     return numbers

@@ -163,7 +163,10 @@ def both_directions(lam, b):
     return jax.vmap(scan, in_axes=(None, 0))(lam, b)
 
 
-SHAPE_TYPES = jax.ShapeDtypeStruct((5,), complex), jax.ShapeDtypeStruct((3, 200, 10), np.float32)
+SHAPE_TYPES = (
+    jax.ShapeDtypeStruct((5,), np.complex64),
+    jax.ShapeDtypeStruct((3, 200, 10), np.float32),
+)
 
 
 def test_the_default_is_chosen_for_the_platform_of_the_program():

@@ -123,6 +123,13 @@ class _Recorder:
         jax.debug.callback(lambda u: self._inputs.update({self._index: np.asarray(u)}), u)
         return self._layer(u, *args, **kwargs)
 
+    # Protocols of Python 3.12 and newer do not see these two by way of `__getattr__`.
+    def system(self) -> Any:
+        return self._layer.system()
+
+    def keep(self, mask: Any) -> Any:
+        return self._layer.keep(mask)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
 

@@ -89,8 +89,8 @@ def _product_to_W(y_bar: Array, x: Array, W: LinearOperand, *, precision: str | 
 
 def _compute_total(x: Array) -> Array:
     """The sum over time as a matrix product."""
-    # Made from `x`, the ones are on the same devices.
-    ones = jnp.ones_like(x[..., :1]).mT
+    # Computed from `x`, the ones are on the same devices. JAX 0.12 places `ones_like` on one device.
+    ones = jnp.logical_or(x[..., :1] == 0, True).astype(x.dtype).mT
     return jnp.matmul(ones, x, precision=EXACT)[..., 0, :]
 
 
