@@ -57,7 +57,7 @@ class Placement:
     @property
     def shard(self) -> dict[str, int]:
         """Arguments with which an iterator of batches returns only the rows of this process."""
-        if jax.process_count() == 1:
+        if self.rows.is_fully_addressable:
             return {}
         return {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
 
@@ -74,7 +74,7 @@ class Placement:
         Copies of the last row then fill it up, with weight 0.
         """
         count = len(batch["x"])
-        missing = -count % (self.devices // jax.process_count())
+        missing = -count % len(self.rows.addressable_devices)
         if not missing:
             return self.batch(batch)
         rows = np.minimum(np.arange(count + missing), count - 1)
