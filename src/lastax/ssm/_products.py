@@ -89,7 +89,7 @@ def _product_to_W(y_bar: Array, x: Array, W: LinearOperand, *, precision: str | 
 
 def _compute_total(x: Array) -> Array:
     """The sum over time as a matrix product."""
-    # Computed from `x`, the ones are on the same devices. JAX 0.12 places `ones_like` on one device.
+    # Computed from `x`, the ones are on the same devices. `ones_like` forgets them in JAX 0.12.
     ones = jnp.logical_or(x[..., :1] == 0, True).astype(x.dtype).mT
     return jnp.matmul(ones, x, precision=EXACT)[..., 0, :]
 
