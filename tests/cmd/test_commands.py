@@ -189,17 +189,11 @@ def test_auto_keeps_the_fewest_states(cli, trained, tmp_path):
     tried = re.findall(r"^([\w-]+), (\d+) of 8 states", ended.stderr, flags=re.MULTILINE)
     assert len({method for method, _ in tried}) == 4
     for method in {method for method, _ in tried} - {answer["method"]}:
-        alone = cli(
-            "prune",
-            trained,
-            "--method",
-            method,
-            *options[2:],
-            "--max-loss",
-            4,
-            "--out",
-            tmp_path / method,
-        ).result
+        # Options without effect on a method are refused.
+        budget = ("--budget", "uniform") if method == "calibrated" else ()
+        data = ("--calibration", 8) if lastax.METHODS[method].needs_calibration else ()
+        chosen = ("--method", method, *data, *budget, "--max-loss", 4, "--json")
+        alone = cli("prune", trained, *chosen, "--out", tmp_path / method).result
         assert alone["states_after"] >= answer["states_after"]
     assert lastax.training.load_config(out).pruning["method"] == answer["method"]
 

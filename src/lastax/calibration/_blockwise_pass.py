@@ -23,6 +23,7 @@ from lastax.calibration._features import output_weights
 from lastax.nn._blocks import Linear
 from lastax.nn._blockwise import BlockwiseForward, HiddenStates, resolve_forward
 from lastax.nn._layer import Layer
+from lastax.ssm._precision import exact_products
 from lastax.surgery._adoption import adopted
 from lastax.surgery._layers import find_layers, layer_identity
 from lastax.surgery._reading import float32_system, layer_counts
@@ -191,6 +192,7 @@ def _like(before: HiddenStates, after: HiddenStates) -> HiddenStates:
 
 
 @eqx.filter_jit
+@exact_products
 def layer_input(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -199,6 +201,7 @@ def layer_input(
 
 
 @eqx.filter_jit
+@exact_products
 def layer_output(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates
 ) -> Float[Array, "n L H"]:
@@ -207,6 +210,7 @@ def layer_output(
 
 
 @eqx.filter_jit
+@exact_products
 def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates) -> HiddenStates:
     """Hidden states after a block, on the device."""
     y = jax.vmap(layer_of(block))(forward.before(block, states))
@@ -214,6 +218,7 @@ def block_output(forward: BlockwiseForward, block: PyTree, states: HiddenStates)
 
 
 @eqx.filter_jit
+@exact_products
 def _enter(
     forward: BlockwiseForward, model: PyTree, x: AnyArray, length: AnyArray | None
 ) -> HiddenStates:
@@ -222,6 +227,7 @@ def _enter(
 
 
 @eqx.filter_jit
+@exact_products
 def _after(
     forward: BlockwiseForward, block: PyTree, states: HiddenStates, y: AnyArray
 ) -> HiddenStates:
@@ -229,6 +235,7 @@ def _after(
 
 
 @eqx.filter_jit
+@exact_products
 def _features(
     forward: BlockwiseForward, model: PyTree, states: HiddenStates
 ) -> Float[Array, "records F"]:
