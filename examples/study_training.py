@@ -29,11 +29,10 @@ TRAININGS = {
 # How these networks are pruned, without labels.
 METHODS = ("last", "aire", "calibrated")
 CLIPS = 256
-SMALL = REDUCED, SCRATCH, DISTILLED = (
-    "reduced during training",
-    "from scratch",
-    "distilled from scratch",
-)
+REDUCED = "reduced during training"
+SCRATCH = "from scratch"
+DISTILLED = "distilled from scratch"
+SMALL = (REDUCED, SCRATCH, DISTILLED)
 
 
 class Study:
@@ -43,7 +42,6 @@ class Study:
         self.folder = folder
         self._preset = ["--task", task, "--layer", layer]
         self._path = folder / "networks.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
 
     def records(self):
         lines = self._path.read_text().splitlines() if self._path.exists() else []
@@ -56,7 +54,8 @@ class Study:
             command = [sys.executable, "-m", "lastax.cmd.main", "train", *self._preset]
             command += [*options, "--seed", str(seed), "--out", str(run)]
             command += ["--resume"] if run.exists() else []
-            subprocess.run(command, check=True)
+            if status := subprocess.run(command, check=False).returncode:
+                sys.exit(status)  # The command has said what is wrong.
         return run
 
     def prune(self, name, seed, ratios):
@@ -108,6 +107,7 @@ class Study:
             "training_seconds": training_seconds(run),
             **pack_correct(correct),
         }
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return show(record)
@@ -200,24 +200,31 @@ def difference(unpruned, cell):
     return "{:+.1f} ({:+.1f} to {:+.1f}{})".format(*points, noise)
 
 
-def several(convert):
-    return lambda context, option, text: [convert(part) for part in text.split(",") if part]
+def several(kind):
+    """A callback for an option with several values of a kind, separated by commas."""
+    return lambda context, option, text: [
+        kind.convert(part, option, context) for part in text.split(",") if part
+    ]
+
+
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command()
 @click.option("--task", default="speech", show_default=True)
 @click.option("--layer", default="s5", show_default=True)
-@click.option("--seeds", default="0", show_default=True, callback=several(int))
+@click.option("--seeds", default="0", show_default=True, callback=several(click.INT))
 @click.option(
-    "--trainings", default=",".join(TRAININGS), show_default=True, callback=several(str),
+    "--trainings", default=",".join(TRAININGS), show_default=True,
+    callback=several(click.Choice(list(TRAININGS))),
     help="Networks that are pruned after training.",
 )  # fmt: skip
 @click.option(
-    "--ratios", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=several(float),
+    "--ratios", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=several(SHARE),
     help="Shares of states to remove after training.",
 )  # fmt: skip
 @click.option(
-    "--sizes", default="0.8,0.9", show_default=True, callback=several(float),
+    "--sizes", default="0.8,0.9", show_default=True, callback=several(SHARE),
     help="Shares that are missing when training ends; one training per way and share.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))

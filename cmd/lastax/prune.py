@@ -123,8 +123,9 @@ def prune(
     )
     chosen = lastax.experiments.PruneOptions(calibration=given, limit=limit, **options)
     # A search would reconstruct many networks.
-    thorough = _chooses_from_data(chosen.method) and chosen.max_loss is None
-    _check(chosen, thorough)
+    size_given = chosen.max_loss is None
+    chooses_calibration = _is_calibrated(chosen.method) and size_given
+    _check(chosen, chooses_calibration)
     if run is not None and not run.exists():
         raise RunError(f"prune: there is no file or folder {run}")
     if run is not None and _is_foreign(run, task):
@@ -146,7 +147,8 @@ def prune(
     run = resolve_run(run)
     config = lastax.training.load_config(run)
     calibration = lastax.experiments.CalibrationOptions()
-    if thorough and not fast:
+    thorough = chooses_calibration and not fast
+    if thorough:
         _, model = lastax.training.load_run(run)
         calibration = lastax.experiments.default_calibration(model, config.length)
     calibration = lastax.experiments.CalibrationOptions(
@@ -156,7 +158,7 @@ def prune(
         dense_feedthrough,
     )
     chosen = dataclasses.replace(chosen, calibration=calibration)
-    _check(chosen, thorough, config)
+    _check(chosen, chooses_calibration, config)
     data = location.open(config)
     with err.status("") as status:
         pruned = lastax.experiments.prune_run(
@@ -190,13 +192,13 @@ def _is_foreign(path: Path, task: str | None) -> bool:
     return path.is_file() or (task is not None and not is_run)
 
 
-def _chooses_from_data(method: str) -> bool:
+def _is_calibrated(method: str) -> bool:
     return method in lastax.METHODS and lastax.METHODS[method].score is None
 
 
 def _check(
     chosen: lastax.experiments.PruneOptions,
-    thorough: bool,
+    chooses_calibration: bool,
     config: lastax.training.RunConfig | None = None,
 ) -> None:
     """Refuse options that do not suit each other or the run; before an import, which takes time."""
@@ -206,12 +208,12 @@ def _check(
         raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
     if not chosen.finetune:
         require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
-    if not thorough:
-        require_flag({"fast": "--fast"}, "--method calibrated at a given size")
+    if not chooses_calibration:
+        require_flag({"fast": "--fast"}, "--method calibrated with --ratio or --states")
     if not chosen.needs_calibration:
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
     methods = (chosen.method, *chosen.compare_with)
-    if not any(name == AUTO or _chooses_from_data(name) for name in methods):
+    if not any(name == AUTO or _is_calibrated(name) for name in methods):
         require_flag({"budget": "--budget"}, "--method calibrated")
 
 

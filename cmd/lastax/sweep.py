@@ -68,8 +68,15 @@ class Several(click.ParamType):
             self.fail(f"{value!r} is no list of {self.name} with commas: {error}", param, ctx)
 
 
+# The sweep chooses these flags of `lastax train` itself, or they train nothing.
+_OWN_FLAGS = (
+    *("--task", "--layer", "--size", "--seed", "--out", "--resume", "--if-missing", "--from"),
+    *("--data-dir", "--data", "--json", "--debug", "--help", "-h", "--show-settings"),
+)
+
+
 class _Flags(click.ParamType):
-    """Flags of another command, as a shell reads them."""
+    """Flags of `lastax train` for a sweep, as a shell reads them."""
 
     name = "flags"
 
@@ -78,9 +85,13 @@ class _Flags(click.ParamType):
     ) -> list[str]:
         """From text to the list of words."""
         try:
-            return shlex.split(value)
+            words = shlex.split(value)
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+        for word in words:
+            if word.partition("=")[0] in _OWN_FLAGS:
+                self.fail(f"{word} cannot be changed here; the sweep sets it", param, ctx)
+        return words
 
 
 def _ratio(text: str) -> float:
@@ -363,12 +374,12 @@ def _trained(
     statuses = (map if executor is None else executor.map)(train, missing)
     for command, status in zip(missing, statuses, strict=True):
         if status:
-            raise RunError(f"lastax {' '.join(command)} ended with status {status}")
+            raise RunError(f"lastax {shlex.join(command)} ended with status {status}")
     return found
 
 
 def _train(command: list[str], folder: Path) -> int:
-    err.print(f"lastax {' '.join(command)}")
+    err.print(f"lastax {shlex.join(command)}")
     program = [sys.executable, "-m", "lastax.cmd.main"]
     return subprocess.run([*program, *command], cwd=folder, check=False).returncode
 

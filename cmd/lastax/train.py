@@ -189,6 +189,8 @@ def train(
         return
     reached = [f"{split} {percent(result[split]['accuracy'])}" for split in ("validation", "test")]
     out.print(f"best epoch {result['best_epoch']}: {', '.join(reached)}")
+    if config.training.reduce_during_training:
+        out.print(_remaining(config, load_config(folder)))
     out.print(f"run: {result['run']}")
 
 
@@ -259,6 +261,13 @@ def _states(record: dict[str, Any]) -> str:
     if "states" not in record:
         return ""
     return f"  {record['states']} states" + (", undone" if record["undone"] else "")
+
+
+def _remaining(before: RunConfig, after: RunConfig) -> str:
+    """How many states a training has removed, beside what was asked for."""
+    total, states = sum(before.states), sum(after.states)
+    share = before.training.reduce_during_training
+    return f"{states} of {total} states remain: {1 - states / total:.0%} removed of {share:.0%}"
 
 
 def _new_config(

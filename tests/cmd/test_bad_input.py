@@ -60,6 +60,7 @@ from lastax.data import speech
         (["prune", "RUN", "--budget", "probe"], 2, ["--budget", "calibrated"]),
         (["prune", "RUN", "--fast"], 2, ["--fast", "calibrated"]),
         (["sweep", "RUN", "--layer", "lru"], 2, ["--layer", "without --task"]),
+        (["sweep", "--task", "speech", "--train", "--seed 3"], 2, ["--seed cannot be changed"]),
         (["sweep", "RUN", "--distill"], 2, ["--distill", "without --finetune"]),
         (["train", "--task", "speech", "--eigenvalues", "lin"], 2, ["--eigenvalues", "s5", "s4d"]),
         (["train", "--task", "speech", "--layer", "lru", "--no-conj-sym"], 2, ["--no-conj-sym"]),

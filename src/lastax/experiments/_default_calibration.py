@@ -11,8 +11,8 @@ from lastax.nn._networks import Network
 # Sequences are chosen in multiples of the least number, up to the most.
 _LEAST, _MOST = 64, 256
 _STEPS = 100
-# Products of parameters, steps and sequences that the steps of reconstruction pass through in less
-# than a minute on two processor cores.
+# Largest parameters * steps * sequences for which reconstruction takes less than a minute on two
+# processor cores.
 _AFFORDABLE = 6e9
 
 

@@ -47,9 +47,9 @@ def paired_bootstrap(
 
     Each resample draws runs and, independently, examples, both with replacement. It keeps the pairs
     of outcomes of one run on one example. The interval has the percentiles of the differences:
-    Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Examples are shared
-    by all runs, therefore the two axes are drawn separately: Owen, "The pigeonhole bootstrap"
-    (Annals of Applied Statistics, 2007), where the variance is shown to be rather too large. Two or
+    Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. All runs share
+    the examples, so runs and examples are drawn separately. Owen, "The pigeonhole bootstrap"
+    (Annals of Applied Statistics, 2007), shows that this rather overestimates the variance. Two or
     three runs say little about the variation between runs. One run says nothing about it.
 
     Args:

@@ -67,7 +67,7 @@ class TrainingConfig:
     reduce_epochs: int = setting(2, "Remove states at the ends of the first N epochs.")
     reduce_method: str = setting("aire", "Pruning method that chooses these states.")
     reduce_tolerance: float = setting(
-        1.0, "Undo a removal if validation accuracy falls by more points."
+        1.0, "Largest accepted fall of validation accuracy, in percentage points."
     )
     remat: bool = setting(False, "Recompute layers in the backward pass; implies --scan-layers.")
     scan_layers: bool = setting(False, "Compile layers of equal shapes once, as one scan.")

@@ -25,7 +25,8 @@ class InTrainingReduction:
 
     Each of these epochs removes the same share of the remaining states. If validation accuracy
     falls by more than `tolerance` in the epoch after a removal, the loop restores the state before
-    the removal, repeats the epoch without it, and halves all later removals.
+    the removal, and repeats the epoch without it. From then on, each removal takes only half of the
+    states that are too many.
 
     Attributes:
         share: share of all states that are removed in the end, in [0, 1).
@@ -62,7 +63,7 @@ class InTrainingReduction:
             state: the state at this moment.
             epoch: number of the epoch, from 1.
             counts: number of states per layer before the training.
-            undone: number of removals that were undone so far; each one halves the result.
+            undone: number of removals that were undone so far; each one halves the number.
         """
         if epoch > self.epochs:
             return 0
