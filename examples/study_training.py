@@ -54,8 +54,10 @@ class Study:
             command = [sys.executable, "-m", "lastax.cmd.main", "train", *self._preset]
             command += [*options, "--seed", str(seed), "--out", str(run)]
             command += ["--resume"] if run.exists() else []
-            if status := subprocess.run(command, check=False).returncode:
-                sys.exit(status)  # The command has said what is wrong.
+            try:
+                subprocess.run(command, check=True)
+            except subprocess.CalledProcessError as error:
+                sys.exit(error.returncode)  # The command has said what is wrong.
         return run
 
     def prune(self, name, seed, ratios):
