@@ -235,5 +235,7 @@ def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpo
 
 def _diverged(what: str, number: int, checkpoints: Checkpoints) -> str:
     last = checkpoints.latest_step()
-    kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} remains"
+    kept = (
+        "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} remains"
+    )
     return f"training diverged at step {number}: {what}; {kept}. Try lower learning rates"
