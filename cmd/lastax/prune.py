@@ -118,13 +118,13 @@ def prune(
     RUN may also be a checkpoint of other people's code. Name its task by --task. The command first
     writes runs/TASK/NAME, as `lastax import` does, which has more options.
     """
-    given = lastax.experiments.CalibrationOptions(
-        sequences or 0, budget, reconstruct or 0, dense_feedthrough
-    )
-    chosen = lastax.experiments.PruneOptions(calibration=given, limit=limit, **options)
+    given: dict[str, Any] = {"budget": budget, "dense_feedthrough": dense_feedthrough}
+    counts = {"sequences": sequences, "reconstruct": reconstruct}
+    given |= {name: count for name, count in counts.items() if count is not None}
+    calibration = lastax.experiments.CalibrationOptions(**given)
+    chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
     # A search would reconstruct many networks.
-    size_given = chosen.max_loss is None
-    chooses_calibration = _is_calibrated(chosen.method) and size_given
+    chooses_calibration = _is_calibrated(chosen.method) and chosen.max_loss is None
     _check(chosen, chooses_calibration)
     if run is not None and not run.exists():
         raise RunError(f"prune: there is no file or folder {run}")
@@ -146,18 +146,12 @@ def prune(
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
     config = lastax.training.load_config(run)
-    calibration = lastax.experiments.CalibrationOptions()
     thorough = chooses_calibration and not fast
     if thorough:
         _, model = lastax.training.load_run(run)
-        calibration = lastax.experiments.default_calibration(model, config.length)
-    calibration = lastax.experiments.CalibrationOptions(
-        calibration.sequences if sequences is None else sequences,
-        budget,
-        calibration.reconstruct if reconstruct is None else reconstruct,
-        dense_feedthrough,
-    )
-    chosen = dataclasses.replace(chosen, calibration=calibration)
+        default = lastax.experiments.default_calibration(model, config.length)
+        calibration = dataclasses.replace(default, **given)
+        chosen = dataclasses.replace(chosen, calibration=calibration)
     _check(chosen, chooses_calibration, config)
     data = location.open(config)
     with err.status("") as status:

@@ -39,7 +39,7 @@ def check_forward(function: str, data: BlockwisePass) -> None:
         data: the model, its block-wise forward pass and the data.
 
     Raises:
-        ValueError: if the outputs differ by more than rounding,.
+        ValueError: if the outputs differ by more than rounding.
     """
     # Without lengths, since models take them in different ways. Padding then counts as data.
     chunk = dataclasses.replace(data.chunks[0], length=None)
