@@ -64,6 +64,15 @@ def flag_of(name: str, value: object = None) -> str:
     return flag if value is None else f"{flag} {value}"
 
 
+# Settings that refine another one, which is off by default.
+_REFINED = {
+    "penalty_weight": "state_penalty",
+    "reduce_epochs": "reduce_during_training",
+    "reduce_method": "reduce_during_training",
+    "reduce_tolerance": "reduce_during_training",
+}
+
+
 def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
     """Refuse flags that the other settings make ineffective.
 
@@ -84,15 +93,11 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
                     f"{_given_flag(field.name, given)} has no effect on {chosen['layer']} layers: "
                     f"leave it out, or choose --layer {' or '.join(layers)}"
                 )
-    if "penalty_weight" in given and chosen["state_penalty"] == "none":
-        raise click.UsageError(
-            "--penalty-weight has no effect without --state-penalty: leave it out"
-        )
-    reducing = [n for n in given if n.startswith("reduce_") and n != "reduce_during_training"]
-    if reducing and not chosen["reduce_during_training"]:
-        raise click.UsageError(
-            f"{flag_of(reducing[0])} has no effect without --reduce-during-training: leave it out"
-        )
+    for name, other in _REFINED.items():
+        if name in given and chosen[other] in ("none", 0):
+            raise click.UsageError(
+                f"{flag_of(name)} has no effect without {flag_of(other)}: leave it out"
+            )
     for name, (other, value) in needed.items():
         if name in given and chosen[other] != value:
             raise click.UsageError(
