@@ -74,7 +74,7 @@ def output_programs(shape: Shape) -> dict[str, Program]:
             functools.partial(function, precision), (lam, b, weights), work, precision
         )
         for precision in PRECISIONS
-        for name, function in ((LASTAX, separate), ("without states", fused))
+        for name, function in ((LASTAX, separate), ("fused", fused))
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lastax
@@ -96,7 +97,9 @@ def network_programs(shape: Shape, networks: Mapping[str, Network]) -> dict[str,
     """Evaluation, and a training step with its optimizer, of each network."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(shape.batch, shape.length, INPUT_SIZE)).astype(np.float32)
-    batch = {"x": x, "label": (np.arange(shape.batch) % CLASSES).astype(np.int32)}
+    labels = (np.arange(shape.batch) % CLASSES).astype(np.int32)
+    # On the device, so that no run copies them from the host.
+    batch = {"x": jnp.asarray(x), "label": jnp.asarray(labels)}
     optimizer = lastax.training.make_optimizer(1e-3, 1e-3, weight_decay=0.05)
     step = functools.partial(lastax.training.train_step, optimizer=optimizer, key=jax.random.key(1))
     programs = {}
