@@ -23,6 +23,7 @@ DIRECTIONS = (False, True)
 # Several chunks of a short sequence, with several steps per group of loads.
 SMALL = Kernels(
     Tile(steps=8, lanes=4, unroll=2, warps=1),
+    Tile(steps=4, lanes=4, unroll=2, warps=1),
     interpret=True,
     # The last program of a sequence has fewer chunks than the others, or a part of one.
     output=OutputTile(steps=4, unroll=2, warps=1, states=2, columns=4, programs=6),
@@ -87,7 +88,7 @@ def test_kernels_equal_a_loop(shape, x64):
         x, g = earlier(x, reverse), adjoint
         x, g = (a[..., :states] + 1j * a[..., states:] for a in (x, g))
         lam_bar = lam_bar + (x.conj() * g).sum(axis=-2).conj()
-    shared = length > SMALL.tile.steps
+    shared = length > SMALL.forward.steps
     run = functools.partial(kernel_adjoint, DIRECTIONS, kernels=SMALL, shared=shared)
     got_bar, got = compiled(run)(jnp.asarray(lam), found, bars)
     np.testing.assert_allclose(got, [sum(adjoints)] if shared else adjoints, rtol=0, atol=1e-12)
@@ -114,7 +115,7 @@ def energy(method, lam, b, initial):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Several chunks and programs; outputs without states where no derivative needs them."""
-    monkeypatch.setattr(_device_table, "_TILES", ((None, SMALL.tile),))
+    monkeypatch.setattr(_device_table, "_TILES", ((None, (SMALL.forward, SMALL.adjoint)),))
     monkeypatch.setattr(_device_table, "_OUTPUT_TILES", ((None, SMALL.output),))
 
 

@@ -28,9 +28,17 @@ _ELSEWHERE: tuple[tuple[int | None, ScanMethod], ...] = ((None, "associative"),)
 # Elsewhere, and in exported programs, an explicit `pallas` interprets the kernels.
 _TRITON_PLATFORMS = ("cuda", "rocm")
 
-# By number of stored states: the tile up to this number (None: any number). Those of a prototype,
-# not tuned yet: see docs/gpu.md.
-_TILES: tuple[tuple[int | None, Tile], ...] = ((None, Tile(steps=64, lanes=32, unroll=8, warps=1)),)
+# By number of stored states: the tiles of the forward pass and of the adjoint up to this number
+# (None: any number). Measured on an H100: see docs/gpu.md.
+_TILES: tuple[tuple[int | None, tuple[Tile, Tile]], ...] = (
+    (
+        None,
+        (
+            Tile(steps=32, lanes=32, unroll=8, warps=1),
+            Tile(steps=64, lanes=32, unroll=4, warps=1),
+        ),
+    ),
+)
 
 # For `lastax bench gpu`. By default, no number of states uses it, because it moves more bytes
 # through the cache of the device than it saves in its memory: see docs/gpu.md.
@@ -53,15 +61,16 @@ def kernels_for(target: Target, states: int, *, output: bool = False) -> Kernels
 
     With `output`, they have sizes for outputs also where the table has none.
     """
-    tile = next(tile for bound, tile in _TILES if bound is None or states <= bound)
+    tiles = next(tiles for bound, tiles in _TILES if bound is None or states <= bound)
     sizes = next(sizes for bound, sizes in _OUTPUT_TILES if bound is None or states <= bound)
     if sizes is None and output:
         sizes = OUTPUT_TILE
     if target.platform in _TRITON_PLATFORMS and not target.portable:
-        return Kernels(tile, interpret=False, output=sizes)
+        return Kernels(*tiles, interpret=False, output=sizes)
     # In interpreted kernels, unrolled steps take long to compile and save no time.
     sizes = None if sizes is None else sizes._replace(unroll=1)
-    return Kernels(tile._replace(unroll=1), interpret=True, output=sizes)
+    forward, adjoint = (tile._replace(unroll=1) for tile in tiles)
+    return Kernels(forward, adjoint, interpret=True, output=sizes)
 
 
 def _fits_kernels(shape: tuple[Size, ...]) -> bool:

@@ -54,12 +54,14 @@ class Kernels(NamedTuple):
     """How the kernels run.
 
     Attributes:
-        tile: their sizes.
+        forward: sizes of the kernels of the recurrence.
+        adjoint: sizes of the kernels of its adjoint.
         interpret: run them as JAX operations, which every device can do, slowly.
         output: sizes of the kernel for outputs; None to write the states and multiply them after.
     """
 
-    tile: Tile
+    forward: Tile
+    adjoint: Tile
     interpret: bool
     output: OutputTile | None = None
 
@@ -92,15 +94,16 @@ class Layout:
         directions: tuple[bool, ...],
         lam: Array,
         sequences: Sequence[Array],
-        kernels: Kernels,
+        tile: Tile,
+        *,
+        interpret: bool,
     ) -> OfLayout:
         batch = jnp.broadcast_shapes(lam.shape[:-1], *(x.shape[:-2] for x in sequences))
         length, count = sequences[0].shape[-2], lam.shape[-1]
-        tile = kernels.tile
         # A short sequence is one chunk, with as few steps as the loops allow.
         steps = min(tile.steps, max(power_of_two_from(length), 2 * tile.unroll))
         tile = tile._replace(steps=steps)
-        return cls(directions, batch, length, count, lam.real.dtype, tile, kernels.interpret)
+        return cls(directions, batch, length, count, lam.real.dtype, tile, interpret)
 
     @property
     def chunks(self) -> int:

@@ -57,7 +57,7 @@ def kernel_output(
     # One program has all states of a sequence, since it adds up their products.
     lanes = power_of_two_from(lam.shape[-1])
     tile = Tile(sizes.steps, lanes, sizes.unroll, sizes.warps)
-    calls = _OutputCalls.of(directions, lam, (b,), kernels._replace(tile=tile))
+    calls = _OutputCalls.of(directions, lam, (b,), tile, interpret=kernels.interpret)
     (factor, power), (entering,) = calls.factors(lam), calls.sequences((b,))
     starts = calls.starts(factor, power, (entering,))
     y = calls.output(factor, starts, entering, weights, sizes, precision)

@@ -55,7 +55,7 @@ def kernel_scan(
     Returns:
         The states of each recurrence, shape `(..., L, 2 P)`, or the joined array.
     """
-    plan = KernelCalls.of(directions, lam, inputs, kernels)
+    plan = KernelCalls.of(directions, lam, inputs, kernels.forward, interpret=kernels.interpret)
     (factor, power), entering = plan.factors(lam), plan.sequences(inputs)
     starts = plan.starts(factor, power, entering)
     return plan.original(plan.states(factor, starts, entering, joined=joined))
@@ -85,7 +85,8 @@ def kernel_adjoint(
         one per recurrence, or their sum if `shared`.
     """
     opposite = tuple(not reverse for reverse in directions)
-    plan = KernelCalls.of(opposite, lam, (*states, *bars), kernels)
+    sequences = (*states, *bars)
+    plan = KernelCalls.of(opposite, lam, sequences, kernels.adjoint, interpret=kernels.interpret)
     (factor, power), driving = plan.factors(lam.conj()), plan.sequences(bars)
     starts = plan.starts(factor, power, driving)
     *adjoints, sums = plan.states(
