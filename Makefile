@@ -132,13 +132,15 @@ bench-check: $(INSTALLED) ## fail if a ratio is over 25 % worse than in docs/per
 	$(LASTAX) bench prune --check docs/performance.json $(ARGS)
 
 # Floating-point products on a GPU are rounded to TF32 by default; the tests compare with float64.
+# The override is for networks, whose default precision is tf32; Triton would not follow it.
 GPU_TESTS := tests/golden tests/ssm tests/nn/test_layers.py tests/nn/test_networks.py \
 	tests/calibration/test_refit.py tests/training/test_training.py
 HAS_GPU := $(BIN)/python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")'
 
 test-gpu: export JAX_DEFAULT_MATMUL_PRECISION := highest
 test-gpu: export XLA_PYTHON_CLIENT_PREALLOCATE := false
-test-gpu: export XLA_FLAGS :=
+test-gpu: export NVIDIA_TF32_OVERRIDE := 0
+test-gpu: export XLA_FLAGS := --xla_gpu_enable_triton_gemm=false
 test-gpu: $(INSTALLED) ## golden, recurrence, layer, refit and training tests on a GPU, if there is one
 	@if $(HAS_GPU); then $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(GPU_TESTS) $(ARGS); \
 		else echo "test-gpu: JAX found no GPU, so no test was run"; fi

@@ -141,9 +141,14 @@ def test_system_in_float32(case):
     close(found.lam, case["Lambda_bar"], 1e-6)
     # The relative tolerance of B is that of the published expression, which cancels.
     size = np.abs(np.log(case["lam64"]))[:, None]
-    assert np.all(
-        np.abs(found.B - case["B_bar"]) <= np.maximum(3e-7 / size, 1e-6) * np.abs(case["B_bar"])
-    )
+    tolerance = np.maximum(3e-7 / size, 1e-6)
+    if jax.default_backend() != "cpu":
+        # Other devices do not round as the CPU of the published numbers does: neither the step size
+        # nor its product with Lambda. An ulp of each changes lam - 1 by this share.
+        Lambda = case["Lambda_re"].astype(float) + 1j * case["Lambda_im"]
+        z = Lambda * np.exp(case["log_step"][:, 0].astype(float))
+        tolerance = tolerance + 2**-22 * np.abs(z / np.expm1(-z))[:, None]
+    assert np.all(np.abs(found.B - case["B_bar"]) <= tolerance * np.abs(case["B_bar"]))
     both = [found.C] if found.C_reverse is None else [found.C, found.C_reverse]
     close(np.concatenate(both, axis=1), case["C_tilde"], 1e-6)
 

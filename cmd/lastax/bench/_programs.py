@@ -39,7 +39,12 @@ class Shape:
     @property
     def model(self) -> lastax.ModelConfig:
         """The model configuration of a network of this shape."""
-        return lastax.ModelConfig(layers=self.layers, channels=self.channels, states=self.states)
+        return lastax.ModelConfig(
+            layers=self.layers,
+            channels=self.channels,
+            states=self.states,
+            precision=FLOAT32,
+        )
 
 
 SHAPES = {

@@ -86,7 +86,7 @@ class ModelConfig:
     # Not a flag: the records of the task are single sequences or pairs.
     head: Literal["classifier", "retrieval"] = setting("classifier", None)
     precision: Literal["float32", "tf32", "bfloat16"] = setting(
-        "float32", "Precision of products and activations."
+        "tf32", "Precision of products and activations; tf32 is float32 except on NVIDIA GPUs."
     )
 
 

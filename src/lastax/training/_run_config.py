@@ -204,7 +204,8 @@ def load_config(folder: str | Path) -> RunConfig:
 
 
 def _migrated(fields: Record) -> Record:
-    """Settings of earlier versions under their present names."""
+    """Settings of earlier versions under their present names, with the defaults of that time."""
+    fields["model"].setdefault("precision", "float32")
     if "full_D" in fields:
         fields["dense_feedthrough"] = fields.pop("full_D")
     if "loop" in fields["training"]:
