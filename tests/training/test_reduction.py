@@ -281,9 +281,15 @@ def test_a_run_records_the_remaining_states(config, tmp_path, monkeypatch):
 def test_impossible_settings_are_named(config, tmp_path):
     for name, value, message in (
         ("reduce_epochs", 3, "an epoch must follow"),
-        ("reduce_method", "last-minute", "no pruning method 'last-minute'"),
+        (
+            "reduce_method",
+            "last-minute",
+            "reduce_method: no .* 'last-minute'; choose one of random,",
+        ),
     ):
         wrong = dataclasses.replace(REDUCING, **{name: value})
         with pytest.raises(ValueError, match=message):
             training.train(dataclasses.replace(config, training=wrong), Tones(), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="an epoch must follow"):
+        fit(tmp_path / "fit", share=0.5, epochs=4)

@@ -114,11 +114,8 @@ def fit(
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     placement = placement or Placement.over(jax.devices()[:1])
-    if reduction is not None and reduction.epochs >= epochs:
-        raise ValueError(
-            f"fit: states are removed after {reduction.epochs} of {epochs} epochs, and at least "
-            "one epoch must follow; train for more epochs, or remove states in fewer"
-        )
+    if reduction is not None:
+        reduction.check(epochs)
     # Copies, since steps may donate the state.
     start, log = state, Log(folder / METRICS_FILE)
     now = LoopState(placement.state(start), placement.state(start.model))
