@@ -12,11 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 from PIL import Image
 
 import lastax
 from lastax._errors import RunError
+from lastax.cmd.sweep import sweep
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
@@ -304,6 +306,14 @@ def test_post_processing_has_rows_of_its_own(cli, trained, tmp_path):
         "last, BatchNorm recalibrated",
         "last, reconstructed",
     ]
+
+
+@pytest.mark.parametrize("flag", ["--recalibrate-batch-norm", "--reconstruct"])
+def test_a_list_of_optional_steps_may_be_empty(flag):
+    params = sweep.make_context("sweep", [flag, "last,aire", flag, ""]).params
+    assert params["recalibrate" if "norm" in flag else "reconstruct"] == []
+    with pytest.raises(click.BadParameter, match="is no list of methods"):
+        sweep.make_context("sweep", ["--methods", ""])
 
 
 def test_a_limit_selects_the_same_records_every_time(cli, trained, tmp_path):
