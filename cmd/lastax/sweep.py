@@ -238,8 +238,9 @@ def sweep(
 ) -> None:
     """Accuracy of RUNS (default: the newest trained run), pruned by each method at each ratio.
 
-    Runs that differ only in their seed give means and ranges. The sweep writes each result when it
-    is measured. To resume an interrupted sweep, run the same command again.
+    Runs that differ only in their seed give means and ranges; other runs have tables of their own.
+    The sweep writes each result when it is measured. To resume an interrupted sweep, run the same
+    command again.
     """
     if not tasks:
         names = {"layers": "--layer", "size": "--size", "seeds": "--seeds", "flags": "--train"}

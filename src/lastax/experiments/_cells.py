@@ -20,6 +20,7 @@ from lastax.experiments._post_processing import PostProcessing
 from lastax.experiments._prune_run import CalibrationOptions
 from lastax.pruning._methods import METHODS
 from lastax.serialization._save import MODEL_FILE
+from lastax.training._run_config import RunConfig
 
 CELLS_FILE = "cells.jsonl"
 # The "method" of the cell of the network as it is.
@@ -105,6 +106,24 @@ class Grid:
             "finetune": self.finetune if cell.post_processing.trains else 0,
             "settings": settings,
         }
+
+
+def run_settings(config: RunConfig) -> Record:
+    """The settings that a run shares with runs of other seeds, by name, without those not given.
+
+    The remaining states depend on the seed, and so do the files that a run was started or imported
+    from. They are left out.
+    """
+    settings: Record = {}
+    for part in (config.data, config.model, config.training):
+        settings |= dataclasses.asdict(part)
+    settings["dense_feedthrough"] = config.dense_feedthrough
+    settings["started"] = None if config.start is None else "from a run"
+    settings["imported"] = (config.imported or {}).get("format")
+    pruning = config.pruning or {}
+    settings |= {f"pruning_{name}": value for name, value in pruning.items() if name != "seed"}
+    # Records of older versions may have lists.
+    return {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
 
 
 def identity_key(cell: Mapping[str, Any]) -> str:
