@@ -68,6 +68,29 @@ def test_folders_are_named_after_the_options(options, label):
     assert chosen.label == label
 
 
+def test_prunings_with_other_calibration_have_other_names():
+    settings = (
+        {},
+        {"sequences": 256},
+        {"sequences": 128},
+        {"budget": "uniform"},
+        {"reconstruct": 100},
+        {"reconstruct": 50},
+        {"sequences": 256, "reconstruct": 100},
+    )
+    labels = {
+        PruneOptions("calibrated", calibration=CalibrationOptions(**some), seed=seed).label
+        for some in settings
+        for seed in (0, 1)
+    }
+    assert len(labels) == 2 * len(settings)
+    assert {"calibrated-30", "calibrated-30-256seq-reconstructed100"} <= labels
+    assert "calibrated-30-uniform-budget-seed1" in labels
+    # Settings without an effect are no part of a name.
+    unused = CalibrationOptions(sequences=8, budget="uniform")
+    assert PruneOptions("last", calibration=unused, seed=3).label == "last-30"
+
+
 @pytest.fixture(scope="module")
 def small_network():
     preset = lastax.training.TASKS["speech"].presets["s5", "small"]

@@ -153,13 +153,18 @@ class PruneOptions:
             amount = f"states{self.states}"
         else:
             amount = f"{100 * (DEFAULT_RATIO if self.ratio is None else self.ratio):g}"
-        parts = [self.method, amount]
-        parts += ["dense-feedthrough"] if self.calibration.dense_feedthrough else []
-        parts += ["reconstructed"] if self.calibration.reconstruct else []
+        parts, calibration, default = [self.method, amount], self.calibration, CalibrationOptions()
+        if self.needs_calibration:
+            sequences, budget = calibration.sequences, calibration.budget
+            parts += [f"{sequences}seq"] if sequences != default.sequences else []
+            parts += [f"{budget}-budget"] if budget != default.budget else []
+        parts += ["dense-feedthrough"] if calibration.dense_feedthrough else []
+        parts += [f"reconstructed{calibration.reconstruct}"] if calibration.reconstruct else []
         parts += ["recalibrated"] if self.recalibrate_batch_norm else []
         if self.finetune:
             parts.append("distilled" if self.distill else f"tuned{self.finetune}")
-        parts += [f"seed{self.seed}"] if self.method == "random" else []
+        seeded = self.method == "random" or (self.needs_calibration and self.seed != 0)
+        parts += [f"seed{self.seed}"] if seeded else []
         return "-".join(parts)
 
     @property
