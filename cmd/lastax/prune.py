@@ -145,10 +145,9 @@ def prune(
         flags = {"task": "--task", "file_format": "--format", "prefix": "--prefix"}
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
-    config = lastax.training.load_config(run)
+    config, model = lastax.training.load_run(run)
     thorough = chooses_calibration and not fast
     if thorough:
-        _, model = lastax.training.load_run(run)
         default = lastax.experiments.default_calibration(model, config.length)
         calibration = dataclasses.replace(default, **given)
         chosen = dataclasses.replace(chosen, calibration=calibration)
@@ -161,6 +160,7 @@ def prune(
             chosen,
             folder=folder,
             overwrite=overwrite,
+            loaded=(config, model),
             on_progress=status.update,
             on_trial=lambda trial: _print_trial(trial, sum(config.states)),
             on_failure=lambda method, error: err.print(f"without {method}: {error}"),

@@ -248,6 +248,7 @@ def prune_run(
     *,
     folder: str | Path | None = None,
     overwrite: bool = False,
+    loaded: tuple[RunConfig, Network] | None = None,
     on_progress: OnProgress = silent,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_failure: Callable[[str, ValueError], None] = lambda method, error: None,
@@ -260,6 +261,7 @@ def prune_run(
         options: how to prune; LAST at 30 % if omitted.
         folder: where the pruned run is written. Default: beside `run`, named after the options.
         overwrite: replace the folder, if it holds an earlier pruning of the same run.
+        loaded: configuration and network of `run`, if they are loaded already (`load_run`).
         on_progress: called with a short description of each part of the work.
         on_trial: called after each reduced network of a search.
         on_failure: called with a method that a search leaves out, and the reason.
@@ -271,7 +273,7 @@ def prune_run(
     """
     options = options or PruneOptions()
     run = Path(run)
-    config, model = load_run(run)
+    config, model = load_run(run) if loaded is None else loaded
     options.check(config)
     target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
     replace = _is_pruned_from(target, run)
@@ -287,7 +289,7 @@ def prune_run(
     reducer = make_reducer(
         model, config, batch, options.calibration, seed=options.seed, on_progress=on_progress
     )
-    method, count = _amount(reducer, config, data, options, on_trial, on_failure)
+    method, count = _amount(reducer, config, data, options, placement, on_trial, on_failure)
     reduction = reducer.reduce(method, states=count)
     small = _post_processed(reduction.model, model, config, data, batch, options, on_progress)
     on_progress("computing certificates and accuracies")
@@ -304,7 +306,7 @@ def prune_run(
             {name: _finite(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates
         ],
-        **{split: _effect(model, small, data, split, options.limit) for split in SPLITS},
+        **{split: _effect(model, small, data, split, options.limit, placement) for split in SPLITS},
         "compared": {
             other: {
                 split: evaluate_split(
@@ -338,6 +340,7 @@ def _amount(
     config: RunConfig,
     data: TrainingData,
     options: PruneOptions,
+    placement: Placement | None,
     on_trial: Callable[[Trial], None],
     on_failure: Callable[[str, ValueError], None],
 ) -> tuple[str, int]:
@@ -355,11 +358,7 @@ def _amount(
         reducer,
         lambda model: (
             evaluate_split(
-                model,
-                data,
-                "validation",
-                limit=options.limit,
-                placement=Placement.of_this_process(),
+                model, data, "validation", limit=options.limit, placement=placement
             ).accuracy
         ),
         methods=AUTO_METHODS if options.method == AUTO else (options.method,),
@@ -401,10 +400,14 @@ def _post_processed(
 
 
 def _effect(
-    model: Network, small: Network, data: TrainingData, split: str, limit: int | None
+    model: Network,
+    small: Network,
+    data: TrainingData,
+    split: str,
+    limit: int | None,
+    placement: Placement | None,
 ) -> dict[str, float]:
     """Accuracy before and after, and how close the outputs are."""
-    placement = Placement.of_this_process()
     fidelity = compare_split(model, small, data, split, limit=limit, placement=placement)
     return {
         "before": fidelity.original_accuracy,
