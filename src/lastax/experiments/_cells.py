@@ -16,8 +16,8 @@ from jaxtyping import Bool
 
 from lastax._errors import RunError
 from lastax._typing import Record
+from lastax.experiments._calibration_options import CalibrationOptions
 from lastax.experiments._post_processing import PostProcessing
-from lastax.experiments._prune_run import CalibrationOptions
 from lastax.pruning._methods import METHODS
 from lastax.serialization._save import MODEL_FILE
 from lastax.training._run_config import RunConfig
