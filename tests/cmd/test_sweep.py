@@ -21,7 +21,7 @@ from PIL import Image
 import lastax
 from lastax._errors import RunError
 from lastax.cmd.sweep import sweep
-from lastax.experiments._cells import run_settings
+from lastax.experiments._cells import identity_key, run_settings
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
@@ -122,6 +122,25 @@ def test_other_settings_are_other_cells(cli, trained, tmp_path):
     assert other["cells"][1]["settings"] == {"pruning_seed": 1}
     assert other["cells"][2]["settings"]["sequences"] == 4
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("method", "different"), [("calibrated", 5), ("last", 2)])
+def test_cells_of_other_calibration_are_not_skipped(trained, method, different):
+    """For `last`, only reconstruction uses calibration data."""
+    changes = (
+        {},
+        {"sequences": 8},
+        {"budget": "uniform"},
+        {"reconstruct": 5},
+        {"dense_feedthrough": True},
+    )
+    keys = set()
+    for some in changes:
+        calibration = lastax.experiments.CalibrationOptions(**some)
+        grid = lastax.experiments.Grid((method,), (0.5,), calibration=calibration)
+        unpruned, cell = (identity_key(grid.identity(trained, cell)) for cell in grid.cells())
+        keys |= {unpruned, cell}
+    assert len(keys) == 1 + different
 
 
 def without_seconds(cells):

@@ -85,8 +85,11 @@ class Grid:
         """What distinguishes a cell. A run that was trained again has other cells."""
         weights = run / MODEL_FILE
         method = METHODS.get(cell.method)
-        calibrated = cell.post_processing.needs_calibration or (
-            method is not None and method.needs_calibration
+        reconstructed = method is not None and self.calibration.reconstruct > 0
+        calibrated = (
+            cell.post_processing.needs_calibration
+            or reconstructed
+            or (method is not None and method.needs_calibration)
         )
         settings: Record = {} if self.limit is None else {"limit": self.limit}
         if cell.method == "random" or calibrated:
@@ -95,6 +98,10 @@ class Grid:
             settings["sequences"] = self.calibration.sequences
         if method is not None and method.score is None:
             settings["budget"] = self.calibration.budget
+        if reconstructed:
+            settings["reconstruct"] = self.calibration.reconstruct
+        if method is not None and method.refit and self.calibration.dense_feedthrough:
+            settings["dense_feedthrough"] = True
         if cell.post_processing.trains:
             settings["finetune_rate"] = self.finetune_rate
         return {
