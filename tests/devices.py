@@ -11,7 +11,8 @@ def run_on_devices(program: str, count: int, *arguments: str) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
-        env={**os.environ, "XLA_FLAGS": flags},
+        # On a machine with a GPU, JAX would use the GPU and ignore the virtual devices.
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=600,

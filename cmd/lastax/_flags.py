@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lastax.cmd._options import MethodName
 from lastax.data import DATASETS
 from lastax.training import TASKS, DataConfig, allowed_values
 
@@ -110,10 +111,15 @@ def _given_flag(name: str, given: Mapping[str, Any]) -> str:
     return flag_of(name, given[name]) if isinstance(given[name], bool) else flag_of(name)
 
 
+# Settings whose values are names from a registry.
+_NAMES = {"reduce_method": MethodName()}
+
+
 def _option(config: type, field: dataclasses.Field) -> Callable[[Callable], Callable]:
     flag = flag_of(field.name)
     allowed = allowed_values(config)[field.name]
     kind: Any = click.Choice(allowed.choices) if allowed.choices else allowed.kind
+    kind = _NAMES.get(field.name, kind)
     if kind is bool:
         flag, kind = f"{flag}/--no-{flag[2:]}", None
     text, metavar = field.metadata["help"], None

@@ -123,9 +123,7 @@ def prune(
     given |= {name: count for name, count in counts.items() if count is not None}
     calibration = lastax.experiments.CalibrationOptions(**given)
     chosen = lastax.experiments.PruneOptions(calibration=calibration, limit=limit, **options)
-    # A search would reconstruct many networks.
-    chooses_calibration = _is_calibrated(chosen.method) and chosen.max_loss is None
-    _check(chosen, chooses_calibration)
+    _check(chosen)
     if run is not None and not run.exists():
         raise RunError(f"prune: there is no file or folder {run}")
     if run is not None and _is_foreign(run, task):
@@ -145,14 +143,13 @@ def prune(
         flags = {"task": "--task", "file_format": "--format", "prefix": "--prefix"}
         require_flag(flags, "a file of other people's code")
     run = resolve_run(run)
-    config = lastax.training.load_config(run)
-    thorough = chooses_calibration and not fast
+    config, model = lastax.training.load_run(run)
+    thorough = chosen.chooses_calibration and not fast
     if thorough:
-        _, model = lastax.training.load_run(run)
         default = lastax.experiments.default_calibration(model, config.length)
         calibration = dataclasses.replace(default, **given)
         chosen = dataclasses.replace(chosen, calibration=calibration)
-    _check(chosen, chooses_calibration, config)
+    _check(chosen, config)
     data = location.open(config)
     with err.status("") as status:
         pruned = lastax.experiments.prune_run(
@@ -161,6 +158,7 @@ def prune(
             chosen,
             folder=folder,
             overwrite=overwrite,
+            loaded=(config, model),
             on_progress=status.update,
             on_trial=lambda trial: _print_trial(trial, sum(config.states)),
             on_failure=lambda method, error: err.print(f"without {method}: {error}"),
@@ -192,7 +190,6 @@ def _is_calibrated(method: str) -> bool:
 
 def _check(
     chosen: lastax.experiments.PruneOptions,
-    chooses_calibration: bool,
     config: lastax.training.RunConfig | None = None,
 ) -> None:
     """Refuse options that do not suit each other or the run; before an import, which takes time."""
@@ -202,7 +199,7 @@ def _check(
         raise click.UsageError(f"--{error.option.replace('_', '-')}: {error.reason}") from error
     if not chosen.finetune:
         require_flag({"finetune_rate": "--finetune-rate"}, "--finetune")
-    if not chooses_calibration:
+    if not chosen.chooses_calibration:
         require_flag({"fast": "--fast"}, "--method calibrated with --ratio or --states")
     if not chosen.needs_calibration:
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")

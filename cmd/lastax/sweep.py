@@ -52,9 +52,10 @@ RECONSTRUCTION_STEPS = 100
 class Several(click.ParamType):
     """Values separated by commas."""
 
-    def __init__(self, name: str, one: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, one: Callable[[str], Any], *, may_be_empty: bool = False) -> None:
         self.name = name
         self._one = one
+        self._may_be_empty = may_be_empty
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -62,6 +63,8 @@ class Several(click.ParamType):
         """From text to the list of different values."""
         if isinstance(value, list):
             return value
+        if self._may_be_empty and not value.strip():
+            return []
         try:
             return list(dict.fromkeys(self._one(part) for part in value.split(",")))
         except ValueError as error:
@@ -118,7 +121,9 @@ def _layers() -> list[str]:
     return [*kinds, *(kind + UNIDIRECTIONAL for kind in kinds)]
 
 
-METHOD_NAMES = Several("methods", _one_of(lambda: MethodName().choices, "method"))
+_METHOD = _one_of(lambda: MethodName().choices, "method")
+METHOD_NAMES = Several("methods", _METHOD)
+METHOD_NAMES_OR_NONE = Several("methods", _METHOD, may_be_empty=True)
 TASK_NAMES = Several("tasks", _one_of(lambda: list(lastax.training.TASKS), "task"))
 LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 
@@ -171,16 +176,17 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 @click.option(
     "--recalibrate-batch-norm",
     "recalibrate",
-    type=METHOD_NAMES,
+    type=METHOD_NAMES_OR_NONE,
     default="last",
-    help="Also recalibrate BatchNorm after these methods.",
+    help='Also recalibrate BatchNorm after these methods; "" for none.',
 )
 @click.option(
     "--reconstruct",
-    type=METHOD_NAMES,
-    default=[],
+    type=METHOD_NAMES_OR_NONE,
+    default="",
     help=f"Also reconstruct blocks ({RECONSTRUCTION_STEPS} steps) after these methods."
     "  [default: none]",
+    show_default=False,
 )
 @click.option(
     "--paired",
@@ -232,8 +238,9 @@ def sweep(
 ) -> None:
     """Accuracy of RUNS (default: the newest trained run), pruned by each method at each ratio.
 
-    Runs that differ only in their seed give means and ranges. The sweep writes each result when it
-    is measured. To resume an interrupted sweep, run the same command again.
+    Runs that differ only in their seed give means and ranges; other runs have tables of their own.
+    The sweep writes each result when it is measured. To resume an interrupted sweep, run the same
+    command again.
     """
     if not tasks:
         names = {"layers": "--layer", "size": "--size", "seeds": "--seeds", "flags": "--train"}

@@ -22,6 +22,7 @@ from lastax.data import speech
         (["train", "--task", "speech", "--dropout", "1"], 1, ["dropout", "[0, 1)"]),
         (["train", "--task", "speech", "--learning-rate", "nan"], 1, ["learning_rate", "finite"]),
         (["train", "--task", "speech", "--activation", "relu"], 2, ["relu", "half_glu1"]),
+        (["train", "--reduce-method", "foo"], 2, ["--reduce-method", "'foo'", "aire, balanced"]),
         (["train", "--task", "speech", "--hippo-blocks", "5"], 1, ["32 states and 5 blocks"]),
         (["train", "--task", "speech", "--batch-size", "9999"], 1, ["9999", "2839"]),
         (["train", "--task", "speech", "--devices", "64"], 2, ["--devices 64", "choose 1 to"]),

@@ -199,7 +199,11 @@ def test_gpu_benchmark_runs_to_its_end_and_reports_failures(cli, tmp_path, monke
     ended = cli("bench", "gpu", "--dry-run", "--repeats", 2, "--out", file)
     assert ended.status == 1
     assert "bench gpu: 2 programs failed" in ended.stderr
+    # The sizes are tiny, so the numbers must not pass for a measurement.
+    assert ended.stdout.count("recurrence: dry run") == len(_gpu.SUITES)
+    assert "GFLOP/s" not in ended.stdout
     content = json.loads(file.read_text())
+    assert content["dry_run"] is True
     assert set(content["failed"]) == {f"{name} tiny/forward/lastax" for name in _gpu.SUITES}
     for suite in content["suites"]:
         cases = {case["implementation"]: case for case in suite["cases"]}

@@ -13,6 +13,7 @@ from PIL import Image
 import lastax
 import lastax.data
 from lastax.experiments import pruning_key
+from lastax.serialization import load_arrays
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -132,7 +133,13 @@ def test_a_refitted_run_can_be_evaluated_and_pruned_again(cli, trained, tmp_path
         assert after.sum() == 1
 
 
-def test_calibrated_networks_are_reconstructed_unless_it_must_be_fast(cli, trained, tmp_path):
+def test_calibrated_networks_are_reconstructed_unless_it_must_be_fast(
+    cli, trained, tmp_path, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(
+        "lastax.training._runs.load_arrays", lambda path: read.append(path) or load_arrays(path)
+    )
     options = ("--method", "calibrated", "--calibration", 8, "--budget", "uniform", "--ratio", 0.5)
     divergence = {}
     for name, more, steps, words in (
@@ -144,6 +151,7 @@ def test_calibrated_networks_are_reconstructed_unless_it_must_be_fast(cli, train
         assert lastax.training.load_config(tmp_path / name).pruning["reconstruct"] == steps
         layers = lastax.training.load_results(tmp_path / name)["layers"]
         divergence[name] = sum(layer["output_error"] for layer in layers)
+    assert read == 2 * [trained / "model.safetensors"]
     # Error on the calibration data, which reconstruction minimizes.
     assert divergence["default"] < divergence["fast"]
 

@@ -1,6 +1,7 @@
 """`lastax sweep`: every cell is measured once, and the summary is right."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -12,11 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
+import numpy as np
 import pytest
 from PIL import Image
 
 import lastax
 from lastax._errors import RunError
+from lastax.cmd.sweep import sweep
+from lastax.experiments._cells import identity_key, run_settings
 
 
 def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
@@ -27,6 +32,7 @@ def test_sweep_covers_methods_and_ratios(cli, trained, tmp_path):
         rows = list(csv.DictReader(file))
     # LAST has another row with BatchNorm recalibrated.
     assert len(rows) == len(answer["cells"]) == 1 + 5 * 2 + 2
+    assert {cell["run_settings"]["channels"] for cell in answer["cells"]} == {8}
     unpruned = rows[0]["test_accuracy"]
     assert rows[0]["method"] == "unpruned"
     assert {
@@ -116,6 +122,25 @@ def test_other_settings_are_other_cells(cli, trained, tmp_path):
     assert other["cells"][1]["settings"] == {"pruning_seed": 1}
     assert other["cells"][2]["settings"]["sequences"] == 4
     assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("method", "different"), [("calibrated", 5), ("last", 2)])
+def test_cells_of_other_calibration_are_not_skipped(trained, method, different):
+    """For `last`, only reconstruction uses calibration data."""
+    changes = (
+        {},
+        {"sequences": 8},
+        {"budget": "uniform"},
+        {"reconstruct": 5},
+        {"dense_feedthrough": True},
+    )
+    keys = set()
+    for some in changes:
+        calibration = lastax.experiments.CalibrationOptions(**some)
+        grid = lastax.experiments.Grid((method,), (0.5,), calibration=calibration)
+        unpruned, cell = (identity_key(grid.identity(trained, cell)) for cell in grid.cells())
+        keys |= {unpruned, cell}
+    assert len(keys) == 1 + different
 
 
 def without_seconds(cells):
@@ -306,6 +331,14 @@ def test_post_processing_has_rows_of_its_own(cli, trained, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("flag", ["--recalibrate-batch-norm", "--reconstruct"])
+def test_a_list_of_optional_steps_may_be_empty(flag):
+    params = sweep.make_context("sweep", [flag, "last,aire", flag, ""]).params
+    assert params["recalibrate" if "norm" in flag else "reconstruct"] == []
+    with pytest.raises(click.BadParameter, match="is no list of methods"):
+        sweep.make_context("sweep", ["--methods", ""])
+
+
 def test_a_limit_selects_the_same_records_every_time(cli, trained, tmp_path):
     options = ("--methods", "lamp", "--ratios", "0.5", "--json")
     first, again = (
@@ -388,3 +421,50 @@ def test_summary_by_hand():
     assert (
         lastax.experiments.compressible_ratio(groups["a, s5, bidirectional"], "m", most=0.6) == 0.3
     )
+
+
+def with_settings(rows, **settings):
+    return [{**row, "run_settings": {"channels": 64, "anneal": True} | settings} for row in rows]
+
+
+def test_only_runs_of_the_same_settings_share_a_mean():
+    wide = with_settings(cells("a", "m", {0: (0.9, 0.8), 0.5: (0.8, 0.7)}))
+    narrow = with_settings(
+        cells("a", "m", {0: (0.7, 0.6), 0.5: (0.6, 0.5)}), channels=32, state_penalty="modal"
+    )
+    groups = lastax.experiments.sweep_groups(wide + narrow)
+    base = "a, s5, bidirectional"
+    assert list(groups) == [f"{base}, channels 64", f"{base}, channels 32, state penalty modal"]
+    for curves, unpruned, pruned in zip(groups.values(), (0.8, 0.6), (0.7, 0.5), strict=True):
+        assert np.mean(curves.unpruned) == pytest.approx(unpruned)
+        assert np.mean(curves.test["m"][0.5]) == pytest.approx(pruned)
+    (row,) = lastax.experiments.sweep_summary(wide + narrow)
+    assert row["groups"] == 2
+    constant = with_settings(cells("a", "m", {0: (0.7, 0.6)}), anneal=False)
+    names = list(lastax.experiments.sweep_groups(wide + constant))
+    assert names == [f"{base}, anneal", f"{base}, no anneal"]
+    # One configuration needs no settings in its name, and cells of older versions have none.
+    older = cells("a", "m", {0: (0.9, 0.8)})
+    assert list(lastax.experiments.sweep_groups(wide + older)) == [base]
+
+
+def test_settings_of_a_run_are_those_that_do_not_depend_on_its_seed(trained):
+    config = lastax.training.load_config(trained)
+    pruning = {"method": "random", "ratio": 0.5, "seed": 1, "states": None}
+    pruned = dataclasses.replace(
+        config, kept=("f0",) * 2, states=(4, 4), parent="../tiny", pruning=pruning
+    )
+    other = dataclasses.replace(
+        pruned, seed=5, kept=("c0", "fc"), states=(2, 6), pruning=pruning | {"seed": 2}
+    )
+    assert run_settings(pruned) == run_settings(other)
+    model = dataclasses.replace(config.model, channels=9)
+    training = dataclasses.replace(config.training, state_penalty="modal")
+    changed = (
+        config,
+        pruned,
+        dataclasses.replace(config, model=model),
+        dataclasses.replace(config, training=training),
+        dataclasses.replace(config, start="../other"),
+    )
+    assert len({frozenset(run_settings(one).items()) for one in changed}) == len(changed)

@@ -6,8 +6,17 @@ import jax
 import pytest
 
 import lastax
-from lastax.experiments import CalibrationOptions, OptionError, PostProcessing, PruneOptions
+from lastax.experiments import (
+    CalibrationOptions,
+    OptionError,
+    PostProcessing,
+    PruneOptions,
+    prune_run,
+)
 from lastax.training import DataConfig, RunConfig, TrainingConfig
+
+from ..runs import untrained_run
+from ..training.test_trainer import Tones
 
 MODEL = lastax.ModelConfig(layers=2, channels=4, states=4)
 CONFIG = RunConfig(
@@ -68,6 +77,29 @@ def test_folders_are_named_after_the_options(options, label):
     assert chosen.label == label
 
 
+def test_prunings_with_other_calibration_have_other_names():
+    settings = (
+        {},
+        {"sequences": 256},
+        {"sequences": 128},
+        {"budget": "uniform"},
+        {"reconstruct": 100},
+        {"reconstruct": 50},
+        {"sequences": 256, "reconstruct": 100},
+    )
+    labels = {
+        PruneOptions("calibrated", calibration=CalibrationOptions(**some), seed=seed).label
+        for some in settings
+        for seed in (0, 1)
+    }
+    assert len(labels) == 2 * len(settings)
+    assert {"calibrated-30", "calibrated-30-256seq-reconstructed100"} <= labels
+    assert "calibrated-30-uniform-budget-seed1" in labels
+    # Settings without an effect are no part of a name.
+    unused = CalibrationOptions(sequences=8, budget="uniform")
+    assert PruneOptions("last", calibration=unused, seed=3).label == "last-30"
+
+
 @pytest.fixture(scope="module")
 def small_network():
     preset = lastax.training.TASKS["speech"].presets["s5", "small"]
@@ -81,6 +113,34 @@ def test_larger_tasks_get_less_calibration(small_network, length, expected):
     chosen = lastax.experiments.default_calibration(small_network, length)
     assert (chosen.sequences, chosen.reconstruct) == expected
     assert dataclasses.replace(chosen, sequences=64, reconstruct=0) == CalibrationOptions()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (PruneOptions("calibrated", ratio=0.5), (256, 100)),
+        (PruneOptions("calibrated", max_loss=1.0), (64, 0)),
+        (PruneOptions("calibrated", calibration=CalibrationOptions(8)), (8, 0)),
+        (PruneOptions("last"), (64, 0)),
+    ],
+)
+def test_a_run_is_pruned_with_the_calibration_of_its_network(
+    tmp_path, monkeypatch, options, expected
+):
+    """The defaults of `lastax prune`; the pruning itself is left out."""
+    untrained_run(tmp_path / "run", MODEL)
+    used = []
+
+    def make_reducer(model, config, batch, calibration, **settings):
+        used.append((calibration.sequences, calibration.reconstruct, batch))
+        raise RuntimeError
+
+    module = "lastax.experiments._prune_run"
+    monkeypatch.setattr(f"{module}.make_reducer", make_reducer)
+    monkeypatch.setattr(f"{module}.calibration_batch", lambda data, sequences, **_: sequences)
+    with pytest.raises(RuntimeError):
+        prune_run(tmp_path / "run", Tones(), options)
+    assert used == [(*expected, expected[0] if options.needs_calibration else None)]
 
 
 def test_calibration_data_are_drawn_only_if_needed():

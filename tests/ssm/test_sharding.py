@@ -64,9 +64,11 @@ PROGRAM = """
 """
 
 
-def test_sharded_batches_and_layers():
+def test_sharded_batches_and_layers(monkeypatch):
     """Outputs, gradients and pruned layers are those of one device; gradients in `shard_map`.
 
     GPU kernels are part of programs for one device only.
     """
+    # The virtual devices are used on a machine with a GPU too.
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     run_on_devices(PROGRAM, 2)

@@ -222,6 +222,23 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path):
     ).read_bytes()
 
 
+def test_a_diverged_training_names_its_checkpoint_by_the_step(tmp_path):
+    """Steps 7 to 9 are repeated, which the names of the checkpoints count too."""
+    moments = iter(range(1, 99))
+
+    def step(state, batch):
+        state, metrics = compiled_step()(state, batch)
+        diverged = next(moments) == 12  # step 9 for the second time
+        return state, metrics._replace(loss=jnp.asarray(jnp.nan)) if diverged else metrics
+
+    with pytest.raises(training.TrainingDivergedError, match=r"step 9: .* of step 8 remains"):
+        fit(tmp_path, share=0.75, epochs=2, step=step)
+    # Also if the training was resumed after that checkpoint.
+    moments = iter([12])
+    with pytest.raises(training.TrainingDivergedError, match=r"step 9: .* of step 8 remains"):
+        fit(tmp_path, share=0.75, epochs=2, step=step, resume=True)
+
+
 REDUCING = dataclasses.replace(
     PRESET.training, reduce_during_training=0.5, reduce_epochs=1, reduce_tolerance=100.0
 )
@@ -264,9 +281,15 @@ def test_a_run_records_the_remaining_states(config, tmp_path, monkeypatch):
 def test_impossible_settings_are_named(config, tmp_path):
     for name, value, message in (
         ("reduce_epochs", 3, "an epoch must follow"),
-        ("reduce_method", "last-minute", "no pruning method 'last-minute'"),
+        (
+            "reduce_method",
+            "last-minute",
+            "reduce_method: no .* 'last-minute'; choose one of random,",
+        ),
     ):
         wrong = dataclasses.replace(REDUCING, **{name: value})
         with pytest.raises(ValueError, match=message):
             training.train(dataclasses.replace(config, training=wrong), Tones(), tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="an epoch must follow"):
+        fit(tmp_path / "fit", share=0.5, epochs=4)

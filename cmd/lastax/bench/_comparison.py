@@ -290,6 +290,8 @@ def _compared_with(name: str, baseline: str, timings: Mapping[str, Timing]) -> s
 
 def _table(results: Mapping[str, Any], suite: Suite) -> Table:
     title = f"{suite.name}: median times; speedup over {suite.described}"
+    if results.get("dry_run"):
+        title = f"{suite.name}: dry run with a tiny shape; its times and ratios mean nothing"
     table = Table(title=title, box=SIMPLE_HEAD)
     masked = any("speedup_over_masked" in case for case in results["cases"])
     names = ["time", "spread", "speedup", "temporaries", "ratio", "compile", "roofline"]
@@ -319,8 +321,10 @@ def _number(case: _Case, name: str) -> str:
 
 
 def print_results(results: Mapping[str, Any], suite: Suite) -> None:
-    """Print the table of a suite, and the rates of the machine."""
+    """Print the table of a suite and, except for a dry run, the rates of the machine."""
     print_table(_table(results, suite))
+    if results.get("dry_run"):
+        return
     rates = ", ".join(
         f"{rate:.0f} GFLOP/s in {name} products"
         for name, rate in results["gigaflops_by_precision"].items()

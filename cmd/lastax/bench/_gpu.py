@@ -181,6 +181,7 @@ def gpu(
     a network in TF32 are relative to the reference implementation in TF32, all others to float32.
 
     A program that fails is reported, and the others run. The file is written after each suite.
+    With `--dry-run`, the file and the tables say so, because times of the tiny size mean nothing.
     Without a GPU, the command prints a message and succeeds.
     """
     device = jax.devices()[0]
@@ -212,13 +213,13 @@ def gpu(
             threads=os.cpu_count() or 1,
             on_failure=functools.partial(record, name),
         )
-        results["device"] = device.device_kind
+        results |= {"device": device.device_kind, "dry_run": dry_run}
         results["seconds"] = time.perf_counter() - started
         print_results(results, suite)
         measured.append(results)
         if file is not None:
-            content = {"jax": jax.__version__, "device": device.device_kind, "suites": measured}
-            content["failed"] = failed
+            content = {"jax": jax.__version__, "device": device.device_kind, "dry_run": dry_run}
+            content |= {"suites": measured, "failed": failed}
             write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
     if failed:
         raise RunError(f"bench gpu: {len(failed)} programs failed: {', '.join(failed)}")

@@ -1,5 +1,6 @@
 """Pruning of runs, and sweeps over methods and ratios."""
 
+from lastax.experiments._calibration_options import CalibrationOptions as CalibrationOptions
 from lastax.experiments._cells import CELLS_FILE as CELLS_FILE
 from lastax.experiments._cells import UNPRUNED as UNPRUNED
 from lastax.experiments._cells import Grid as Grid
@@ -15,7 +16,6 @@ from lastax.experiments._paired import paired_differences as paired_differences
 from lastax.experiments._post_processing import PostProcessing as PostProcessing
 from lastax.experiments._prune_run import AUTO as AUTO
 from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
-from lastax.experiments._prune_run import CalibrationOptions as CalibrationOptions
 from lastax.experiments._prune_run import OptionError as OptionError
 from lastax.experiments._prune_run import PrunedRun as PrunedRun
 from lastax.experiments._prune_run import PruneOptions as PruneOptions

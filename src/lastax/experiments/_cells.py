@@ -16,10 +16,11 @@ from jaxtyping import Bool
 
 from lastax._errors import RunError
 from lastax._typing import Record
+from lastax.experiments._calibration_options import CalibrationOptions
 from lastax.experiments._post_processing import PostProcessing
-from lastax.experiments._prune_run import CalibrationOptions
 from lastax.pruning._methods import METHODS
 from lastax.serialization._save import MODEL_FILE
+from lastax.training._run_config import RunConfig
 
 CELLS_FILE = "cells.jsonl"
 # The "method" of the cell of the network as it is.
@@ -84,8 +85,11 @@ class Grid:
         """What distinguishes a cell. A run that was trained again has other cells."""
         weights = run / MODEL_FILE
         method = METHODS.get(cell.method)
-        calibrated = cell.post_processing.needs_calibration or (
-            method is not None and method.needs_calibration
+        reconstructed = method is not None and self.calibration.reconstruct > 0
+        calibrated = (
+            cell.post_processing.needs_calibration
+            or reconstructed
+            or (method is not None and method.needs_calibration)
         )
         settings: Record = {} if self.limit is None else {"limit": self.limit}
         if cell.method == "random" or calibrated:
@@ -94,6 +98,10 @@ class Grid:
             settings["sequences"] = self.calibration.sequences
         if method is not None and method.score is None:
             settings["budget"] = self.calibration.budget
+        if reconstructed:
+            settings["reconstruct"] = self.calibration.reconstruct
+        if method is not None and method.refit and self.calibration.dense_feedthrough:
+            settings["dense_feedthrough"] = True
         if cell.post_processing.trains:
             settings["finetune_rate"] = self.finetune_rate
         return {
@@ -105,6 +113,24 @@ class Grid:
             "finetune": self.finetune if cell.post_processing.trains else 0,
             "settings": settings,
         }
+
+
+def run_settings(config: RunConfig) -> Record:
+    """The settings that a run shares with runs of other seeds, by name, without those not given.
+
+    The remaining states depend on the seed, and so do the files that a run was started or imported
+    from. They are left out.
+    """
+    settings: Record = {}
+    for part in (config.data, config.model, config.training):
+        settings |= dataclasses.asdict(part)
+    settings["dense_feedthrough"] = config.dense_feedthrough
+    settings["started"] = None if config.start is None else "from a run"
+    settings["imported"] = (config.imported or {}).get("format")
+    pruning = config.pruning or {}
+    settings |= {f"pruning_{name}": value for name, value in pruning.items() if name != "seed"}
+    # Records of older versions may have lists.
+    return {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
 
 
 def identity_key(cell: Mapping[str, Any]) -> str:

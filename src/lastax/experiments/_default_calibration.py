@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 
-from lastax.experiments._prune_run import CalibrationOptions
+from lastax.experiments._calibration_options import CalibrationOptions
 from lastax.nn._networks import Network
 
 # Sequences are chosen in multiples of the least number, up to the most.

@@ -14,6 +14,8 @@ from lastax._typing import Batch, OnProgress, Record, silent
 from lastax.analysis._certificates import Certificate, certify
 from lastax.calibration._batch_norm import recalibrate_batch_norm
 from lastax.calibration._layer_errors import layer_errors
+from lastax.experiments._calibration_options import CalibrationOptions
+from lastax.experiments._default_calibration import default_calibration
 from lastax.nn._networks import Network
 from lastax.pruning._methods import METHODS
 from lastax.pruning._reducer import Reducer, Reduction
@@ -59,23 +61,6 @@ class OptionError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class CalibrationOptions:
-    """Settings of methods that use calibration data.
-
-    Attributes:
-        sequences: number of unlabeled training sequences.
-        budget: how `calibrated` distributes states over the layers: a name in `BUDGETS`.
-        reconstruct: L-BFGS steps of block-wise reconstruction after any method.
-        dense_feedthrough: whether refits fit `D` as a dense matrix, whose weights count as states.
-    """
-
-    sequences: int = 64
-    budget: str = "probe"
-    reconstruct: int = 0
-    dense_feedthrough: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class PruneOptions:
     """How a run is pruned.
 
@@ -87,7 +72,9 @@ class PruneOptions:
         max_loss: or the validation accuracy that may be lost, in percentage points; the number of
             states is found by bisection.
         compare_with: other methods to evaluate at the same number of states.
-        calibration: settings of methods that use calibration data.
+        calibration: settings of methods that use calibration data. If None, `calibrated` without
+            `max_loss` uses `default_calibration`, which depends on the size of the network, and
+            all others use `CalibrationOptions()`.
         recalibrate_batch_norm: whether running statistics are measured again after pruning.
         finetune: epochs of training after pruning.
         finetune_rate: learning rates of these epochs, as a share of those of the run.
@@ -101,7 +88,7 @@ class PruneOptions:
     states: int | None = None
     max_loss: float | None = None
     compare_with: tuple[str, ...] = ()
-    calibration: CalibrationOptions = dataclasses.field(default_factory=CalibrationOptions)
+    calibration: CalibrationOptions | None = None
     recalibrate_batch_norm: bool = False
     finetune: int = 0
     finetune_rate: float = 0.1
@@ -134,7 +121,7 @@ class PruneOptions:
         for name in (*(() if self.method == AUTO else (self.method,)), *self.compare_with):
             if name not in METHODS:
                 raise OptionError("method", f"no {name!r}; choose of {', '.join(METHODS)}, {AUTO}")
-        if self.calibration.dense_feedthrough and not (
+        if self._calibration.dense_feedthrough and not (
             self.method in METHODS and METHODS[self.method].refit
         ):
             refits = ", ".join(name for name, method in METHODS.items() if method.refit)
@@ -153,13 +140,18 @@ class PruneOptions:
             amount = f"states{self.states}"
         else:
             amount = f"{100 * (DEFAULT_RATIO if self.ratio is None else self.ratio):g}"
-        parts = [self.method, amount]
-        parts += ["dense-feedthrough"] if self.calibration.dense_feedthrough else []
-        parts += ["reconstructed"] if self.calibration.reconstruct else []
+        parts, calibration, default = [self.method, amount], self._calibration, CalibrationOptions()
+        if self.needs_calibration:
+            sequences, budget = calibration.sequences, calibration.budget
+            parts += [f"{sequences}seq"] if sequences != default.sequences else []
+            parts += [f"{budget}-budget"] if budget != default.budget else []
+        parts += ["dense-feedthrough"] if calibration.dense_feedthrough else []
+        parts += [f"reconstructed{calibration.reconstruct}"] if calibration.reconstruct else []
         parts += ["recalibrated"] if self.recalibrate_batch_norm else []
         if self.finetune:
             parts.append("distilled" if self.distill else f"tuned{self.finetune}")
-        parts += [f"seed{self.seed}"] if self.method == "random" else []
+        seeded = self.method == "random" or (self.needs_calibration and self.seed != 0)
+        parts += [f"seed{self.seed}"] if seeded else []
         return "-".join(parts)
 
     @property
@@ -168,7 +160,7 @@ class PruneOptions:
         methods = AUTO_METHODS if self.method == AUTO else (self.method,)
         return (
             self.recalibrate_batch_norm
-            or self.calibration.reconstruct > 0
+            or self._calibration.reconstruct > 0
             or any(METHODS[name].needs_calibration for name in (*methods, *self.compare_with))
         )
 
@@ -178,8 +170,32 @@ class PruneOptions:
         Worst-case bounds of the layers then say something. A refit gives up frequencies that the
         data do not have.
         """
-        fitted = METHODS[method].refit or self.calibration.reconstruct or self.finetune
+        fitted = METHODS[method].refit or self._calibration.reconstruct or self.finetune
         return not fitted
+
+    @property
+    def chooses_calibration(self) -> bool:
+        """Whether the default calibration depends on the network, as for one run of `calibrated`.
+
+        A search by `max_loss` would reconstruct many networks.
+        """
+        calibrated = self.method in METHODS and METHODS[self.method].score is None
+        return calibrated and self.max_loss is None
+
+    def calibration_for(self, model: Network, length: int) -> CalibrationOptions:
+        """The calibration of a network: the given one, or the default.
+
+        Args:
+            model: the network to prune.
+            length: number of steps per sequence.
+        """
+        if self.calibration is None and self.chooses_calibration:
+            return default_calibration(model, length)
+        return self._calibration
+
+    @property
+    def _calibration(self) -> CalibrationOptions:
+        return CalibrationOptions() if self.calibration is None else self.calibration
 
     @property
     def _no_amount(self) -> bool:
@@ -243,6 +259,7 @@ def prune_run(
     *,
     folder: str | Path | None = None,
     overwrite: bool = False,
+    loaded: tuple[RunConfig, Network] | None = None,
     on_progress: OnProgress = silent,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     on_failure: Callable[[str, ValueError], None] = lambda method, error: None,
@@ -255,6 +272,7 @@ def prune_run(
         options: how to prune; LAST at 30 % if omitted.
         folder: where the pruned run is written. Default: beside `run`, named after the options.
         overwrite: replace the folder, if it holds an earlier pruning of the same run.
+        loaded: configuration and network of `run`, if they are loaded already (`load_run`).
         on_progress: called with a short description of each part of the work.
         on_trial: called after each reduced network of a search.
         on_failure: called with a method that a search leaves out, and the reason.
@@ -266,8 +284,10 @@ def prune_run(
     """
     options = options or PruneOptions()
     run = Path(run)
-    config, model = load_run(run)
+    config, model = load_run(run) if loaded is None else loaded
     options.check(config)
+    calibration = options.calibration_for(model, config.length)
+    options = dataclasses.replace(options, calibration=calibration)
     target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
     replace = _is_pruned_from(target, run)
     if target.exists() and not (overwrite and replace):
@@ -277,12 +297,12 @@ def prune_run(
         raise RunError(f"{target} already exists: {remedy} choose another folder")
     batch, placement = None, Placement.of_this_process()
     if options.needs_calibration:
-        sequences = options.calibration.sequences
+        sequences = calibration.sequences
         batch = calibration_batch(data, sequences, seed=options.seed, placement=placement)
     reducer = make_reducer(
-        model, config, batch, options.calibration, seed=options.seed, on_progress=on_progress
+        model, config, batch, calibration, seed=options.seed, on_progress=on_progress
     )
-    method, count = _amount(reducer, config, data, options, on_trial, on_failure)
+    method, count = _amount(reducer, config, data, options, placement, on_trial, on_failure)
     reduction = reducer.reduce(method, states=count)
     small = _post_processed(reduction.model, model, config, data, batch, options, on_progress)
     on_progress("computing certificates and accuracies")
@@ -299,7 +319,7 @@ def prune_run(
             {name: _finite(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates
         ],
-        **{split: _effect(model, small, data, split, options.limit) for split in SPLITS},
+        **{split: _effect(model, small, data, split, options.limit, placement) for split in SPLITS},
         "compared": {
             other: {
                 split: evaluate_split(
@@ -318,9 +338,9 @@ def prune_run(
     with folder_written_at_once(target, replace=replace) as fresh:
         smaller = dataclasses.replace(
             keep_in_config(config, reduction.keep),
-            dense_feedthrough=config.dense_feedthrough or options.calibration.dense_feedthrough,
+            dense_feedthrough=config.dense_feedthrough or calibration.dense_feedthrough,
             parent=os.path.relpath(run, target),
-            pruning=_record(options, method),
+            pruning=_record(options, calibration, method),
         )
         save_config(fresh, smaller)
         save(fresh, small)
@@ -333,6 +353,7 @@ def _amount(
     config: RunConfig,
     data: TrainingData,
     options: PruneOptions,
+    placement: Placement | None,
     on_trial: Callable[[Trial], None],
     on_failure: Callable[[str, ValueError], None],
 ) -> tuple[str, int]:
@@ -350,11 +371,7 @@ def _amount(
         reducer,
         lambda model: (
             evaluate_split(
-                model,
-                data,
-                "validation",
-                limit=options.limit,
-                placement=Placement.of_this_process(),
+                model, data, "validation", limit=options.limit, placement=placement
             ).accuracy
         ),
         methods=AUTO_METHODS if options.method == AUTO else (options.method,),
@@ -396,10 +413,14 @@ def _post_processed(
 
 
 def _effect(
-    model: Network, small: Network, data: TrainingData, split: str, limit: int | None
+    model: Network,
+    small: Network,
+    data: TrainingData,
+    split: str,
+    limit: int | None,
+    placement: Placement | None,
 ) -> dict[str, float]:
     """Accuracy before and after, and how close the outputs are."""
-    placement = Placement.of_this_process()
     fidelity = compare_split(model, small, data, split, limit=limit, placement=placement)
     return {
         "before": fidelity.original_accuracy,
@@ -430,14 +451,16 @@ def _layer_records(
     ]
 
 
-def _record(options: PruneOptions, method: str) -> Mapping[str, Any]:
+def _record(
+    options: PruneOptions, calibration: CalibrationOptions, method: str
+) -> Mapping[str, Any]:
     """What the configuration of a pruned run says of its pruning."""
     amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
     record: Record = {"method": method, "seed": options.seed, **amounts}
     if options.limit is not None:
         record["limit"] = options.limit
     if options.needs_calibration:
-        record |= dataclasses.asdict(options.calibration)
+        record |= dataclasses.asdict(calibration)
     if options.recalibrate_batch_norm:
         record["recalibrate_batch_norm"] = True
     if options.finetune:

@@ -2,8 +2,9 @@
 
 A cell is a mapping with the keys `run`, `task`, `layer`, `bidirectional`, `method`, `ratio`,
 `post_processing` (a `PostProcessing`), `finetune` (epochs), `validation_accuracy` and
-`test_accuracy`; the accuracies are None where a method does not suit a network. Runs that differ
-only in their seed form a group.
+`test_accuracy`; the accuracies are None where a method does not suit a network. `run_settings` has
+the settings of the run; cells of older versions have none. Runs that differ only in their seed form
+a group.
 """
 
 import dataclasses
@@ -39,17 +40,45 @@ class SweepCurves:
 
 
 def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
-    """The curves of each group, by a name such as `speech, s5, bidirectional`."""
+    """The curves of each group, by a name such as `speech, s5, bidirectional`.
+
+    Where groups differ in other settings, their names have these settings, for example
+    `speech, s5, bidirectional, channels 32`.
+    """
     return {name: _curves(of_group) for name, of_group in cells_by_group(cells).items()}
 
 
 def cells_by_group(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     """The cells of each group, by the name of the group."""
-    groups: dict[str, list[Cell]] = {}
+    alike: dict[str, dict[frozenset[tuple[str, Any]], list[Cell]]] = {}
     for cell in cells:
         direction = "bidirectional" if cell["bidirectional"] else "unidirectional"
-        groups.setdefault(f"{cell['task']}, {cell['layer']}, {direction}", []).append(cell)
+        settings = frozenset(cell.get("run_settings", {}).items())
+        by_settings = alike.setdefault(f"{cell['task']}, {cell['layer']}, {direction}", {})
+        by_settings.setdefault(settings, []).append(cell)
+    groups: dict[str, list[Cell]] = {}
+    for name, by_settings in alike.items():
+        of_groups = [found[0].get("run_settings", {}) for found in by_settings.values()]
+        different = _different_settings([settings for settings in of_groups if settings])
+        for settings, found in zip(of_groups, by_settings.values(), strict=True):
+            shown = [_shown(key, settings[key]) for key in different if key in settings]
+            # Cells without settings may share the name of other cells.
+            groups.setdefault(", ".join([name, *shown]), []).extend(found)
     return groups
+
+
+def _different_settings(of_groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the settings that are not the same in all groups."""
+    names = dict.fromkeys(name for settings in of_groups for name in settings)
+    return [name for name in names if len({settings.get(name) for settings in of_groups}) > 1]
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting in the name of a group, such as `channels 32` or `no anneal`."""
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value}"
 
 
 def row_label(cell: Cell) -> str:

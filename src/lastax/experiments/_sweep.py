@@ -24,6 +24,7 @@ from lastax.experiments._cells import (
     pack_correct,
     read_cells,
     remove_partial_line,
+    run_settings,
 )
 from lastax.experiments._post_processing import PostProcessing
 from lastax.experiments._prune_run import SPLITS, make_reducer
@@ -35,7 +36,7 @@ from lastax.surgery._states import expand_to_original
 from lastax.training._data import TrainingData, calibration_batch, evaluate_split
 from lastax.training._evaluation import correct_predictions
 from lastax.training._placement import Placement
-from lastax.training._run_config import RunConfig, installed_versions
+from lastax.training._run_config import RunConfig, installed_versions, load_config
 from lastax.training._runs import load_run
 from lastax.training._trainer import fine_tune
 
@@ -107,11 +108,17 @@ def sweep(
         if executor is None
         else _measure_elsewhere(_divide(missing, grid, open_data), executor)
     )
-    for cell in measured:
+    settings = {str(run): run_settings(load_config(run)) for run in runs}
+
+    def with_settings(cell: Record) -> Record:
+        return cell | {"run_settings": settings[cell["run"]]}
+
+    for cell in map(with_settings, measured):
         append_cell(folder, cell)
         on_cell(cell)
     wanted = {identity_key(grid.identity(run, cell)) for run in runs for cell in grid.cells()}
-    return [cell for cell in read_cells(folder) if identity_key(cell) in wanted]
+    # Cells of older versions have no settings.
+    return [with_settings(cell) for cell in read_cells(folder) if identity_key(cell) in wanted]
 
 
 def sweep_results(runs: Sequence[Path], cells: list[Record], command: Sequence[str] = ()) -> Record:
@@ -126,7 +133,7 @@ def sweep_results(runs: Sequence[Path], cells: list[Record], command: Sequence[s
 
 
 def save_sweep(folder: str | Path, results: Mapping[str, Any]) -> None:
-    """Write `sweep.json`, and the cells as `sweep.csv`, which has no single examples."""
+    """Write `sweep.json`, and `sweep.csv` with the cells without single examples and settings."""
     rows = [
         cell
         | {
@@ -139,7 +146,7 @@ def save_sweep(folder: str | Path, results: Mapping[str, Any]) -> None:
         for cell in results["cells"]
     ]
     text = io.StringIO()
-    names = [name for name in rows[0] if name != "test_correct"]
+    names = [name for name in rows[0] if name not in ("test_correct", "run_settings")]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

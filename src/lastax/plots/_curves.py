@@ -1,5 +1,6 @@
 """Figures of accuracies and speedups: learning curves, sweeps, benchmarks."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
         axis.set_ylabel("test accuracy, %")
         axis.set_xlim(left=0)
         simplify(axis)
-        axis.set_title(name, fontsize=11)
+        axis.set_title(textwrap.fill(name, 60), fontsize=11)
     # One legend for all panels: a method has the same color in each.
     entries: dict[str, Any] = {}
     for axis in axes:

@@ -114,11 +114,8 @@ def fit(
         RunError: if the checkpoint cannot be read, or if there is one and `resume` is false.
     """
     placement = placement or Placement.over(jax.devices()[:1])
-    if reduction is not None and reduction.epochs >= epochs:
-        raise ValueError(
-            f"fit: states are removed after {reduction.epochs} of {epochs} epochs, and at least "
-            "one epoch must follow; train for more epochs, or remove states in fewer"
-        )
+    if reduction is not None:
+        reduction.check(epochs)
     # Copies, since steps may donate the state.
     start, log = state, Log(folder / METRICS_FILE)
     now = LoopState(placement.state(start), placement.state(start.model))
@@ -132,6 +129,8 @@ def fit(
         if last is not None:
             now = restored(checkpoints, start)
             batches.set_state(now.progress.batches)
+        # The names of the checkpoints also count repeated steps.
+        saved = None if last is None else int(now.state.step)
         log.truncate(now.progress.metrics_bytes)
 
         def start_reading() -> Generator[tuple[Batch, Record], None, None]:
@@ -156,7 +155,7 @@ def fit(
             pause = inside == 0 or inside % checkpoint_steps == 0
             while len(unread) > (0 if pause else 1):
                 done, metrics = unread.popleft()
-                _require_finite_loss(metrics, done, checkpoints)
+                _require_finite_loss(metrics, done, saved)
                 now = now.with_progress(
                     loss_sum=now.progress.loss_sum + float(metrics.loss),
                     accuracy_sum=now.progress.accuracy_sum + float(metrics.accuracy),
@@ -181,7 +180,7 @@ def fit(
                 )
                 clock = Clock(compiling=reduction is not None and epoch <= reduction.epochs)
                 on_epoch(record)
-            _require_finite_parameters(now.state.model, number, checkpoints)
+            _require_finite_parameters(now.state.model, number, saved)
             if undo:
                 ahead.close()
                 now = now.rolled_back(steps_per_epoch)
@@ -190,6 +189,7 @@ def fit(
             elif inside == 0 and reduction is not None:
                 now = now.reduced(reduction, epoch, start, placement)
             now.save(checkpoints, number)
+            saved = number
             clock.resume()
     if reduction is not None:
         on_reduced(unpack_kept(now.progress.kept, state_counts(start.model)))
@@ -213,11 +213,9 @@ def _epoch_record(
     }
 
 
-def _require_finite_loss(metrics: StepMetrics, number: int, checkpoints: Checkpoints) -> None:
+def _require_finite_loss(metrics: StepMetrics, number: int, saved: int | None) -> None:
     if not np.isfinite(float(metrics.loss)):
-        raise TrainingDivergedError(
-            _diverged(f"the loss is {float(metrics.loss)}", number, checkpoints)
-        )
+        raise TrainingDivergedError(_diverged(f"the loss is {float(metrics.loss)}", number, saved))
 
 
 @jax.jit
@@ -225,17 +223,16 @@ def _finite(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: jnp.all(jnp.isfinite(array)) for name, array in arrays.items()}
 
 
-def _require_finite_parameters(model: Network, number: int, checkpoints: Checkpoints) -> None:
+def _require_finite_parameters(model: Network, number: int, saved: int | None) -> None:
     arrays = named_arrays(model)
     finite = jax.device_get(_finite(arrays))
     for name in arrays:
         if not finite[name]:
-            raise TrainingDivergedError(_diverged(f"{name} is not finite", number, checkpoints))
+            raise TrainingDivergedError(_diverged(f"{name} is not finite", number, saved))
 
 
-def _diverged(what: str, number: int, checkpoints: Checkpoints) -> str:
-    last = checkpoints.latest_step()
+def _diverged(what: str, number: int, saved: int | None) -> str:
     kept = (
-        "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} remains"
+        "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} remains"
     )
     return f"training diverged at step {number}: {what}; {kept}. Try lower learning rates"

@@ -41,6 +41,22 @@ class InTrainingReduction:
     epochs: int
     tolerance: float
 
+    def check(self, epochs: int) -> None:
+        """Require that at least one epoch follows the last removal.
+
+        Args:
+            epochs: number of epochs of the training.
+
+        Raises:
+            ValueError: if none does.
+        """
+        if self.epochs >= epochs:
+            raise ValueError(
+                f"states are removed after {self.epochs} of {epochs} epochs, and an epoch must "
+                "follow the last removal; remove states in fewer epochs (--reduce-epochs), or "
+                "train for more"
+            )
+
     def target(self, epoch: int, counts: Sequence[int]) -> int:
         """Number of states that remain after an epoch.
 

@@ -15,7 +15,7 @@ import optax
 from lastax._errors import RunError, TrainingDivergedError
 from lastax._typing import Batch, PRNGKeyArray, Record
 from lastax.nn._networks import Network
-from lastax.pruning._methods import find_method
+from lastax.pruning._methods import METHODS
 from lastax.pruning._prune_with_optimizer import prune_with_optimizer
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import load, save
@@ -402,13 +402,13 @@ def reduction_for(config: RunConfig, data: TrainingData) -> InTrainingReduction 
     training = config.training
     if not training.reduce_during_training:
         return None
-    if training.reduce_epochs >= training.epochs:
+    if training.reduce_method not in METHODS:
         raise ValueError(
-            f"reduce_epochs is {training.reduce_epochs} of {training.epochs} epochs, and an epoch "
-            "must follow the last removal of states; choose fewer (--reduce-epochs)"
+            f"reduce_method: no pruning method {training.reduce_method!r}; choose one of "
+            f"{', '.join(METHODS)} (--reduce-method)"
         )
-    needs_data = find_method("train", training.reduce_method).needs_calibration
-    return InTrainingReduction(
+    needs_data = METHODS[training.reduce_method].needs_calibration
+    reduction = InTrainingReduction(
         training.reduce_during_training,
         functools.partial(
             prune_with_optimizer,
@@ -420,3 +420,5 @@ def reduction_for(config: RunConfig, data: TrainingData) -> InTrainingReduction 
         training.reduce_epochs,
         training.reduce_tolerance,
     )
+    reduction.check(training.epochs)
+    return reduction
