@@ -21,6 +21,8 @@ import lastax
 CLIPS = 64
 CHUNK = 37
 WEIGHTS = ("float32", "int8")
+# As WEIGHTS, and what else is in 8 bits.
+NUMBERS = (*WEIGHTS, "int8 + activations")
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
 
 
@@ -41,6 +43,17 @@ def split_logits(model, x):
     """The logits after the last step of each sequence, by the streaming cell."""
     cell = lastax.streaming(model)
     return np.asarray(jax.jit(jax.vmap(_by_steps, in_axes=(None, 0)))(cell, x))
+
+
+def export_options(numbers, calibration):
+    """The arguments of `to_c` and `to_onnx` for one of NUMBERS.
+
+    `calibration` are unlabeled sequences for the activations.
+    """
+    if numbers == "float32":
+        return {}
+    activations = {"calibration": calibration} if numbers == NUMBERS[-1] else {}
+    return {"quantize": "int8", **activations}
 
 
 def run_lastax(*words, sound=None):
@@ -126,7 +139,7 @@ def check_runtimes(run, method, ratio, clips, x, out):
                 found |= _exported(pruned, Path(folder), target, logits, x, "int8")
         for weights in WEIGHTS:
             code = Path(folder) / weights
-            flags = ("--quantize", weights) if weights == "int8" else ()
+            flags = _flags(weights)
             run_lastax("export", pruned, "--to", "c", "--name", "word", "--out", code, *flags)
             found[_label("c", weights)] = Words(code, len(config.labels))(x)
         streamed = list(_streamed(pruned, clips[0, :RATE], Path(folder), config.labels))
@@ -145,6 +158,11 @@ def _label(target, weights):
     return f"{target}, int8" if weights == "int8" else target
 
 
+def _flags(weights):
+    """Only weights are rounded: float32 arithmetic may round an activation to another integer."""
+    return ("--quantize", weights, "--calibration", 0) if weights == "int8" else ()
+
+
 def _exported(run, folder, target, logits, x, weights="float32"):
     """The logits of an exported file, or nothing if its runtime is missing."""
     needed = ("onnx", "onnxruntime") if target.startswith("onnx") else ()
@@ -152,7 +170,7 @@ def _exported(run, folder, target, logits, x, weights="float32"):
         print(f"skipped: {target} needs these packages: pip install onnx onnxruntime")
         return {}
     file = folder / f"{target}-{weights}"
-    flags = ("--quantize", weights) if weights == "int8" else ()
+    flags = _flags(weights)
     run_lastax("export", run, "--to", target, "--out", file, *flags)
     return {_label(target, weights): logits(file, x)}
 

@@ -22,24 +22,19 @@ static float dot(int n, const float *w, const float *x)
     return (s0 + s1) + (s2 + s3);
 }
 
-/* The same for weights of 8 bits. Compilers convert vectors of 16 faster than single weights. */
+/* The same for weights of 8 bits. */
 static float dot_int8(int n, const int8_t *w, const float *x)
 {
-    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f, v[16];
+    float s[8] = {0.0f}, rest = 0.0f;
     int i, k;
-    for (i = 0; i < n % 16; i++)
-        s0 += (float)w[i] * x[i];
-    for (; i < n; i += 16) {
-        for (k = 0; k < 16; k++)
-            v[k] = (float)w[i + k];
-        for (k = 0; k < 16; k += 4) {
-            s0 += v[k] * x[i + k];
-            s1 += v[k + 1] * x[i + k + 1];
-            s2 += v[k + 2] * x[i + k + 2];
-            s3 += v[k + 3] * x[i + k + 3];
-        }
+    for (i = 0; i < n % 8; i++)
+        rest += (float)w[i] * x[i];
+    for (; i < n; i += 8) {
+        UNROLLED
+        for (k = 0; k < 8; k++)
+            s[k] += (float)w[i + k] * x[i + k];
     }
-    return (s0 + s1) + (s2 + s3);
+    return rest + ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
 /* The same for integers of 8 bits, whose sum has 32 bits. */
@@ -49,9 +44,11 @@ static int32_t dot_integers(int n, const int8_t *w, const int8_t *x)
     int i, k;
     for (i = 0; i < n % 16; i++)
         sum += (int32_t)w[i] * x[i];
-    for (; i < n; i += 16)
+    for (; i < n; i += 16) {
+        UNROLLED
         for (k = 0; k < 16; k++)
             sum += (int32_t)w[i + k] * x[i + k];
+    }
     return sum;
 }
 

@@ -169,6 +169,7 @@ def source_file(program: Program) -> str:
     exact = any(name in functions for name in ("add_compensated", "to_integers"))
     strict = _STRICT if exact else ""
     strict += _PRODUCT_ERROR if "PRODUCT_ERROR" in functions else ""
+    strict += _UNROLLED if "UNROLLED" in functions else ""
     unused = "" if clearing else "    (void)state;\n"
     return f"""\
 /* {program.summary}.
@@ -216,6 +217,15 @@ _PRODUCT_ERROR = """
 #define PRODUCT_ERROR(a, b, p) fmaf(a, b, -(p))
 #else
 #define PRODUCT_ERROR(a, b, p) ((float)((double)(a) * (b) - (p)))
+#endif
+"""
+
+_UNROLLED = """
+/* A short loop of constant length. GCC does not unroll it with -O2. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8
+#define UNROLLED _Pragma("GCC unroll 16")
+#else
+#define UNROLLED
 #endif
 """
 
