@@ -117,7 +117,8 @@ def with_rounded_inputs(
             found = "only zeros" if largest[name] < 1 else "values that are not finite"
             raise ValueError(
                 f"{function}: with these calibration data, {name} has {found}, so that there is no "
-                "scale for 8 bits; pass sequences of the task, or leave calibration out (--calibration 0)"
+                "scale for 8 bits; pass sequences of the task, or leave calibration out "
+                "(--calibration 0)"
             )
         return np.asarray(largest[name] / LARGEST, np.float32)
 
@@ -149,8 +150,8 @@ def _check_inputs(function: str, weights: Array) -> None:
     if len(weights) > _MOST_INPUTS:
         raise ValueError(
             f"{function}: a sum of 32 bits has space for {_MOST_INPUTS:,} products of 8-bit "
-            f"numbers, but a matrix has {len(weights):,} inputs; leave calibration out (--calibration "
-            "0)"
+            f"numbers, but a matrix has {len(weights):,} inputs; leave calibration out "
+            "(--calibration 0)"
         )
 
 

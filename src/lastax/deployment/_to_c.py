@@ -160,7 +160,7 @@ def _clearest_steps(
             spread = jnp.maximum(spread, change.max(axis=(0, 2), initial=0))
         best = jnp.argmin(spread)
         states, logits = jax.tree.map(lambda leaf: leaf[:, best], (states, logits))
-        return states, (xs[best], logits[0], jnp.abs(logits - logits[0]).max())
+        return states, (xs[best], logits[0], jnp.abs(logits - logits[:1]).max())
 
     start = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(offsets)), cell.init())
     return jax.lax.scan(step, start, inputs)[1]
