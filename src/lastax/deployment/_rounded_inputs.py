@@ -107,12 +107,12 @@ def with_rounded_inputs(
         calibration: unlabeled sequences.
 
     Raises:
-        ValueError: if the sequences do not fit the cell, if a tensor is zero or not finite on all
-            of them, or if a matrix has too many inputs.
+        ValueError: if the sequences do not fit the cell, if a tensor is zero on all of them
+            or not finite, or if a matrix has too many inputs.
     """
     largest = _largest_inputs(function, cell, calibration)
 
-    def scale(name: str) -> np.ndarray:
+    def scale(name: str) -> Array:
         if not _SMALLEST_PEAK < largest[name] < np.inf:
             found = "only zeros" if largest[name] < 1 else "values that are not finite"
             raise ValueError(
@@ -120,9 +120,9 @@ def with_rounded_inputs(
                 "scale for 8 bits; pass sequences of the task, or leave calibration out "
                 "(--calibration 0)"
             )
-        return np.asarray(largest[name] / LARGEST, np.float32)
+        return jnp.asarray(largest[name] / LARGEST, jnp.float32)
 
-    def linear(part: Linear, scale: np.ndarray) -> RoundedLinear:
+    def linear(part: Linear, scale: Array) -> RoundedLinear:
         _check_inputs(function, part.weight)
         return RoundedLinear(part.weight, part.bias, scale)
 

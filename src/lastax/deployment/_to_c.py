@@ -163,4 +163,5 @@ def _clearest_steps(
         return states, (xs[best], logits[0], jnp.abs(logits - logits[:1]).max())
 
     start = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(offsets)), cell.init())
-    return jax.lax.scan(step, start, inputs)[1]
+    _, (chosen, logits, changes) = jax.lax.scan(step, start, inputs)
+    return chosen, logits, changes
