@@ -19,6 +19,8 @@ from device_code import RATE, Words
 import lastax
 
 CLIPS = 64
+SEQUENCES = 64
+_INT8 = ("--quantize", "int8", "--calibration", SEQUENCES)
 CHUNK = 37
 WEIGHTS = ("float32", "int8")
 # As WEIGHTS, and what else is in 8 bits.
@@ -142,6 +144,7 @@ def check_runtimes(run, method, ratio, clips, x, out):
             flags = _flags(weights)
             run_lastax("export", pruned, "--to", "c", "--name", "word", "--out", code, *flags)
             found[_label("c", weights)] = Words(code, len(config.labels))(x)
+        activations = list(_with_activations(pruned, Path(folder), config, model, x))
         streamed = list(_streamed(pruned, clips[0, :RATE], Path(folder), config.labels))
     lines = ["| output | largest difference |", "| --- | --- |"]
     for name, got in found.items():
@@ -151,7 +154,7 @@ def check_runtimes(run, method, ratio, clips, x, out):
     expected = np.asarray(jax.nn.softmax(whole[0]))
     change = max(float(np.abs(got - expected).max()) for got in streamed)
     ending = f"`lastax stream` on a clip and through a pipe: probabilities within {change:.1g}."
-    return "\n".join([*lines, "", ending])
+    return "\n".join([*lines, "", *activations, ending])
 
 
 def _label(target, weights):
@@ -161,6 +164,31 @@ def _label(target, weights):
 def _flags(weights):
     """Only weights are rounded: float32 arithmetic may round an activation to another integer."""
     return ("--quantize", weights, "--calibration", 0) if weights == "int8" else ()
+
+
+def _with_activations(run, folder, config, model, x):
+    """Sentences about files whose activations have 8 bits too.
+
+    Single inputs can be rounded to another integer, so that a few logits differ more than others.
+    """
+    data = lastax.data.reopen_data(config)
+    batch = lastax.training.calibration_batch(data, SEQUENCES)
+    cell = lastax.deployment.quantized_cell(model, calibration=batch)
+    wanted = np.asarray(lastax.predict(cell, {"x": x}))
+    run_lastax("export", run, *_INT8, "--to", "c", "--name", "word", "--out", folder / "integers")
+    found = {"c": Words(folder / "integers", len(config.labels))(x)}
+    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        file = folder / "integers.onnx"
+        run_lastax("export", run, *_INT8, "--to", "onnx-sequence", "--out", file)
+        found["onnx-sequence"] = onnx_sequence(file, x)
+    for name, logits in found.items():
+        change = np.abs(logits - wanted).max(axis=1) / np.abs(wanted).max()
+        same = np.mean(logits.argmax(axis=1) == wanted.argmax(axis=1))
+        yield (
+            f"Activations in 8 bits, {name} and `quantized_cell`: the median difference is "
+            f"{np.median(change):.1g}, the largest {change.max():.1g}; {100 * same:.1f} % with the "
+            "same class."
+        )
 
 
 def _exported(run, folder, target, logits, x, weights="float32"):

@@ -11,14 +11,13 @@ import tempfile
 from pathlib import Path
 
 import click
-from device_checks import NUMBERS, export_options
+from device_checks import NUMBERS, SEQUENCES, export_options
 from device_code import CODE, write_tables
 
 import lastax
 
 FLAGS = ("-std=c99", "-O2", "-mthumb", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 START = CODE / "cortex_m"
-SEQUENCES = 64
 BOARD = ("-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0")
 
 

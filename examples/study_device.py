@@ -15,14 +15,13 @@ from pathlib import Path
 
 import click
 import numpy as np
-from device_checks import NUMBERS, check_runtimes, export_options, split_logits
+from device_checks import NUMBERS, SEQUENCES, check_runtimes, export_options, split_logits
 from device_code import STEPS, Features, Words, microseconds, test_clips
 
 import lastax
 
 METHODS = ("last", "calibrated")
 RATIOS = (0.5, 0.7, 0.8, 0.9)
-SEQUENCES = 64
 # Which numbers have 8 bits.
 WEIGHTS = NUMBERS
 # The network whose outputs all runtimes compute.
