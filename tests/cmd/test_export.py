@@ -83,3 +83,16 @@ def test_rounding_shows_its_accuracy(cli, tmp_path):
     ended = cli("export", "run", "--to", "stablehlo", "--out", "net", "--quantize", "int8")
     assert ended.status == 2
     assert "--quantize has no effect without --to c, onnx, onnx-sequence" in ended.stderr
+
+
+@pytest.mark.slow
+def test_activations_in_8_bits_keep_the_accuracy_on_speech(cli):
+    """After two epochs. docs/device.md has networks after all epochs: at most 1.0 points."""
+    words = ("--task", "speech", "--no-bidirectional", "--epochs", "2", "--out", "run")
+    assert cli("train", *words).status == 0
+    words = ("--to", "c", "--out", "code", "--quantize", "int8", "--json")
+    found = cli("export", "run", *words).result["rounding"]
+    assert found["calibration_sequences"] == 64
+    assert found["accuracy_before"] > 0.4
+    assert abs(found["accuracy_after"] - found["accuracy_before"]) < 0.015
+    assert 0.95 < found["agreement"] < 1
