@@ -67,8 +67,8 @@ SEQUENCES = 64
     "--calibration",
     "sequences",
     type=click.IntRange(0),
-    help="Number of unlabeled training sequences for the ranges of activations, or 0 for weights"
-    f" only.  [default: {SEQUENCES}]",
+    help="Unlabeled training sequences for ranges of activations; 0 rounds only weights."
+    f"  [default: {SEQUENCES}]",
 )
 @location_options
 @json_option

@@ -22,7 +22,7 @@ static float dot(int n, const float *w, const float *x)
     return (s0 + s1) + (s2 + s3);
 }
 
-/* The same for weights of 8 bits. */
+/* The sum of `n` products with weights of 8 bits. */
 static float dot_int8(int n, const int8_t *w, const float *x)
 {
     float s[8] = {0.0f}, rest = 0.0f;
@@ -37,7 +37,7 @@ static float dot_int8(int n, const int8_t *w, const float *x)
     return rest + ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 }
 
-/* The same for integers of 8 bits, whose sum has 32 bits. */
+/* The sum of `n` products of integers of 8 bits. It fits in 32 bits if n <= 132,104. */
 static int32_t dot_integers(int n, const int8_t *w, const int8_t *x)
 {
     int32_t sum = 0;
@@ -109,7 +109,7 @@ static void add_product_int8(int n, int m, const int8_t *w, const float *scale, 
         y[j] += scale[j] * dot_int8(n, w, x);
 }
 
-/* The same for integers. The scale of a row contains that of the inputs. */
+/* y += W x for integers W and x of 8 bits. The scale of a row contains that of x. */
 static void add_product_of_integers(int n, int m, const int8_t *w, const float *scale,
                                     const int8_t *x, float *y)
 {

@@ -232,10 +232,8 @@ def _product(
     constants, names, suffix = _matrix(name, rows, int8)
     if scale is not None:
         integers, scales = constants
-        constants, suffix = (
-            (integers, scales._replace(values=scales.values * scale)),
-            "_of_integers",
-        )
+        constants = (integers, scales._replace(values=scales.values * scale))
+        suffix = "_of_integers"
     outputs, inputs = rows.shape
     return constants, f"add_product{suffix}({inputs}, {outputs}, {names}, {x}, {y});"
 
