@@ -1,10 +1,10 @@
-"""Accuracy of networks with weights in 8 bits, if activations are rounded to 8 bits as well.
+"""Accuracy of networks with weights and activations in 8 bits, by the ranges of activations.
 
 Usage: python device_activations.py RUN...
 
-Each RUN is a unidirectional S5 network for the task `speech`. The inputs of all matrices are
-scaled by their largest values on the calibration clips. lastax does not export such networks;
-docs/device.md tells why.
+Each RUN is a unidirectional S5 network for the task `speech`. The range of an activation is its
+largest value on the calibration clips, as in `lastax export --quantize int8`, or it is smaller and
+larger values are clipped. The last case also rounds the states where `C` reads them.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ import lastax
 
 RATIOS = (0.0, 0.8, 0.9)
 CLIPS = 64
-LARGEST = 127
+SMALLEST, LARGEST = -128, 127
 
 
 def keep(name, value):
@@ -27,71 +27,100 @@ def keep(name, value):
     return value
 
 
-def logits_and_peaks(cell, x, rounded):
-    """The logits of sequences, and the largest input of each matrix.
+def logits_and_inputs(cell, x, rounded):
+    """The logits of sequences, and the inputs of each matrix in all steps.
 
     `rounded(name, value)` is what a matrix reads. Names of states begin with "states".
     """
 
-    def read(peaks, name, value):
-        peaks[name] = jnp.abs(value).max()
+    def read(inputs, name, value):
+        inputs[name] = value
         return rounded(name, value)
 
     def step(carry, x):
-        states, total, peaks = [], carry[1], {}
-        h = cell.embed(read(peaks, "input", x))
+        states, inputs = [], {}
+        h = cell.embed(read(inputs, "input", x))
         for number, (block, state) in enumerate(zip(cell.blocks, carry[0], strict=True)):
             recurrence, u = block.recurrence, block.norm(h)
             re, im = jnp.split(state, 2, axis=1)
             lam_re, lam_im = recurrence.lam_re, recurrence.lam_im
             turned = jnp.concatenate([lam_re * re - lam_im * im, lam_re * im + lam_im * re], axis=1)
-            state = turned + read(peaks, f"u{number}", u) @ recurrence.B
-            y = read(peaks, f"states{number}", state) @ recurrence.C + recurrence.D * u
+            state = turned + read(inputs, f"u{number}", u) @ recurrence.B
+            y = read(inputs, f"states{number}", state) @ recurrence.C + recurrence.D * u
             g = jax.nn.gelu(y)
-            h = h + g * jax.nn.sigmoid(block.gate.gate(read(peaks, f"gate{number}", g)))
+            h = h + g * jax.nn.sigmoid(block.gate.gate(read(inputs, f"gate{number}", g)))
             states.append(state)
-        return (states, total + h), peaks
+        total, steps = carry[1] + h, carry[2] + 1
+        logits = cell.head(read(inputs, "head", total / steps))
+        return (states, total, steps), (logits, inputs)
 
     sizes = [2 * len(block.recurrence.lam_re) for block in cell.blocks]
     states = [jnp.zeros((len(x), size)) for size in sizes]
-    start = (states, jnp.zeros((len(x), len(cell.embed.bias))))
-    (_, total), peaks = jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))
-    peaks = {name: peak.max() for name, peak in peaks.items()}
-    return cell.head(read(peaks, "head", total / x.shape[1])), peaks
+    start = (states, jnp.zeros((len(x), len(cell.embed.bias))), 0.0)
+    _, (logits, inputs) = jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))
+    return logits[-1], inputs
 
 
-def rounding(peaks, *, states):
+def rounding(scales, *, states):
     """Round to 8 bits, states only if `states` is true."""
 
     def rounded(name, value):
         if name.startswith("states") and not states:
             return value
-        scale = peaks[name] / LARGEST
-        return jnp.clip(jnp.round(value / scale), -LARGEST, LARGEST) * scale
+        return jnp.clip(jnp.round(value / scales[name]), SMALLEST, LARGEST) * scales[name]
 
     return rounded
 
 
+def largest(values):
+    """The scale of the largest value."""
+    return np.abs(values).max() / LARGEST
+
+
+def percentile(values):
+    """The scale that clips one of 10,000 values."""
+    return np.quantile(np.abs(values), 0.9999) / LARGEST
+
+
+def least_squares(values):
+    """The scale with the smallest squared error, of 29."""
+    scales = largest(values) * np.linspace(0.3, 1, 29)
+    rounded = (np.clip(np.rint(values / scale), SMALLEST, LARGEST) * scale for scale in scales)
+    return scales[np.argmin([np.mean((one - values) ** 2) for one in rounded])]
+
+
+# The range of an activation, and whether states are rounded too.
+CASES = {
+    "activations by their largest values": (largest, False),
+    "activations by a percentile": (percentile, False),
+    "activations by least squares": (least_squares, False),
+    "activations and states by their largest values": (largest, True),
+}
+
+
 def measure(model, calibration, x, label):
-    """Accuracies in percent and largest changes of logits, by what is rounded."""
+    """Accuracies in percent and changes of logits, by what is rounded."""
     plain = lastax.streaming(model, compensated=False)
     rounded = lastax.deployment.quantized_cell(model, compensated=False)
-    _, peaks = logits_and_peaks(plain, calibration, keep)
-    cases = {
-        "float32": (plain, keep),
-        "weights": (rounded, keep),
-        "weights and activations, states in float32": (rounded, rounding(peaks, states=False)),
-        "weights, activations and states": (rounded, rounding(peaks, states=True)),
-    }
-    found = {}
-    for name, (cell, how) in cases.items():
-        logits = jax.jit(lambda cell, x, how=how: logits_and_peaks(cell, x, how)[0])(cell, x)
-        found[name] = np.asarray(logits)
-    wanted = found["float32"]
-    for name, logits in found.items():
+    _, inputs = jax.jit(lambda cell, x: logits_and_inputs(cell, x, keep))(rounded, calibration)
+    inputs = {name: np.asarray(values).ravel() for name, values in inputs.items()}
+    found = {"float32": (plain, keep), "weights": (rounded, keep)}
+    for name, (scale, states) in CASES.items():
+        scales = {key: scale(values) for key, values in inputs.items()}
+        found[f"weights, {name}"] = (rounded, rounding(scales, states=states))
+    wanted = None
+    for name, (cell, how) in found.items():
+        logits = jax.jit(lambda cell, x, how=how: logits_and_inputs(cell, x, how)[0])(cell, x)
+        logits = np.asarray(logits)
+        wanted = logits if wanted is None else wanted
         accuracy = 100 * np.mean(logits.argmax(axis=1) == label)
         change = 100 * np.abs(logits - wanted).max() / np.abs(wanted).max()
-        print(f"  {name}: {accuracy:.1f} %, logits change by up to {change:.1f} %", flush=True)
+        mean = 100 * np.sqrt(np.mean((logits - wanted) ** 2) / np.mean(wanted**2))
+        print(
+            f"  {name}: {accuracy:.1f} %, logits change by {mean:.2f} % (root mean square) and up "
+            f"to {change:.1f} %",
+            flush=True,
+        )
 
 
 @click.command()

@@ -19,8 +19,12 @@ from device_code import RATE, Words
 import lastax
 
 CLIPS = 64
+SEQUENCES = 64
+_INT8 = ("--quantize", "int8", "--calibration", SEQUENCES)
 CHUNK = 37
 WEIGHTS = ("float32", "int8")
+# As WEIGHTS, and what else is in 8 bits.
+NUMBERS = (*WEIGHTS, "int8 + activations")
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
 
 
@@ -41,6 +45,17 @@ def split_logits(model, x):
     """The logits after the last step of each sequence, by the streaming cell."""
     cell = lastax.streaming(model)
     return np.asarray(jax.jit(jax.vmap(_by_steps, in_axes=(None, 0)))(cell, x))
+
+
+def export_options(numbers, calibration):
+    """The arguments of `to_c` and `to_onnx` for one of NUMBERS.
+
+    `calibration` are unlabeled sequences for the activations.
+    """
+    if numbers == "float32":
+        return {}
+    activations = {"calibration": calibration} if numbers == NUMBERS[-1] else {}
+    return {"quantize": "int8", **activations}
 
 
 def run_lastax(*words, sound=None):
@@ -126,9 +141,10 @@ def check_runtimes(run, method, ratio, clips, x, out):
                 found |= _exported(pruned, Path(folder), target, logits, x, "int8")
         for weights in WEIGHTS:
             code = Path(folder) / weights
-            flags = ("--quantize", weights) if weights == "int8" else ()
+            flags = _flags(weights)
             run_lastax("export", pruned, "--to", "c", "--name", "word", "--out", code, *flags)
             found[_label("c", weights)] = Words(code, len(config.labels))(x)
+        activations = list(_with_activations(pruned, Path(folder), config, model, x))
         streamed = list(_streamed(pruned, clips[0, :RATE], Path(folder), config.labels))
     lines = ["| output | largest difference |", "| --- | --- |"]
     for name, got in found.items():
@@ -138,11 +154,41 @@ def check_runtimes(run, method, ratio, clips, x, out):
     expected = np.asarray(jax.nn.softmax(whole[0]))
     change = max(float(np.abs(got - expected).max()) for got in streamed)
     ending = f"`lastax stream` on a clip and through a pipe: probabilities within {change:.1g}."
-    return "\n".join([*lines, "", ending])
+    return "\n".join([*lines, "", *activations, ending])
 
 
 def _label(target, weights):
     return f"{target}, int8" if weights == "int8" else target
+
+
+def _flags(weights):
+    """Only weights are rounded: float32 arithmetic may round an activation to another integer."""
+    return ("--quantize", weights, "--calibration", 0) if weights == "int8" else ()
+
+
+def _with_activations(run, folder, config, model, x):
+    """Sentences about files whose activations have 8 bits too.
+
+    Single inputs can be rounded to another integer, so that a few logits differ more than others.
+    """
+    data = lastax.data.reopen_data(config)
+    batch = lastax.training.calibration_batch(data, SEQUENCES)
+    cell = lastax.deployment.quantized_cell(model, calibration=batch)
+    wanted = np.asarray(lastax.predict(cell, {"x": x}))
+    run_lastax("export", run, *_INT8, "--to", "c", "--name", "word", "--out", folder / "integers")
+    found = {"c": Words(folder / "integers", len(config.labels))(x)}
+    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        file = folder / "integers.onnx"
+        run_lastax("export", run, *_INT8, "--to", "onnx-sequence", "--out", file)
+        found["onnx-sequence"] = onnx_sequence(file, x)
+    for name, logits in found.items():
+        change = np.abs(logits - wanted).max(axis=1) / np.abs(wanted).max()
+        same = np.mean(logits.argmax(axis=1) == wanted.argmax(axis=1))
+        yield (
+            f"Activations in 8 bits, {name} and `quantized_cell`: the median difference is "
+            f"{np.median(change):.1g}, the largest {change.max():.1g}; {100 * same:.1f} % with the "
+            "same class."
+        )
 
 
 def _exported(run, folder, target, logits, x, weights="float32"):
@@ -152,7 +198,7 @@ def _exported(run, folder, target, logits, x, weights="float32"):
         print(f"skipped: {target} needs these packages: pip install onnx onnxruntime")
         return {}
     file = folder / f"{target}-{weights}"
-    flags = ("--quantize", weights) if weights == "int8" else ()
+    flags = _flags(weights)
     run_lastax("export", run, "--to", target, "--out", file, *flags)
     return {_label(target, weights): logits(file, x)}
 

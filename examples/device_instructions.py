@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import click
-from device_checks import WEIGHTS
+from device_checks import NUMBERS, SEQUENCES, export_options
 from device_code import CODE, write_tables
 
 import lastax
@@ -28,12 +28,11 @@ def compile_program(program, *sources, include=()):
     subprocess.run([*command, START / "start.c", *sources, "-lm", "-o", program], check=True)
 
 
-def count(model, weights, source):
+def count(model, options, source):
     """Instructions per step of the features of a split, and of a network."""
-    quantize = None if weights == "float32" else weights
     with tempfile.TemporaryDirectory() as folder:
         code, program = Path(folder) / "word", Path(folder) / "count.elf"
-        lastax.deployment.to_c(model, code, name="word", quantize=quantize)
+        lastax.deployment.to_c(model, code, name="word", **options)
         write_tables(code / "log_mel_tables.h", source.mean, source.std)
         sources = (START / "count.c", CODE / "log_mel.c", code / "word.c")
         compile_program(program, *sources, include=(CODE, code))
@@ -46,12 +45,13 @@ def count(model, weights, source):
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 def main(runs):
     """Count the instructions of the networks of RUNS."""
-    source = lastax.data.open_data("speech").sources["test"]
+    data = lastax.data.open_data("speech")
+    source, batch = data.sources["test"], lastax.training.calibration_batch(data, SEQUENCES)
     for run in runs:
         _, model = lastax.training.load_run(run)
-        for weights in WEIGHTS:
-            features, network = count(model, weights, source)
-            print(f"{run}, {weights}: features {features:,}, network {network:,}", flush=True)
+        for numbers in NUMBERS:
+            features, network = count(model, export_options(numbers, batch), source)
+            print(f"{run}, {numbers}: features {features:,}, network {network:,}", flush=True)
 
 
 if __name__ == "__main__":

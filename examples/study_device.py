@@ -15,14 +15,15 @@ from pathlib import Path
 
 import click
 import numpy as np
-from device_checks import WEIGHTS, check_runtimes, split_logits
+from device_checks import NUMBERS, SEQUENCES, check_runtimes, export_options, split_logits
 from device_code import STEPS, Features, Words, microseconds, test_clips
 
 import lastax
 
 METHODS = ("last", "calibrated")
 RATIOS = (0.5, 0.7, 0.8, 0.9)
-SEQUENCES = 64
+# Which numbers have 8 bits.
+WEIGHTS = NUMBERS
 # The network whose outputs all runtimes compute.
 CHECKED = ("calibrated", 0.8)
 FIGURES = {
@@ -59,21 +60,22 @@ class Study:
         self.cost = {**self.features.cost._asdict()}
         self.cost["microseconds"] = microseconds(self.features, self.clips)
 
-    def measure(self, model, cell, weights):
+    def measure(self, model, cell, weights, calibration):
         """What the C code of a network computes and needs, features included.
 
         `cell` are the logits of the test split by the streaming cell, in float32.
         """
-        quantize = None if weights == "float32" else weights
+        options = export_options(weights, calibration)
         with tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / "word"
-            sizes = lastax.deployment.to_c(model, code, name="word", quantize=quantize)
+            sizes = lastax.deployment.to_c(model, code, name="word", **options)
             words = Words(code, len(self.data.classes))
             logits = words(self.x)
             time = microseconds(words, self.x)
         return {
             "accuracy": float(np.mean(logits.argmax(axis=1) == self.label)),
             "cell_accuracy": float(np.mean(cell.argmax(axis=1) == self.label)),
+            "same": float(np.mean(logits.argmax(axis=1) == cell.argmax(axis=1))),
             "difference": float(np.abs(logits - cell).max() / np.abs(cell).max()),
             "parameters": sizes.parameters,
             "flash_bytes": sizes.flash_bytes + self.cost["flash_bytes"],
@@ -98,7 +100,7 @@ def measure_run(study, run, path):
         cell = split_logits(small, study.x)
         for weights in missing:
             identity = {"run": str(run), "method": method, "ratio": ratio, "weights": weights}
-            record = identity | study.measure(small, cell, weights)
+            record = identity | study.measure(small, cell, weights, batch)
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(record, flush=True)
@@ -134,8 +136,12 @@ def table(found):
 
 def summary(study, found):
     """What the table does not show, as sentences."""
-    exact = max(one["difference"] for one in found if one["weights"] == "float32")
-    rounded = max(one["difference"] for one in found if one["weights"] == "int8")
+    changes = {weights: [one for one in found if one["weights"] == weights] for weights in WEIGHTS}
+    changed = "; ".join(
+        f"{weights}: {max(one['difference'] for one in same):.2g} of the largest logit, "
+        f"{100 * min(one['same'] for one in same):.1f} % with the same class"
+        for weights, same in changes.items() if same
+    )  # fmt: skip
     (unpruned,) = ([100 * one["cell_accuracy"] for one in found if one["ratio"] == 0
                     and one["weights"] == "float32"],)  # fmt: skip
     cost = study.cost
@@ -146,8 +152,8 @@ def summary(study, found):
         f"step.",
         f"- Largest difference of a standardized feature between C and lastax: "
         f"{study.difference:.1g}.",
-        f"- Largest difference of a logit between C in float32 and the cell: {exact:.1g} of the "
-        f"largest logit. With int8: {rounded:.2g}.",
+        f"- Largest difference of a logit between C and the cell in float32, and the smallest "
+        f"share of clips with the same class, over all networks: {changed}.",
     ])  # fmt: skip
 
 

@@ -1,13 +1,11 @@
-"""What weights in 8 bits cost in accuracy, as `lastax export` shows it."""
+"""What numbers in 8 bits cost in accuracy, as `lastax export` shows it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lastax
-from lastax._errors import DataError, RunError
-from lastax.cmd._console import err, percent
-from lastax.cmd._options import DataLocation
+from lastax.cmd._console import percent
 
 SPLIT = "test"
 STEPS = 64
@@ -16,16 +14,11 @@ STEPS = 64
 def rounding_loss(
     config: lastax.training.RunConfig,
     network: lastax.nn.Network,
-    quantize: lastax.deployment.Quantization,
-    location: DataLocation,
+    rounded: lastax.nn.StreamingCell,
+    data: lastax.data.Data | None,
 ) -> dict[str, Any]:
     """The accuracies before and after rounding, or a difference of logits if there are no data."""
-    rounded = lastax.deployment.quantized_cell(network, quantize)
-    try:
-        with err.status(f"opening {config.data.name}"):
-            data = location.open(config)
-    except (DataError, RunError) as error:
-        err.print(f"the accuracy was not measured: {error}")
+    if data is None:
         return {"logit_difference": _difference(config, network, rounded)}
     fidelity = lastax.training.compare_split(network, rounded, data, SPLIT)
     return {
@@ -37,7 +30,15 @@ def rounding_loss(
 
 
 def rounding_line(loss: dict[str, Any]) -> str:
-    """The same as a line of text."""
+    """The same as text, and what was rounded."""
+    sequences = loss["calibration_sequences"]
+    what = (
+        f"weights and activations ({sequences} calibration sequences)" if sequences else "weights"
+    )
+    return f"8 bits: {what}\n{_loss_line(loss)}"
+
+
+def _loss_line(loss: dict[str, Any]) -> str:
     if "logit_difference" in loss:
         return (
             f"rounding changes logits by up to {percent(loss['logit_difference'])} of the largest "

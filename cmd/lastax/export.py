@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import lastax
+from lastax._errors import DataError, RunError
 from lastax.cmd._console import emit, err, out, resolve_run
 from lastax.cmd._options import (
     DataLocation,
@@ -20,8 +21,9 @@ from lastax.cmd._options import (
 )
 from lastax.cmd._rounding_loss import rounding_line, rounding_loss
 
-# Targets with weights in 8 bits.
+# Targets with numbers in 8 bits.
 QUANTIZED = ("c", "onnx", "onnx-sequence")
+SEQUENCES = 64
 
 
 @click.command()
@@ -59,7 +61,14 @@ QUANTIZED = ("c", "onnx", "onnx-sequence")
 @click.option(
     "--quantize",
     type=click.Choice(["int8"]),
-    help="Weights in 8 bits, with --to c, onnx or onnx-sequence.",
+    help="Weights and activations in 8 bits, with --to c, onnx or onnx-sequence.",
+)
+@click.option(
+    "--calibration",
+    "sequences",
+    type=click.IntRange(0),
+    help="Unlabeled training sequences for ranges of activations; 0 rounds only weights."
+    f"  [default: {SEQUENCES}]",
 )
 @location_options
 @json_option
@@ -73,6 +82,7 @@ def export(
     pad: lastax.interop.Pad,
     name: str,
     quantize: lastax.deployment.Quantization | None,
+    sequences: int | None,
     location: DataLocation,
     as_json: bool,
 ) -> None:
@@ -82,8 +92,12 @@ def export(
     `c` is C99 code without dependencies that reads one step of a stream, with a test program.
     `stablehlo` reads whole sequences, `stablehlo-step` and `onnx` one step, and `onnx-sequence` a
     sequence step by step. `safetensors` holds plain arrays. `c`, `onnx`, `onnx-sequence` and
-    `stablehlo-step` need a unidirectional network. `--quantize` also prints the accuracy on the
-    test split before and after rounding, if the data of RUN are present.
+    `stablehlo-step` need a unidirectional network.
+
+    `--quantize int8` rounds weights, and the inputs of matrix products by their largest values on
+    calibration sequences. States and eigenvalues keep float32. The command prints the accuracy on
+    the test split before and after rounding. If the data of RUN are missing, it rounds only the
+    weights and says so.
 
     Without `--to`, the command writes a checkpoint in a format of `lastax.interop`. A format is a
     naming scheme and a file type, such as s4-pth, s5-msgpack or s5-safetensors. S4D channels with
@@ -100,6 +114,8 @@ def export(
         require_flag({"name": "--name"}, "--to c")
     if target not in QUANTIZED:
         require_flag({"quantize": "--quantize"}, f"--to {', '.join(QUANTIZED)}")
+    if quantize is None:
+        require_flag({"sequences": "--calibration"}, "--quantize")
     run = resolve_run(run)
     if target in (None, "safetensors"):
         notes = lastax.interop.export_run(
@@ -110,20 +126,46 @@ def export(
         _show({"file": str(file), "notes": list(notes)}, _size(file), as_json)
         return
     config, network = lastax.training.load_run(run)
+    data, batch = None, None
+    if quantize is not None:
+        data = _data(config, location, needed=bool(sequences))
+        used = SEQUENCES if sequences is None else sequences
+        if data is not None and used:
+            batch = lastax.training.calibration_batch(data, used)
     if target == "c":
-        sizes = lastax.deployment.to_c(network, file, name=name, quantize=quantize)
+        sizes = lastax.deployment.to_c(
+            network, file, name=name, quantize=quantize, calibration=batch
+        )
         record = {"folder": str(file), **sizes._asdict()}
         line = (
             f"{file}: constants {sizes.flash_bytes:,} bytes, state {sizes.state_bytes:,} bytes, "
             f"{sizes.multiply_adds:,} multiply-adds per step"
         )
     else:
-        lastax.deployment.TARGETS[target](network, file, config.labels, quantize)
+        lastax.deployment.TARGETS[target](network, file, config.labels, quantize, batch)
         record, line = {"file": str(file), "notes": []}, _size(file)
     if quantize is not None:
-        record["rounding"] = rounding_loss(config, network, quantize, location)
+        rounded = lastax.deployment.quantized_cell(network, quantize, calibration=batch)
+        record["rounding"] = {
+            "calibration_sequences": 0 if batch is None else len(batch["x"]),
+            **rounding_loss(config, network, rounded, data),
+        }
         line = f"{line}\n{rounding_line(record['rounding'])}"
     _show(record, line, as_json)
+
+
+def _data(
+    config: lastax.training.RunConfig, location: DataLocation, *, needed: bool
+) -> lastax.data.Data | None:
+    """The data of the run; None with a message if they are missing and not needed."""
+    try:
+        with err.status(f"opening {config.data.name}"):
+            return location.open(config)
+    except (DataError, RunError) as error:
+        if needed:
+            raise
+        err.print(f"activations keep float32, and the accuracy was not measured: {error}")
+        return None
 
 
 def _size(file: Path) -> str:

@@ -26,7 +26,10 @@ def test_c_and_safetensors(cli, run, tmp_path):
     result = ended.result
     assert result.pop("folder") == "code"
     # The data of the run are gone.
-    assert 1e-4 < result.pop("rounding")["logit_difference"] < 0.03
+    rounding = result.pop("rounding")
+    assert 1e-4 < rounding["logit_difference"] < 0.03
+    assert rounding["calibration_sequences"] == 0
+    assert "activations keep float32, and " in ended.stderr
     assert "the accuracy was not measured: file not found: " in ended.stderr
     assert result == lastax.deployment.footprint(network, quantize="int8")._asdict()
     names = {"word.h", "word.c", "word_test.c"}
@@ -34,6 +37,10 @@ def test_c_and_safetensors(cli, run, tmp_path):
     again = cli("export", run, "--to", "c", "--out", "code")
     assert again.status == 1
     assert "code already exists" in again.stderr
+    needed = cli("export", run, "--to", "c", "--out", "new", *words, "--calibration", "8")
+    assert needed.status == 1
+    assert "file not found: " in needed.stderr
+    assert not (tmp_path / "new").exists()
 
     ended = cli("export", run, "--to", "safetensors", "--out", "net.safetensors")
     assert ended.status == 0
@@ -55,13 +62,37 @@ def test_rounding_shows_its_accuracy(cli, tmp_path):
     network = lastax.build_network(config.model, input_size=2, classes=2, key=jax.random.key(0))
     lastax.save("run", network)
     lastax.training.save_config("run", config)
-    ended = cli("export", "run", "--to", "c", "--out", "code", "--quantize", "int8", "--json")
-    assert ended.stderr == ""
-    found = ended.result["rounding"]
-    rounded = lastax.deployment.quantized_cell(network)
-    for key, model in (("accuracy_before", network), ("accuracy_after", rounded)):
-        assert found[key] == lastax.training.evaluate_split(model, data, "test").accuracy
-    assert 0 < found["agreement"] <= 1
+    before = lastax.training.evaluate_split(network, data, "test").accuracy
+    # By default, all 48 records that are for training.
+    for sequences, words in ((0, ("--calibration", "0")), (48, ())):
+        command = ("export", "run", "--to", "c", "--out", f"code-{sequences}", *words)
+        ended = cli(*command, "--quantize", "int8", "--json")
+        assert ended.stderr == ""
+        found = ended.result["rounding"]
+        assert found["calibration_sequences"] == sequences
+        batch = lastax.training.calibration_batch(data, 64) if sequences else None
+        rounded = lastax.deployment.quantized_cell(network, calibration=batch)
+        after = lastax.training.evaluate_split(rounded, data, "test").accuracy
+        assert (found["accuracy_before"], found["accuracy_after"]) == (before, after)
+        assert 0 < found["agreement"] <= 1
+        code = (tmp_path / f"code-{sequences}/model.c").read_text()
+        assert ("add_product_of_integers" in code) == (sequences > 0)
+    ended = cli("export", "run", "--to", "c", "--out", "net", "--calibration", "8")
+    assert ended.status == 2
+    assert "--calibration has no effect without --quantize" in ended.stderr
     ended = cli("export", "run", "--to", "stablehlo", "--out", "net", "--quantize", "int8")
     assert ended.status == 2
     assert "--quantize has no effect without --to c, onnx, onnx-sequence" in ended.stderr
+
+
+@pytest.mark.slow
+def test_activations_in_8_bits_keep_the_accuracy_on_speech(cli):
+    """After two epochs. docs/device.md has networks after all epochs: at most 1.0 points."""
+    words = ("--task", "speech", "--no-bidirectional", "--epochs", "2", "--out", "run")
+    assert cli("train", *words).status == 0
+    words = ("--to", "c", "--out", "code", "--quantize", "int8", "--json")
+    found = cli("export", "run", *words).result["rounding"]
+    assert found["calibration_sequences"] == 64
+    assert found["accuracy_before"] > 0.4
+    assert abs(found["accuracy_after"] - found["accuracy_before"]) < 0.015
+    assert 0.95 < found["agreement"] < 1

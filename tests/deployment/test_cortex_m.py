@@ -8,7 +8,7 @@ import pytest
 
 from lastax.deployment import to_c
 
-from .networks import UNIDIRECTIONAL
+from .networks import UNIDIRECTIONAL, inputs
 
 START = Path(__file__).parents[2] / "examples/device/cortex_m"
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
@@ -26,12 +26,15 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("compensated", [True, False])
-@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("quantize", [None, "int8", "int8 + activations"])
 @pytest.mark.parametrize("name", UNIDIRECTIONAL)
 def test_the_code_computes_the_outputs_of_the_cell(name, quantize, compensated, tmp_path):
     """The written test passes on the device."""
     folder = tmp_path / "c"
-    sizes = to_c(UNIDIRECTIONAL[name](), folder, compensated=compensated, quantize=quantize)
+    model, options = UNIDIRECTIONAL[name](), {"compensated": compensated, "quantize": quantize}
+    if quantize == "int8 + activations":
+        options |= {"quantize": "int8", "calibration": inputs(model, 4, 20)}
+    sizes = to_c(model, folder, **options)
     sources = [START / "start.c", folder / "model.c", folder / "model_test.c"]
     program = tmp_path / "model.elf"
     linked = ("-T", START / "flash.ld", "-o", program)

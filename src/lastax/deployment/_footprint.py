@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.deployment._constants import cell_of, float32_cell
 from lastax.deployment._parts import Part, make_parts
 from lastax.deployment._rounding import Quantization, rounded_cell
@@ -34,6 +35,7 @@ def footprint(
     *,
     compensated: bool | None = None,
     quantize: Quantization | None = None,
+    calibration: CalibrationBatches | None = None,
 ) -> Footprint:
     """Count what `to_c` with the same arguments writes.
 
@@ -41,16 +43,18 @@ def footprint(
         model: a unidirectional classifier, or its cell.
         compensated: carry the rounding errors of the states along; see `to_c`.
         quantize: `int8` for weights in 8 bits.
+        calibration: unlabeled sequences for activations in 8 bits.
 
     Returns:
         The counts.
 
     Raises:
         ValueError: if the model cannot stream, has an unstable state, or values that are not
-            finite.
+            finite, or if the calibration data do not fit.
     """
     cell = float32_cell("footprint", cell_of(model, compensated))
-    return footprint_of(make_parts(rounded_cell("footprint", cell, quantize), quantize))
+    cell = rounded_cell("footprint", cell, quantize, calibration)
+    return footprint_of(make_parts(cell, quantize))
 
 
 def footprint_of(parts: Sequence[Part]) -> Footprint:

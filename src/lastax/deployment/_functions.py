@@ -22,20 +22,46 @@ static float dot(int n, const float *w, const float *x)
     return (s0 + s1) + (s2 + s3);
 }
 
-/* The same for weights of 8 bits. */
+/* The sum of `n` products with weights of 8 bits. */
 static float dot_int8(int n, const int8_t *w, const float *x)
 {
-    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
-    int i;
-    for (i = 0; i < n % 4; i++)
-        s0 += (float)w[i] * x[i];
-    for (; i < n; i += 4) {
-        s0 += (float)w[i] * x[i];
-        s1 += (float)w[i + 1] * x[i + 1];
-        s2 += (float)w[i + 2] * x[i + 2];
-        s3 += (float)w[i + 3] * x[i + 3];
+    float s[8] = {0.0f}, rest = 0.0f;
+    int i, k;
+    for (i = 0; i < n % 8; i++)
+        rest += (float)w[i] * x[i];
+    for (; i < n; i += 8) {
+        UNROLLED
+        for (k = 0; k < 8; k++)
+            s[k] += (float)w[i + k] * x[i + k];
     }
-    return (s0 + s1) + (s2 + s3);
+    return rest + ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+/* The sum of `n` products of integers of 8 bits. It fits in 32 bits if n <= 132,104. */
+static int32_t dot_integers(int n, const int8_t *w, const int8_t *x)
+{
+    int32_t sum = 0;
+    int i, k;
+    for (i = 0; i < n % 16; i++)
+        sum += (int32_t)w[i] * x[i];
+    for (; i < n; i += 16) {
+        UNROLLED
+        for (k = 0; k < 16; k++)
+            sum += (int32_t)w[i + k] * x[i + k];
+    }
+    return sum;
+}
+
+/* The integers nearest to `factor` x, from -128 to 127. Adding 1.5 * 2^23 rounds to an integer. */
+static void to_integers(int n, float factor, const float *x, int8_t *y)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        float v = factor * x[i];
+        v = v > -128.0f ? v : -128.0f;
+        v = v < 127.0f ? v : 127.0f;
+        y[i] = (int8_t)((v + 12582912.0f) - 12582912.0f);
+    }
 }
 
 static void clear(int n, float *y)
@@ -81,6 +107,15 @@ static void add_product_int8(int n, int m, const int8_t *w, const float *scale, 
     int j;
     for (j = 0; j < m; j++, w += n)
         y[j] += scale[j] * dot_int8(n, w, x);
+}
+
+/* y += W x for integers W and x of 8 bits. The scale of a row contains that of x. */
+static void add_product_of_integers(int n, int m, const int8_t *w, const float *scale,
+                                    const int8_t *x, float *y)
+{
+    int j;
+    for (j = 0; j < m; j++, w += n)
+        y[j] += scale[j] * (float)dot_integers(n, w, x);
 }
 
 /* Add the row of a token. Tokens outside of [0, n) add nothing. */

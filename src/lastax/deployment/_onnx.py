@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lastax._errors import MissingPackageError
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.deployment._constants import float32_cell
 from lastax.deployment._rounding import Quantization, rounded_cell
 from lastax.nn._networks import Network
@@ -21,6 +22,7 @@ def to_onnx(
     whole_sequence: bool = False,
     classes: Sequence[str] = (),
     quantize: Quantization | None = None,
+    calibration: CalibrationBatches | None = None,
 ) -> None:
     """Write a unidirectional classifier as ONNX, in float32 and with real arithmetic only.
 
@@ -44,12 +46,15 @@ def to_onnx(
         classes: names of the classes.
         quantize: `int8` for weights in 8 bits, as in `to_c`. The file has integers and one scale
             per output channel; `DequantizeLinear` makes float32 numbers of them.
+        calibration: unlabeled sequences for activations in 8 bits, as in `to_c`. The file then
+            multiplies integers: `QuantizeLinear` and `MatMulInteger`.
 
     Raises:
         MissingPackageError: if onnx is not installed.
         RunError: if the file cannot be written.
         ValueError: if the model cannot be a stream, as in `streaming`, or if `classes` does not fit
-            it. With `quantize`, also if a state is unstable or values are not finite.
+            it. With `quantize`, also if a state is unstable or values are not finite, or if the
+            calibration data do not fit.
     """
     cell = model if isinstance(model, StreamingCell) else streaming(model)
     outputs = cell.head.bias.shape[0]
@@ -62,6 +67,7 @@ def to_onnx(
     except ModuleNotFoundError as error:
         raise MissingPackageError("to_onnx", error, extra="onnx") from error
     if quantize is not None:
-        cell = rounded_cell("to_onnx", float32_cell("to_onnx", cell), quantize)
+        cell = float32_cell("to_onnx", cell)
+    cell = rounded_cell("to_onnx", cell, quantize, calibration)
     write = sequence_model if whole_sequence else step_model
     write_atomically(file, write(cell, classes, quantize))

@@ -11,7 +11,7 @@ import onnx
 
 from lastax.deployment._onnx_compensated import add_compensated, advance
 from lastax.deployment._onnx_graph import Graph, value_info
-from lastax.deployment._onnx_weights import channel_weights, matrix, rows
+from lastax.deployment._onnx_weights import FLOAT, channel_weights, matrix, product, rows
 from lastax.deployment._rounding import Quantization
 from lastax.nn._blocks import Gate, Linear
 from lastax.nn._cell_block import CellBlock, CellNorm
@@ -21,7 +21,6 @@ from lastax.nn._streaming_cell import StreamingCell
 from lastax.serialization._arrays import named_arrays
 
 FORMAT_VERSION = "1"
-FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 def step_model(
@@ -133,7 +132,7 @@ def _metadata(cell: StreamingCell, classes: Sequence[str]) -> dict[str, str]:
 
 
 def _linear(graph: Graph, linear: Linear, x: str) -> str:
-    return graph.add("Add", graph.add("MatMul", x, matrix(graph, linear.weight)), linear.bias)
+    return graph.add("Add", product(graph, x, linear.weight, linear), linear.bias)
 
 
 def _embed(graph: Graph, cell: StreamingCell, x: str) -> str:
@@ -185,14 +184,14 @@ def _norm(graph: Graph, norm: CellNorm, x: str) -> str:
 
 def _feedthrough(graph: Graph, recurrence: Recurrence, u: str) -> str:
     if recurrence.D.ndim == 2:
-        return graph.add("MatMul", u, matrix(graph, recurrence.D))
+        return product(graph, u, recurrence.D, recurrence)
     return graph.add("Mul", u, recurrence.D)
 
 
 def _drive(graph: Graph, recurrence: Recurrence, u: str) -> str:
     """The driving input of the states."""
     if not isinstance(recurrence, ChannelRecurrence):
-        return graph.add("MatMul", u, matrix(graph, recurrence.B))
+        return product(graph, u, recurrence.B, recurrence)
     own = graph.add("Gather", u, _channel(recurrence), axis=1)
     return graph.add("Mul", graph.add("Concat", own, own, axis=1), recurrence.B)
 

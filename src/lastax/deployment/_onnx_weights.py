@@ -1,4 +1,8 @@
-"""Weights in ONNX: constants in float32, or integers that the runtime multiplies by scales."""
+"""Products in ONNX.
+
+Weights are constants in float32, or integers that the runtime multiplies by scales. With rounded
+inputs, the runtime multiplies integers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,31 @@ import onnx
 
 from lastax._typing import Array
 from lastax.deployment._onnx_graph import Graph, Operand
+from lastax.deployment._rounded_inputs import input_scale
 from lastax.deployment._rounding import channels_to_int8, to_int8
+from lastax.nn._blocks import Linear
+from lastax.nn._recurrence import Recurrence
+
+FLOAT = int(onnx.TensorProto.FLOAT)
+
+
+def product(graph: Graph, x: str, weights: Array, reader: Linear | Recurrence) -> str:
+    """The product of `x` and a matrix whose columns are outputs.
+
+    Args:
+        graph: where nodes are appended.
+        x: rows of inputs.
+        weights: the matrix.
+        reader: the part of the cell that it belongs to. If that part rounds its inputs, the product
+            is one of integers.
+    """
+    scale = input_scale(reader)
+    if scale is None:
+        return graph.add("MatMul", x, matrix(graph, weights))
+    integers, scales = to_int8(np.asarray(weights).T)
+    rounded = graph.add("QuantizeLinear", x, np.asarray(scale), np.zeros((), np.int8))
+    sums = graph.add("MatMulInteger", rounded, integers.T)
+    return graph.add("Mul", graph.add("Cast", sums, to=FLOAT), scales * scale)
 
 
 def matrix(graph: Graph, weights: Array) -> Operand:
@@ -41,4 +69,4 @@ def channel_weights(graph: Graph, weights: Array, channel: np.ndarray) -> Operan
     graph = graph.outermost
     scale = graph.add("Gather", scales, channel)
     scale = graph.add("Concat", scale, scale, axis=0)
-    return graph.add("Mul", graph.add("Cast", integers, to=int(onnx.TensorProto.FLOAT)), scale)
+    return graph.add("Mul", graph.add("Cast", integers, to=FLOAT), scale)

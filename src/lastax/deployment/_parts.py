@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lastax._typing import Array
+from lastax.deployment._rounded_inputs import input_scale
 from lastax.deployment._rounding import Quantization, to_int8
 from lastax.nn._blocks import Gate, Linear
 from lastax.nn._cell_block import CellBlock, CellNorm
@@ -36,7 +37,8 @@ class Part(NamedTuple):
     Attributes:
         title: what it does.
         statements: calls of the functions in `_functions`, on the arrays `h` (hidden state), `u`
-            (input of a recurrence), `b` (driving input of its states), `y` (its output) and `g`.
+            (input of a recurrence), `b` (driving input of its states), `y` (its output), `g`, and
+            `q` (an input in 8 bits).
         constants: the constants that they use.
         state: name and number of elements of each array of the state. All elements have 4 bytes.
         multiply_adds: number of multiplications.
@@ -110,27 +112,25 @@ def _norm(name: str, norm: CellNorm, x: str, y: str) -> Part:
 
 
 def _recurrence(name: str, recurrence: Recurrence, u: str, int8: bool) -> Part:
-    states, D = len(recurrence.lam_re), recurrence.D
+    states, D, scale = len(recurrence.lam_re), recurrence.D, input_scale(recurrence)
     channels = len(D)
-    constants: tuple[Constant, ...] = ()
+    work, q, statements = _rounded_input(channels, u, scale)
+    work += D.size
     if D.ndim == 2:
-        constants, names, suffix = _matrix(f"{name}_D", D.T, int8)
-        statements = [
-            f"clear({channels}, y);",
-            f"add_product{suffix}({channels}, {channels}, {names}, {u}, y);",
-        ]
+        constants, product = _product(f"{name}_D", D.T, q, "y", int8, scale)
+        statements += [f"clear({channels}, y);", product]
     else:
         constants = (Constant(f"{name}_D", D),)
-        statements = [f"multiply({channels}, {name}_D, {u}, y);"]
+        statements.append(f"multiply({channels}, {name}_D, {u}, y);")
     if states == 0:
-        return Part(f"{name}: layer without states", tuple(statements), constants, (), D.size)
+        return Part(f"{name}: layer without states", tuple(statements), constants, (), work)
     lam = Constant(f"{name}_lam", _interleaved(recurrence.lam_re, recurrence.lam_im))
     state, ending = [(f"{name}_states", 2 * states)], ""
     values = f"state->{name}_states"
     if recurrence.compensated:
         state.append((f"{name}_errors", 2 * states))
         values, ending = f"{values}, state->{name}_errors", "_compensated"
-    work = D.size + (12 if recurrence.compensated else 4) * states
+    work += (12 if recurrence.compensated else 4) * states
     if isinstance(recurrence, ChannelRecurrence):
         counts = Constant(f"{name}_counts", np.asarray(recurrence.counts, np.uint16))
         C, names, suffix = _channel_weights(name, recurrence, int8)
@@ -143,14 +143,15 @@ def _recurrence(name: str, recurrence: Recurrence, u: str, int8: bool) -> Part:
         work += 2 * states
     else:
         order = _interleaved(np.arange(states), np.arange(states, 2 * states))
-        B, B_names, suffix = _matrix(f"{name}_B", recurrence.B.T[order], int8)
-        C, C_names, suffix = _matrix(f"{name}_C", recurrence.C.T[:, order], int8)
+        B, driving = _product(f"{name}_B", recurrence.B.T[order], q, "b", int8, scale)
         rows = 2 * states
+        weights = recurrence.C.T[:, order]
+        C, observing = _product(f"{name}_C", weights, f"state->{name}_states", "y", int8)
         statements += [
             f"clear({rows}, b);",
-            f"add_product{suffix}({channels}, {rows}, {B_names}, {u}, b);",
+            driving,
             f"advance{ending}({states}, {lam.name}, b, {values});",
-            f"add_product{suffix}({rows}, {channels}, {C_names}, state->{name}_states, y);",
+            observing,
         ]
         constants = (*constants, lam, *B, *C)
         work += 2 * rows * channels
@@ -179,24 +180,62 @@ def _gate(name: str, gate: Gate, channels: int, int8: bool) -> list[Part]:
     title = f"{name}: {gate.activation}"
     if gate.gate is None:
         return [Part(title, (activation, f"add({channels}, y, h);"))]
-    parts, passed = [Part(title, (activation,))], "y"
+    scale = input_scale(gate.gate)
+    work, q, statements = _rounded_input(channels, features, scale)
+    parts, passed = [Part(title, (activation, *statements), (), (), work)], "y"
     if gate.value is not None:
         passed = "g"
-        parts.append(_linear(f"{name}_value", gate.value, features, passed, int8))
-    parts.append(_linear(f"{name}_gate", gate.gate, features, "u", int8))
+        parts.append(_affine(f"{name}_value", gate.value, q, passed, int8))
+    parts.append(_affine(f"{name}_gate", gate.gate, q, "u", int8))
     residual = f"add_gated({channels}, {passed}, u, h);"
     return [*parts, Part(f"{name}: residual", (residual,), (), (), channels)]
 
 
 def _linear(name: str, linear: Linear, x: str, y: str, int8: bool) -> Part:
-    inputs, outputs = linear.weight.shape
-    weights, names, suffix = _matrix(f"{name}_weight", linear.weight.T, int8)
-    statements = (
-        f"copy({outputs}, {name}_bias, {y});",
-        f"add_product{suffix}({inputs}, {outputs}, {names}, {x}, {y});",
+    """A linear map, which rounds its input if it has to."""
+    work, q, statements = _rounded_input(len(linear.weight), x, input_scale(linear))
+    part = _affine(name, linear, q, y, int8)
+    return part._replace(
+        statements=(*statements, *part.statements), multiply_adds=work + part.multiply_adds
     )
+
+
+def _affine(name: str, linear: Linear, x: str, y: str, int8: bool) -> Part:
+    """A linear map of `x`, or of integers if its inputs are rounded."""
+    scale = input_scale(linear)
+    weights, product = _product(f"{name}_weight", linear.weight.T, x, y, int8, scale)
+    statements = (f"copy({linear.weight.shape[1]}, {name}_bias, {y});", product)
     bias = Constant(f"{name}_bias", linear.bias)
-    return Part(name, statements, (*weights, bias), (), inputs * outputs)
+    return Part(name, statements, (*weights, bias), (), linear.weight.size)
+
+
+def _rounded_input(size: int, x: str, scale: np.float32 | None) -> tuple[int, str, list[str]]:
+    """The work of rounding an input, the array with the result, and the statements."""
+    if scale is None:
+        return 0, x, []
+    return size, "q", [f"to_integers({size}, {literal(1 / scale)}, {x}, q);"]
+
+
+def _product(
+    name: str, rows: Array, x: str, y: str, int8: bool, scale: np.float32 | None = None
+) -> tuple[tuple[Constant, ...], str]:
+    """The constants of a matrix, and the statement that adds its product with `x` to `y`.
+
+    Args:
+        name: name of the matrix.
+        rows: its values. Rows are outputs.
+        x: the array that it reads.
+        y: the array to which the product is added.
+        int8: whether weights have 8 bits.
+        scale: the scale of `x` if it holds integers.
+    """
+    constants, names, suffix = _matrix(name, rows, int8)
+    if scale is not None:
+        integers, scales = constants
+        constants = (integers, scales._replace(values=scales.values * scale))
+        suffix = "_of_integers"
+    outputs, inputs = rows.shape
+    return constants, f"add_product{suffix}({inputs}, {outputs}, {names}, {x}, {y});"
 
 
 def _matrix(name: str, rows: Array, int8: bool) -> tuple[tuple[Constant, ...], str, str]:

@@ -40,7 +40,8 @@ class Program(NamedTuple):
         sizes: name and value of each public size.
         input: declaration of the input of a step.
         parts: the parts of a step.
-        scratch: name and number of floats of each array on the stack.
+        scratch: name and number of elements of each array on the stack. Elements of `q` are
+            integers of 8 bits, and others float32.
     """
 
     name: str
@@ -77,6 +78,7 @@ def make_program(name: str, cell: StreamingCell, parts: Sequence[Part]) -> Progr
     used = set(re.findall(r"\w+", "\n".join(line for part in parts for line in part.statements)))
     sizes = {"h": channels, "u": channels, "b": 2 * max(states, default=0), "y": channels}
     sizes["g"] = channels
+    sizes["q"] = channels if cell.tokens else max(inputs, channels)
     kind = "tokens" if cell.tokens else "features"
     return Program(
         name=name,
@@ -101,7 +103,7 @@ def header_file(program: Program) -> str:
         for part in program.parts
         for member, size in part.state
     )
-    stack = 4 * sum(size for _, size in program.scratch)
+    stack = sum((1 if buffer == "q" else 4) * size for buffer, size in program.scratch)
     features = program.sizes[0][0]
     takes = (
         f"Read one token, 0 to {features} - 1"
@@ -154,15 +156,20 @@ def source_file(program: Program) -> str:
     constants = "\n\n".join(
         array(constant) for part in program.parts for constant in part.constants
     )
-    scratch = "\n".join(f"    float {buffer}[{size}];" for buffer, size in program.scratch)
+    scratch = "\n".join(
+        f"    {'int8_t' if buffer == 'q' else 'float'} {buffer}[{size}];"
+        for buffer, size in program.scratch
+    )
     clearing = "\n".join(
         f"    state->{STEPS} = 0;" if member == STEPS else f"    clear({size}, state->{member});"
         for part in program.parts
         for member, size in part.state
     )
     functions = definitions(program.statements + clearing)
-    strict = _STRICT if "add_compensated" in functions else ""
+    exact = any(name in functions for name in ("add_compensated", "to_integers"))
+    strict = _STRICT if exact else ""
     strict += _PRODUCT_ERROR if "PRODUCT_ERROR" in functions else ""
+    strict += _UNROLLED if "UNROLLED" in functions else ""
     unused = "" if clearing else "    (void)state;\n"
     return f"""\
 /* {program.summary}.
@@ -190,7 +197,7 @@ void {name}_step({name}_state *state, {program.input}, float *logits)
 
 
 _STRICT = """
-/* Rounding errors are carried along, which needs exact rules of float arithmetic. */
+/* Some sums rely on how numbers are rounded, which needs exact rules of float arithmetic. */
 #if defined(__FAST_MATH__)
 #error "compile without -ffast-math and -Ofast"
 #endif
@@ -210,6 +217,15 @@ _PRODUCT_ERROR = """
 #define PRODUCT_ERROR(a, b, p) fmaf(a, b, -(p))
 #else
 #define PRODUCT_ERROR(a, b, p) ((float)((double)(a) * (b) - (p)))
+#endif
+"""
+
+_UNROLLED = """
+/* A short loop of constant length. GCC does not unroll it with -O2. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8
+#define UNROLLED _Pragma("GCC unroll 16")
+#else
+#define UNROLLED
 #endif
 """
 

@@ -1,4 +1,7 @@
-"""Weights in 8 bits, with one scale per output channel. States and `lam` keep float32."""
+"""Numbers in 8 bits: weights with one scale per output channel, and inputs of matrices.
+
+States and `lam` keep float32.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Int8
 
+from lastax.calibration._chunks import CalibrationBatches
+from lastax.deployment._rounded_inputs import LARGEST, rounds_inputs, with_rounded_inputs
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock
 from lastax.nn._channel_recurrence import ChannelRecurrence
@@ -17,15 +22,13 @@ from lastax.nn._streaming_cell import StreamingCell
 
 Quantization = Literal["int8"]
 
-_LARGEST = 127
-
 
 def to_int8(
     rows: Float[np.ndarray, "m n"],
 ) -> tuple[Int8[np.ndarray, "m n"], Float[np.ndarray, " m"]]:
     """Integers and one scale per row, whose products are nearest to `rows`."""
     largest = np.abs(rows).max(axis=1, initial=0)
-    scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
+    scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
@@ -49,28 +52,41 @@ def channels_to_int8(
 
 
 def rounded_cell(
-    function: str, cell: StreamingCell, quantize: Quantization | None
+    function: str,
+    cell: StreamingCell,
+    quantize: Quantization | None,
+    calibration: CalibrationBatches | None = None,
 ) -> StreamingCell:
-    """The cell with the values that its weights have in 8 bits.
+    """The cell with the values that its weights, and inputs of matrices, have in 8 bits.
 
     Args:
         function: the function that the user called, for messages.
         cell: a cell in float32, as `float32_cell` returns it.
         quantize: `int8`, or None for the cell itself.
+        calibration: unlabeled sequences for the scales of the inputs of matrices. Without them,
+            these inputs stay as they are.
 
     Raises:
-        ValueError: if `quantize` is anything else.
+        ValueError: if `quantize` is anything else, or if the calibration data do not fit.
     """
     if quantize is None:
+        if calibration is not None:
+            raise ValueError(f"{function}: calibration has no effect without quantize='int8'")
+        if rounds_inputs(cell):
+            raise ValueError(
+                f"{function}: the cell is one of quantized_cell with rounded activations; pass "
+                "quantize='int8'"
+            )
         return cell
     if quantize != "int8":
         raise ValueError(f"{function}: quantize must be 'int8' or None, got {quantize!r}")
-    return dataclasses.replace(
+    cell = dataclasses.replace(
         cell,
         embed=_linear(cell.embed),
         blocks=tuple(map(_block, cell.blocks)),
         head=_linear(cell.head),
     )
+    return cell if calibration is None else with_rounded_inputs(function, cell, calibration)
 
 
 def _rounded(rows: np.ndarray) -> np.ndarray:
@@ -79,7 +95,8 @@ def _rounded(rows: np.ndarray) -> np.ndarray:
 
 
 def _linear(linear: Linear) -> Linear:
-    return linear.replaced(_rounded(np.asarray(linear.weight).T).T, np.asarray(linear.bias))
+    weight = jnp.asarray(_rounded(np.asarray(linear.weight).T).T)
+    return dataclasses.replace(linear, weight=weight)
 
 
 def _block(block: CellBlock) -> CellBlock:

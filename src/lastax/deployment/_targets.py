@@ -4,40 +4,67 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from lastax.calibration._chunks import CalibrationBatches
 from lastax.deployment._onnx import to_onnx
 from lastax.deployment._rounding import Quantization
 from lastax.deployment._stablehlo import to_stablehlo
 from lastax.nn._networks import Network
 from lastax.nn._streaming import streaming
 
-# Takes a network, the file to write, the names of the classes, and how weights are stored.
-Exporter = Callable[[Network, Path, Sequence[str], Quantization | None], None]
+# Takes a network, the file to write, the names of the classes, how numbers are stored, and
+# calibration data for activations in 8 bits.
+Exporter = Callable[
+    [Network, Path, Sequence[str], Quantization | None, CalibrationBatches | None], None
+]
 
 
 def _onnx(
-    model: Network, file: Path, classes: Sequence[str], quantize: Quantization | None
+    model: Network,
+    file: Path,
+    classes: Sequence[str],
+    quantize: Quantization | None,
+    calibration: CalibrationBatches | None,
 ) -> None:
-    to_onnx(model, file, classes=classes, quantize=quantize)
+    to_onnx(model, file, classes=classes, quantize=quantize, calibration=calibration)
 
 
 def _onnx_sequence(
-    model: Network, file: Path, classes: Sequence[str], quantize: Quantization | None
+    model: Network,
+    file: Path,
+    classes: Sequence[str],
+    quantize: Quantization | None,
+    calibration: CalibrationBatches | None,
 ) -> None:
-    to_onnx(model, file, whole_sequence=True, classes=classes, quantize=quantize)
+    to_onnx(
+        model,
+        file,
+        whole_sequence=True,
+        classes=classes,
+        quantize=quantize,
+        calibration=calibration,
+    )
 
 
 def _stablehlo(
-    model: Network, file: Path, classes: Sequence[str], quantize: Quantization | None
+    model: Network,
+    file: Path,
+    classes: Sequence[str],
+    quantize: Quantization | None,
+    calibration: CalibrationBatches | None,
 ) -> None:
-    del classes
+    del classes, calibration
     _check_not_quantized(quantize)
     to_stablehlo(model, file)
 
 
 def _stablehlo_step(
-    model: Network, file: Path, classes: Sequence[str], quantize: Quantization | None
+    model: Network,
+    file: Path,
+    classes: Sequence[str],
+    quantize: Quantization | None,
+    calibration: CalibrationBatches | None,
 ) -> None:
-    del classes
+    del classes, calibration
     _check_not_quantized(quantize)
     to_stablehlo(streaming(model), file)
 
