@@ -160,12 +160,12 @@ def _scale_and_add_to_rows(
 
 def _compute_weighted_totals(y: Array, x: Array, *, joint: bool = False) -> list[Array]:
     """The sums of `x y` and of `y` over time."""
-    if joint:
+    weighted = x * y
+    if joint and weighted.shape == y.shape:
         # XLA fuses one sum with the operations that compute `y`, but not two.
-        both = jax.lax.complex(x * y, jnp.broadcast_to(y, jnp.broadcast_shapes(x.shape, y.shape)))
-        both = both.sum(-2)
+        both = jax.lax.complex(weighted, y).sum(-2)
         return [both.real, both.imag]
-    return [_total.bind(x * y), _total.bind(y)]
+    return [_total.bind(weighted), _total.bind(y)]
 
 
 _product = sequence_primitive("product", _compute_product)
