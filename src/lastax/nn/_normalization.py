@@ -175,8 +175,8 @@ def _normalize_jvp(
     batch = _statistics(x, mask, axis)
     rate = jax.lax.rsqrt(batch.variance + epsilon)
     standard = multiply_row(x - batch.mean[None], rate)
-    # The transpose of this formula sums over time once. The gradients of scale and bias are also
-    # what the gradient of x needs of the mean and of the variance.
+    # In reverse mode, `scale_and_add` sums over time for the gradients of `scale` and `bias`. The
+    # gradient of `x` needs the same two sums, and no other.
     mean_dot = _average(x_dot, mask, axis)
     covariance = _average(standard * x_dot, mask, axis)
     factor = scale * rate
