@@ -1,6 +1,7 @@
 """Blocks and networks: padding, batch statistics, dropout, pooling, pairs of documents."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -96,28 +97,37 @@ def test_variance_is_precise_for_large_means(getkey):
     np.testing.assert_allclose(moved.running.variance, truth, rtol=1e-3)
 
 
-def test_derivatives_of_batch_statistics_are_those_of_the_formula(x64):
-    """Gradient, and its derivative, which needs the derivative by the mean."""
+def test_derivatives_of_batch_normalization_are_those_of_the_formula(x64):
+    """Gradients, and their derivatives along a direction."""
     rng = np.random.default_rng(0)
-    x, weight, along = rng.normal(size=(3, 2, 9, 2))
+    x, weight, x_along = rng.normal(size=(3, 2, 9, 2))
+    scale, bias, *rows_along = rng.normal(size=(4, 2))
+    point, along = (x, scale, bias), (x_along, *rows_along)
     mask = np.arange(9)[None] < np.array([[9], [5]])
-    norm = lastax.nn.BatchNorm.initialize(2)
+    norm = lastax.nn.BatchNorm.initialize(2, momentum=0.0)
 
-    def plain(x):
+    def loss(y, mean, variance):
+        return jnp.sum(jnp.sin(y) * weight) + jnp.sum(jnp.cos(mean) + jnp.sin(variance))
+
+    def plain(x, scale, bias):
         over = {"axis": (0, 1), "where": mask[..., None], "keepdims": True}
         mean, variance = x.mean(**over), x.var(**over)
-        return jnp.sum(jnp.sin((x - mean) / jnp.sqrt(variance + norm.epsilon)) * weight)
+        y = (x - mean) / jnp.sqrt(variance + norm.epsilon) * scale[None, None] + bias[None, None]
+        return loss(y, mean, variance)
 
-    def with_statistics(x):
-        apply = jax.vmap(lambda x, mask: norm(x, mask, axis="batch")[0], axis_name="batch")
-        return jnp.sum(jnp.sin(apply(x, mask)) * weight)
+    def with_statistics(x, scale, bias):
+        own = dataclasses.replace(norm, scale=scale, bias=bias)
+        apply = functools.partial(own, axis="batch")
+        y, moved = jax.vmap(apply, out_axes=(0, None), axis_name="batch")(x, mask)
+        return loss(y, moved.running.mean, moved.running.variance)
 
     @jax.jit
-    def derivatives(x):
-        return [jax.jvp(jax.grad(f), (x,), (along,)) for f in (plain, with_statistics)]
+    def derivatives(point):
+        return [jax.jvp(jax.grad(f, (0, 1, 2)), point, along) for f in (plain, with_statistics)]
 
-    for wanted, got in zip(*derivatives(x), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-11)
+    wanted, got = map(jax.tree.leaves, derivatives(point))
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
 def test_evaluation_does_not_change_running_statistics(getkey):

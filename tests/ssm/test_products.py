@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lastax.ssm._products import add_row, multiply_row, product, total
+from lastax.ssm import _products
+from lastax.ssm._products import add_row, multiply_row, product, scale_and_add, total
 
 from ..systems import compiled
 
@@ -20,6 +21,11 @@ OPERATIONS = {
     "total": (total, lambda x: jnp.sum(x, axis=0), [(LENGTH, 3)]),
     "add_row": (add_row, lambda x, row: x + row[None], [(LENGTH, 3), (3,)]),
     "multiply_row": (multiply_row, lambda x, row: x * row[None], [(LENGTH, 3), (3,)]),
+    "scale_and_add": (
+        lambda x, rows: scale_and_add(x, *rows),
+        lambda x, rows: x * rows[:1] + rows[1:],
+        [(LENGTH, 3), (2, 3)],
+    ),
 }
 operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 
@@ -117,3 +123,19 @@ def test_derivatives_are_one_matrix_product_per_sequence(operation):
     # The sum over the batch comes after the sum over time.
     summed = re.findall(r"stablehlo.reduce\(.*\((tensor<.*?>)", program)
     assert not [shape for shape in summed if f"x{LENGTH}x" in shape]
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_joint_sums_are_correct(batch, x64, monkeypatch):
+    """A GPU computes two sums as one complex sum. So does the CPU here."""
+    monkeypatch.setattr(_products, "sums_jointly", lambda target: True)
+    test_values_and_gradients_equal_plain_operations(OPERATIONS["scale_and_add"], batch, None)
+
+
+@pytest.mark.parametrize(("platform", "joint"), [("cpu", False), ("cuda", True)])
+def test_sums_are_joint_on_a_gpu_only(platform, joint):
+    x, row = jnp.ones((4, LENGTH, 3)), jnp.ones(3)
+    apply = jax.vmap(scale_and_add, in_axes=(0, None, None))
+    gradient = jax.jit(jax.grad(lambda *a: jnp.sum(apply(*a) ** 2), (1, 2)))
+    program = gradient.trace(x, row, row).lower(lowering_platforms=(platform,)).as_text()
+    assert ("complex" in program) == joint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 from lastax._typing import Array, Model
 from lastax.nn._checks import check_complete
 from lastax.ssm._precision import at_least_float32, in_dtype_of
-from lastax.ssm._products import add_row, multiply_row, total
+from lastax.ssm._products import add_row, multiply_row, scale_and_add, total
 
 # Name of one `vmap` axis, a tuple of names, or None.
 Axis = Hashable
@@ -74,17 +75,18 @@ class BatchNorm(eqx.Module):
         check_complete(self.running)
         wide = at_least_float32(x)
         if axis is None:
-            return in_dtype_of(self._apply(wide, self.running), x), self
-        batch = _statistics(wide, mask, axis)
+            return in_dtype_of(self._apply_running(wide), x), self
+        scale, bias = map(at_least_float32, (self.scale, self.bias))
+        y, batch = _normalize(axis, self.epsilon, wide, mask, scale, bias)
 
         def moved(old: Array, new: Array) -> Array:
             return in_dtype_of(self.momentum * old + (1 - self.momentum) * new, old)
 
         running = jax.tree.map(moved, self.running, batch)
-        return in_dtype_of(self._apply(wide, batch), x), dataclasses.replace(self, running=running)
+        return in_dtype_of(y, x), dataclasses.replace(self, running=running)
 
-    def _apply(self, x: Array, statistics: RunningStatistics) -> Array:
-        arrays = (self.scale, self.bias, statistics.mean, statistics.variance)
+    def _apply_running(self, x: Array) -> Array:
+        arrays = (self.scale, self.bias, self.running.mean, self.running.variance)
         scale, bias, mean, variance = map(at_least_float32, arrays)
         factor = scale * jax.lax.rsqrt(variance + self.epsilon)
         return add_row(multiply_row(x - mean[None], factor), bias)
@@ -152,32 +154,48 @@ def split_trainable(model: Model) -> tuple[Model, Model]:
     return eqx.partition(model, spec)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _normalize(
+    axis: Axis, epsilon: float, x: Array, mask: Array | None, scale: Array, bias: Array
+) -> tuple[Array, RunningStatistics]:
+    """Normalize by the statistics of the batch, and return them."""
+    batch = _statistics(x, mask, axis)
+    standard = multiply_row(x - batch.mean[None], jax.lax.rsqrt(batch.variance + epsilon))
+    return add_row(multiply_row(standard, scale), bias), batch
+
+
+@_normalize.defjvp
+def _normalize_jvp(
+    axis: Axis,
+    epsilon: float,
+    primals: tuple[Array, Array | None, Array, Array],
+    tangents: tuple[Array, Array | None, Array, Array],
+) -> tuple[tuple[Array, RunningStatistics], tuple[Array, RunningStatistics]]:
+    (x, mask, scale, bias), (x_dot, _, scale_dot, bias_dot) = primals, tangents
+    batch = _statistics(x, mask, axis)
+    rate = jax.lax.rsqrt(batch.variance + epsilon)
+    standard = multiply_row(x - batch.mean[None], rate)
+    # In reverse mode, `scale_and_add` sums over time for the gradients of `scale` and `bias`. The
+    # gradient of `x` needs the same two sums, and no other.
+    mean_dot = _average(x_dot, mask, axis)
+    covariance = _average(standard * x_dot, mask, axis)
+    factor = scale * rate
+    y_dot = multiply_row(x_dot, factor) + scale_and_add(
+        standard, scale_dot - factor * covariance, bias_dot - factor * mean_dot
+    )
+    y = add_row(multiply_row(standard, scale), bias)
+    return (y, batch), (y_dot, RunningStatistics(mean_dot, 2 * covariance / rate))
+
+
 def _statistics(x: Array, mask: Array | None, axis: Axis) -> RunningStatistics:
     """Mean and variance over all valid steps of the batch."""
+    mean = _average(x, mask, axis)
+    # E[(x - mean)^2] needs a second pass, but E[x^2] - mean^2 cancels where means are large.
+    return RunningStatistics(mean, _average((x - mean[None]) ** 2, mask, axis))
+
+
+def _average(x: Array, mask: Array | None, axis: Axis) -> Array:
     steps = x.shape[0] if mask is None else jnp.sum(mask)
     count = jnp.maximum(jax.lax.psum(jnp.asarray(steps, x.dtype), axis), 1)
-
-    def average(x: Array) -> Array:
-        valid = x if mask is None else jnp.where(mask[:, None], x, 0)
-        return jax.lax.psum(total(valid), axis) / count
-
-    mean = average(x)
-    # E[(x - mean)^2] needs a second pass, but E[x^2] - mean^2 cancels where means are large.
-    variance = average(_squared_deviation(x, mean))
-    return RunningStatistics(mean, variance)
-
-
-@jax.custom_jvp
-def _squared_deviation(x: Array, mean: Array) -> Array:
-    """`(x - mean)^2`, to be averaged over the values whose mean is `mean`."""
-    return (x - mean[None]) ** 2
-
-
-@_squared_deviation.defjvp
-def _squared_deviation_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    (x, mean), (x_dot, _) = primals, tangents
-    # The deviations add up to zero, so a change of the mean does not change the average. JAX would
-    # compute this zero in another pass over the batch.
-    return _squared_deviation(x, mean), 2 * (x - mean[None]) * x_dot
+    valid = x if mask is None else jnp.where(mask[:, None], x, 0)
+    return jax.lax.psum(total(valid), axis) / count

@@ -1,4 +1,4 @@
-"""The choices that depend on the device: the default scan method, and the tiles of GPU kernels.
+"""The choices that depend on the device: the scan method, the tiles of GPU kernels, joint sums.
 
 All choices of this kind are here. They are made when a program is compiled, by the platform that it
 is compiled for. An explicit `scan_method` overrides the default.
@@ -71,6 +71,11 @@ def kernels_for(target: Target, states: int, *, output: bool = False) -> Kernels
     sizes = None if sizes is None else sizes._replace(unroll=1)
     forward, adjoint = (tile._replace(unroll=1) for tile in tiles)
     return Kernels(forward, adjoint, interpret=True, output=sizes)
+
+
+def sums_jointly(target: Target) -> bool:
+    """Whether two sums over the same steps are computed as one complex sum."""
+    return target.platform in _TRITON_PLATFORMS
 
 
 def _fits_kernels(shape: tuple[Size, ...]) -> bool:

@@ -5,6 +5,8 @@ before them, or transposes and copies full arrays to contract batch and time tog
 takes most of the time of a training step.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
@@ -13,8 +15,9 @@ from jax.interpreters import ad
 from jaxtyping import Float
 
 from lastax._typing import Array
+from lastax.ssm._device_table import sums_jointly
 from lastax.ssm._precision import EXACT
-from lastax.ssm._primitive import LinearOperand, apply, sequence_primitive, sum_to
+from lastax.ssm._primitive import LinearOperand, apply, jvp_of, sequence_primitive, sum_to
 
 
 def product(x: Float[Array, "L n"], W: Float[Array, "n m"]) -> Float[Array, "L m"]:
@@ -65,6 +68,16 @@ def add_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L 
 def multiply_row(x: Float[Array, "L n"], row: Float[Array, " n"]) -> Float[Array, "L n"]:
     """Multiply every step of `x` by `row`, elementwise."""
     return _apply(_row_product, x, row)
+
+
+def scale_and_add(
+    x: Float[Array, "L n"], factor: Float[Array, " n"], row: Float[Array, " n"]
+) -> Float[Array, "L n"]:
+    """Multiply every step of `x` by `factor`, and add `row`.
+
+    The gradients of `factor` and `row` are two sums over time. On a GPU both are computed together.
+    """
+    return _apply(_scale_and_add, x, factor, row)
 
 
 def _apply(primitive: Primitive, *operands: Array, **params: str | None) -> Array:
@@ -124,12 +137,53 @@ def _row_product_to_row(y_bar: Array, x: Array, row: LinearOperand) -> Array:
     return sum_to(_total.bind(x * y_bar), row.aval)
 
 
+def _compute_scale_and_add(x: Array, factor: Array, row: Array) -> Array:
+    return x * factor[..., None, :] + row[..., None, :]
+
+
+def _scale_and_add_jvp(
+    primals: Sequence[Array], tangents: Sequence[Array | ad.Zero]
+) -> tuple[Array, Array]:
+    x, factor, _ = primals
+    x_dot, factor_dot, row_dot = map(ad.instantiate_zeros, tangents)
+    y_dot = _row_product.bind(x_dot, factor) + _scale_and_add.bind(x, factor_dot, row_dot)
+    return _scale_and_add.bind(*primals), y_dot
+
+
+def _scale_and_add_to_rows(
+    y_bar: Array, x: Array, factor: LinearOperand | Array, row: LinearOperand | Array
+) -> list[Array | None]:
+    found = zip((factor, row), _weighted_totals.bind(y_bar, x), strict=True)
+    bars = [sum_to(bar, to.aval) if ad.is_undefined_primal(to) else None for to, bar in found]
+    return [None, *bars]
+
+
+def _compute_weighted_totals(y: Array, x: Array, *, joint: bool = False) -> list[Array]:
+    """The sums of `x y` and of `y` over time."""
+    weighted = x * y
+    if joint and weighted.shape == y.shape:
+        # XLA fuses one sum with the operations that compute `y`, but not two.
+        both = jax.lax.complex(weighted, y).sum(-2)
+        return [both.real, both.imag]
+    return [_total.bind(weighted), _total.bind(y)]
+
+
 _product = sequence_primitive("product", _compute_product)
 _total = sequence_primitive("total", _compute_total)
 _row_sum = sequence_primitive("row_sum", _compute_row_sum)
 _row_product = sequence_primitive("row_product", _compute_row_product)
+_scale_and_add = sequence_primitive("scale_and_add", _compute_scale_and_add)
+_weighted_totals = sequence_primitive(
+    "weighted_totals",
+    _compute_weighted_totals,
+    multiple_results=True,
+    choose=lambda target, *_: {"joint": sums_jointly(target)},
+)
 
 ad.defbilinear(_product, _product_to_x, _product_to_W)
 ad.deflinear2(_total, _total_to_x)
 ad.deflinear2(_row_sum, _row_sum_to_both)
 ad.defbilinear(_row_product, _row_product_to_x, _row_product_to_row)
+ad.primitive_jvps[_scale_and_add] = _scale_and_add_jvp
+ad.primitive_transposes[_scale_and_add] = _scale_and_add_to_rows
+ad.primitive_jvps[_weighted_totals] = jvp_of(_compute_weighted_totals)
