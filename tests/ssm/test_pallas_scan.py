@@ -59,37 +59,38 @@ def earlier(x, reverse):
 
 
 # A batch of one program and a part of one; states likewise; one chunk, or several with a part.
-SHAPES = {
-    "parts of tiles": ((3,), 19, 5, (1,)),
-    "one chunk, lam per sequence": ((3, 2), 5, 2, (3, 1)),
+CASES = {
+    "parts of tiles": ((3,), 19, 5, (1,), DIRECTIONS),
+    "one chunk, lam per sequence": ((3, 2), 5, 2, (3, 1), DIRECTIONS),
+    "one direction": ((3,), 19, 5, (1,), (True,)),
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_kernels_equal_a_loop(shape, x64):
-    """States, outputs, and the adjoint with the gradient of `lam`, for both directions at once."""
-    batch, length, states, lam_batch = shape
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_kernels_equal_a_loop(case, x64):
+    """States, outputs, and the adjoint with the gradient of `lam`, for all directions at once."""
+    batch, length, states, lam_batch, directions = case
     lam, b = draw(0, batch, length, states, lam_batch)
-    bars = tuple(draw(seed, batch, length, states)[1] for seed in (1, 2))
-    scan = compiled(functools.partial(kernel_scan, DIRECTIONS, kernels=SMALL))
+    bars = tuple(draw(1 + i, batch, length, states)[1] for i in range(len(directions)))
+    scan = compiled(functools.partial(kernel_scan, directions, kernels=SMALL))
     found = scan(jnp.asarray(lam), (jnp.asarray(b),))
-    wanted = [loop(lam, b, reverse) for reverse in DIRECTIONS]
+    wanted = [loop(lam, b, reverse) for reverse in directions]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
-    weights = np.random.default_rng(3).normal(size=(4 * states, 5))
-    output = functools.partial(kernel_output, DIRECTIONS, kernels=SMALL, precision="highest")
+    weights = np.random.default_rng(3).normal(size=(2 * len(directions) * states, 5))
+    output = functools.partial(kernel_output, directions, kernels=SMALL, precision="highest")
     y = compiled(output)(jnp.asarray(lam), jnp.asarray(b), jnp.asarray(weights))
     np.testing.assert_allclose(y, np.concatenate(wanted, -1) @ weights, rtol=0, atol=1e-11)
 
     adjoints = [
-        loop(lam.conj(), bar, not reverse) for bar, reverse in zip(bars, DIRECTIONS, strict=True)
+        loop(lam.conj(), bar, not reverse) for bar, reverse in zip(bars, directions, strict=True)
     ]
     lam_bar = 0
-    for x, adjoint, reverse in zip(wanted, adjoints, DIRECTIONS, strict=True):
+    for x, adjoint, reverse in zip(wanted, adjoints, directions, strict=True):
         x, g = earlier(x, reverse), adjoint
         x, g = (a[..., :states] + 1j * a[..., states:] for a in (x, g))
         lam_bar = lam_bar + (x.conj() * g).sum(axis=-2).conj()
     shared = length > SMALL.forward.steps
-    run = functools.partial(kernel_adjoint, DIRECTIONS, kernels=SMALL, shared=shared)
+    run = functools.partial(kernel_adjoint, directions, kernels=SMALL, shared=shared)
     got_bar, got = compiled(run)(jnp.asarray(lam), found, bars)
     np.testing.assert_allclose(got, [sum(adjoints)] if shared else adjoints, rtol=0, atol=1e-12)
     np.testing.assert_allclose(got_bar, lam_bar, rtol=0, atol=1e-11)
@@ -234,7 +235,8 @@ def test_the_table():
     assert scan_method_for(Target("cuda"), (batch, 129, 8)) == "associative"
 
 
-def test_outputs_of_both_directions(small_tiles, x64):
+@pytest.mark.parametrize("directions", [DIRECTIONS, (False,)], ids=["both", "one"])
+def test_outputs_and_their_derivatives(directions, small_tiles, x64):
     """Of a batch: value, gradient and its derivative.
 
     With kernels, the value is that of the kernel for outputs, and the gradient multiplies joined
@@ -242,7 +244,7 @@ def test_outputs_of_both_directions(small_tiles, x64):
     """
     rng = np.random.default_rng(0)
     lam = 0.6 * rng.uniform(-1, 1, (2, 3))
-    b, weights = rng.normal(size=(2, 11, 6)), rng.normal(size=(2, 6, 5))
+    b, weights = rng.normal(size=(2, 11, 6)), rng.normal(size=(len(directions), 6, 5))
     dots = jax.tree.map(lambda x: rng.normal(size=x.shape), (lam, b, weights))
 
     @compiled
@@ -250,10 +252,10 @@ def test_outputs_of_both_directions(small_tiles, x64):
         def energy(lam, b, weights):
             lam = jax.lax.complex(*lam)
             if method is None:
-                states = scan_split(lam, b, DIRECTIONS, method="sequential")
-                y = states[0] @ weights[0] + states[1] @ weights[1]
+                states = scan_split(lam, b, directions, method="sequential")
+                y = sum(x @ W for x, W in zip(states, weights, strict=True))
             else:
-                y = scan_output(lam, b, list(weights), DIRECTIONS, method=method)
+                y = scan_output(lam, b, list(weights), directions, method=method)
             return jnp.sum(jnp.sin(y) * y)
 
         def total(lam, b, weights):

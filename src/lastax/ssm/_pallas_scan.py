@@ -89,8 +89,10 @@ def kernel_adjoint(
     plan = KernelCalls.of(opposite, lam, sequences, kernels.adjoint, interpret=kernels.interpret)
     (factor, power), driving = plan.factors(lam.conj()), plan.sequences(bars)
     starts = plan.starts(factor, power, driving)
+    # A single direction must not be added to its output, which nothing has written before.
+    merged = shared and len(directions) > 1
     *adjoints, sums = plan.states(
-        factor, starts, driving, passed=plan.sequences(states), merged=shared
+        factor, starts, driving, passed=plan.sequences(states), merged=merged
     )
     re, im = jnp.moveaxis(sums.sum(axis=1), 1, 0)
     # In JAX, the cotangent of a complex number is the conjugate of its gradient.
