@@ -155,8 +155,7 @@ def run_suite(
         repeats: timed runs per program.
         seconds: least duration of a run, as in `run_in_turns`.
         machine: rates of the machine; measured by default.
-        threads: number of programs that are compiled at the same time. With several threads, the
-            programs of all shapes are compiled before the first one runs.
+        threads: number of programs of a shape that are compiled at the same time.
         on_failure: called for programs that cannot be compiled or run, as in `compile_programs`.
 
     Returns:
@@ -164,21 +163,11 @@ def run_suite(
     """
     machine = measure_machine() if machine is None else machine
     cases: list[_Case] = []
-    for group in [list(shapes)] if threads > 1 else [[name] for name in shapes]:
-        programs = {
-            f"{shape}/{name}": program
-            for shape in group
-            for name, program in suite.programs(shapes[shape]).items()
-        }
-        compiled = _compile(f"{suite.name} {', '.join(group)}", programs, threads, on_failure)
-        for shape in group:
-            timings = run_in_turns(
-                {name: one for name, one in compiled.items() if name.startswith(f"{shape}/")},
-                repeats=repeats,
-                seconds=seconds,
-                on_failure=on_failure,
-            )
-            cases += _cases(shape, programs, timings, suite.baseline, machine)
+    for shape, sizes in shapes.items():
+        programs = {f"{shape}/{name}": program for name, program in suite.programs(sizes).items()}
+        compiled = _compile(f"{suite.name} {shape}", programs, threads, on_failure)
+        timings = run_in_turns(compiled, repeats=repeats, seconds=seconds, on_failure=on_failure)
+        cases += _cases(shape, programs, timings, suite.baseline, machine)
     results: dict[str, Any] = {
         "suite": suite.name,
         "device": str(jax.devices()[0]),

@@ -79,7 +79,7 @@ def output_programs(shape: Shape) -> dict[str, Program]:
 
 
 def precision_programs(shape: Shape) -> dict[str, Program]:
-    """Evaluation and training in each precision, with `remat`, and without 80 % of the states."""
+    """Evaluation and training in each precision."""
     network = build_network(shape)
     reference, tf32 = reference_network(network), PRECISIONS["tf32"]
     networks = {
@@ -89,9 +89,16 @@ def precision_programs(shape: Shape) -> dict[str, Program]:
         f"{LASTAX}, tf32": with_precision(network, tf32),
         f"{LASTAX}, bfloat16": with_precision(network, PRECISIONS["bfloat16"]),
     }
-    programs = network_programs(shape, networks | pruned_networks(network, (0.8,)))
-    step = programs[f"training/{LASTAX}"]
-    return programs | {f"training/{LASTAX}, remat": with_settings(step, remat=True)}
+    return network_programs(shape, networks)
+
+
+def pruned_programs(shape: Shape) -> dict[str, Program]:
+    """Evaluation and training without 80 % of the states, which are removed or masked."""
+    network = build_network(shape)
+    networks = {LASTAX: network} | pruned_networks(network, (0.8,))
+    return network_programs(
+        shape, {name: with_precision(one, PRECISIONS["tf32"]) for name, one in networks.items()}
+    )
 
 
 def depth_programs(shape: Shape) -> dict[str, Program]:
@@ -118,18 +125,18 @@ SUITES: dict[str, tuple[Suite, tuple[str, ...]]] = {
             tuple(PAPER_SHAPES),
         ),
         (
-            Suite(
-                "output",
-                "The recurrence and the product with its states.",
-                output_programs,
-                baseline=LASTAX,
-                described="the program that writes the states",
-            ),
+            Suite("networks", "Networks of two layers.", precision_programs),
             tuple(PAPER_SHAPES),
         ),
         (
-            Suite("networks", "Networks of two layers.", precision_programs),
-            tuple(PAPER_SHAPES),
+            Suite(
+                "pruned",
+                "Networks of two layers in TF32, without 80 % of the states.",
+                pruned_programs,
+                baseline=LASTAX,
+                described="the unpruned network",
+            ),
+            ("paper/text", "paper/speech35"),
         ),
         (
             Suite(
@@ -140,6 +147,16 @@ SUITES: dict[str, tuple[Suite, tuple[str, ...]]] = {
                 described="layers that are compiled one by one",
             ),
             ("paper/text",),
+        ),
+        (
+            Suite(
+                "output",
+                "The recurrence and the product with its states.",
+                output_programs,
+                baseline=LASTAX,
+                described="the program that writes the states",
+            ),
+            ("paper/listops", "paper/text", "paper/speech35"),
         ),
     )
 }
@@ -158,7 +175,7 @@ SUITES: dict[str, tuple[Suite, tuple[str, ...]]] = {
     "shapes",
     type=click.Choice(list(PAPER_SHAPES)),
     multiple=True,
-    help="Shape to time; repeatable.  [default: all; depth: paper/text]",
+    help="Shape to time; repeatable.  [default: those of each suite]",
 )
 @repeats_option
 @click.option("--dry-run", is_flag=True, help="Run all programs in a tiny size, on any device.")
@@ -174,13 +191,14 @@ def gpu(
 ) -> None:
     """Time recurrences and networks of the full-scale sizes on a GPU.
 
-    `recurrence` times the recurrence as layers use it. `output` adds the product with the states,
-    and a kernel that does not write the states. `networks` compares two-layer networks with the
-    reference implementation: evaluation and training in each precision, and without 80 % of the
-    states. `depth` compiles and times six layers. Batch sizes are those of the presets. Speedups of
-    a network in TF32 are relative to the reference implementation in TF32, all others to float32.
+    `recurrence` times the recurrence as layers use it. `networks` compares two-layer networks with
+    the reference implementation: evaluation and training in each precision. `pruned` compares
+    networks without 80 % of the states with masks in their place. `depth` compiles and times six
+    layers. `output` times the recurrence with the product of its states, and a kernel that does not
+    write the states. Batch sizes are those of the presets. Speedups of a network in TF32 are
+    relative to the reference implementation in TF32, all others to float32.
 
-    A program that fails is reported, and the others run. The file is written after each suite.
+    A program that fails is reported, and the others run. The file is written after each shape.
     With `--dry-run`, the file and the tables say so, because times of the tiny size mean nothing.
     Without a GPU, the command prints a message and succeeds.
     """
@@ -191,8 +209,8 @@ def gpu(
     if not dry_run:
         # Compile times are part of the result, so no program may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
-    sizes = {"size": 64, "length": 1024} if dry_run else {"size": 8192, "length": 2**28}
-    machine = measure_machine(**sizes, precisions=tuple(PRECISIONS))
+    rates = {"size": 64, "length": 1024} if dry_run else {"size": 8192, "length": 2**28}
+    machine = measure_machine(**rates, precisions=tuple(PRECISIONS))
     measured: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
 
@@ -204,22 +222,27 @@ def gpu(
     for name in suites or SUITES:
         suite, usual = SUITES[name]
         started = time.perf_counter()
-        results = run_suite(
-            suite,
-            {"tiny": TINY} if dry_run else {key: PAPER_SHAPES[key] for key in shapes or usual},
-            repeats=repeats,
-            seconds=0.0 if dry_run else RUN_SECONDS,
-            machine=machine,
-            threads=os.cpu_count() or 1,
-            on_failure=functools.partial(record, name),
-        )
-        results |= {"device": device.device_kind, "dry_run": dry_run}
-        results["seconds"] = time.perf_counter() - started
-        print_results(results, suite)
+        cases: list[dict[str, Any]] = []
+        for shape, sizes in (
+            {"tiny": TINY} if dry_run else {key: PAPER_SHAPES[key] for key in shapes or usual}
+        ).items():
+            results = run_suite(
+                suite,
+                {shape: sizes},
+                repeats=repeats,
+                seconds=0.0 if dry_run else RUN_SECONDS,
+                machine=machine,
+                threads=os.cpu_count() or 1,
+                on_failure=functools.partial(record, name),
+            )
+            results |= {"device": device.device_kind, "dry_run": dry_run}
+            print_results(results, suite)
+            cases += results["cases"]
+            results |= {"cases": cases, "seconds": time.perf_counter() - started}
+            if file is not None:
+                content = {"jax": jax.__version__, "device": device.device_kind, "dry_run": dry_run}
+                content |= {"suites": [*measured, results], "failed": failed}
+                write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
         measured.append(results)
-        if file is not None:
-            content = {"jax": jax.__version__, "device": device.device_kind, "dry_run": dry_run}
-            content |= {"suites": measured, "failed": failed}
-            write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
     if failed:
         raise RunError(f"bench gpu: {len(failed)} programs failed: {', '.join(failed)}")
