@@ -437,6 +437,33 @@ def test_channel_moments_are_those_of_the_states(conj_sym):
     )
 
 
+@pytest.mark.parametrize("imaginary", 10.0 ** -np.arange(4, 13))
+def test_channel_moments_are_precise_for_columns_of_unit_norm(imaginary):
+    """A fit scales columns to unit norm, also the imaginary part of a state that is almost real."""
+    theta = np.r_[-0.0143 + 1j * imaginary, -0.003 + 0.02j * np.arange(1, 12)]
+    ones = np.ones(len(theta), complex)
+    system = lastax.MultiSISO(
+        np.exp(theta), ones, ones, None, np.zeros(1), (len(theta),), conj_sym=True
+    )
+    u, y = np.random.default_rng(0).normal(size=(2, 3, 400, 1)).cumsum(axis=2)
+    valid = np.ones((3, 400), bool)
+    found = channel_moments(system, u, y, valid).gram[0]
+    rows = []
+    for sequence, target in zip(u[..., 0], y[..., 0], strict=True):
+        x = np.zeros(len(theta), complex)
+        for step in range(400):
+            x = system.lam * x + sequence[step]
+            rows.append(
+                np.r_[np.stack([2 * x.real, -2 * x.imag], 1).ravel(), sequence[step], target[step]]
+            )
+    wanted = np.array(rows).T @ np.array(rows) / len(rows)
+    norms = np.sqrt(np.where(np.diag(found) > 0, np.diag(wanted), np.inf))
+    assert np.isinf(norms).sum() <= (imaginary < 1e-6)
+    np.testing.assert_allclose(
+        found / norms / norms[:, None], wanted / norms / norms[:, None], rtol=0, atol=1e-4
+    )
+
+
 def test_channel_moments_leave_what_they_cannot_express_to_the_rows():
     system, valid = random_channels(0, RAGGED), np.ones((2, 9), bool)
     assert has_closed_form(system, valid)

@@ -22,7 +22,7 @@ from lastax.ssm._multi_siso import MultiSISO
 # Smallest `|1 - lam_i lam_j|` for which the quotient keeps nine digits in double precision.
 _SMALLEST_DIVISOR = 1e-7
 # Share of a state's energy below which its real or its imaginary part is rounding errors only.
-_NEGLIGIBLE_ENERGY = 1e-13
+_NEGLIGIBLE_ENERGY = 1e-10
 
 
 def has_closed_form(system: MultiSISO, valid: Bool[np.ndarray, "n L"]) -> bool:

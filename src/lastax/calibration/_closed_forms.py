@@ -46,7 +46,8 @@ def refit_outputs(
     # Columns that no regression keeps are dropped. A regression that does not keep one of the
     # remaining columns has zeros there.
     some = np.flatnonzero(kept.any(axis=0))
-    scale = (unit_scale(moments.features) * kept)[:, some]
+    owners = np.arange(moments.columns) // moments.width
+    scale = (unit_scale(moments.features, owners) * kept)[:, some]
     gram = scale[:, :, None] * moments.features[:, some[:, None], some] * scale[:, None, :]
     to_inputs = scale[..., None] * moments.with_inputs[:, some]
     residual, input_residual, power = _truncated(moments, start, D)
@@ -84,7 +85,9 @@ def refit_dense_outputs(
     gram, cross = moments.gram[:, :size, :size], moments.gram[:, :size, size:]
     inputs = np.ones((len(keep), moments.targets), bool)
     used = np.concatenate([np.repeat(keep, moments.width, axis=1), inputs], axis=1)
-    scale = unit_scale(gram) * used
+    of_states, of_inputs = np.split(np.arange(size), [moments.columns])
+    owners = np.concatenate([of_states // moments.width, of_inputs])
+    scale = unit_scale(gram, owners) * used
     scaled = scale[:, :, None] * gram * scale[:, None, :] + ridge * np.eye(size)
     residual = scale[..., None] * (cross - gram @ start)
     refitted = start + scale[..., None] * np.linalg.solve(scaled, residual)

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 # Added to the diagonal when columns have unit norm. Values from 1e-12 to 1e-2 work as well.
 RIDGE = 1e-6
+# Mean square of a column, relative to all columns of its state, below which it is rounding.
+_LEAST_SHARE = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ def eliminate(
     states = columns // width
     alive = np.ones((count, states), bool) if present is None else present.copy()
     held = np.zeros((count, states), bool) if last is None else last
-    inverse, weights = _fitted(gram, cross, np.repeat(alive, width, axis=1), ridge)
+    inverse, weights = _fitted(gram, cross, alive, width, ridge)
     order = np.full((count, states), -1)
     costs = np.full((count, states), np.inf)
     rows = np.arange(count)
@@ -161,17 +163,29 @@ def isotonic(costs: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return np.repeat(np.array(means, float), np.array(sizes, int))
 
 
-def unit_scale(gram: Float[np.ndarray, "n M M"]) -> Float[np.ndarray, "n M"]:
-    """Factors that give the columns unit norm; 0 for columns that are zero."""
+def unit_scale(
+    gram: Float[np.ndarray, "n M M"], owners: Int[np.ndarray, " M"]
+) -> Float[np.ndarray, "n M"]:
+    """Factors that give the columns unit norm; 0 for columns that are zero or rounding.
+
+    The imaginary part of a state with a real eigenvalue is rounding. With unit norm, its products
+    with other columns would be noise of any size.
+
+    Args:
+        gram: mean products of the columns.
+        owners: the state or input that each column belongs to.
+    """
     diagonal = np.einsum("nii->ni", gram)
-    nonzero = diagonal > 0
-    return np.where(nonzero, 1 / np.sqrt(np.where(nonzero, diagonal, 1.0)), 0.0)
+    energy = diagonal @ (owners[:, None] == owners)
+    used = (diagonal > 0) & (diagonal > _LEAST_SHARE * energy)
+    return np.where(used, 1 / np.sqrt(np.where(used, diagonal, 1.0)), 0.0)
 
 
 def _fitted(
-    gram: np.ndarray, cross: np.ndarray, present: np.ndarray, ridge: float
+    gram: np.ndarray, cross: np.ndarray, present: np.ndarray, width: int, ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    scale = unit_scale(gram) * present
+    owners = np.arange(gram.shape[1]) // width
+    scale = unit_scale(gram, owners) * np.repeat(present, width, axis=1)
     scaled = scale[:, :, None] * gram * scale[:, None, :] + ridge * np.eye(gram.shape[1])
     inverse = np.linalg.inv(scaled)
     inverse = (inverse + inverse.swapaxes(1, 2)) / 2

@@ -255,7 +255,9 @@ def _solve(
     penalty: Float[np.ndarray, "H Z"],
 ) -> Float[np.ndarray, "H Z"]:
     """Ridge regression on some columns, and always on the last one, the input."""
-    scale = unit_scale(gram) * np.concatenate([used, np.ones((len(used), 1), bool)], axis=1)
+    signals = np.arange(gram.shape[1] // 2)
+    scale = unit_scale(gram, np.concatenate([signals, signals, [len(signals)]]))
+    scale *= np.concatenate([used, np.ones((len(used), 1), bool)], axis=1)
     scaled = scale[:, :, None] * gram * scale[:, None, :]
     diagonal = np.arange(gram.shape[1])
     scaled[:, diagonal, diagonal] += np.where(scale > 0, penalty, 1.0)
