@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from lastax._typing import OnProgress, silent
 from lastax.nn import PRECISIONS
 
-FLOAT32 = "float32"
+FLOAT32: Final = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
