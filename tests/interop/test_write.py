@@ -169,6 +169,13 @@ def test_pairs_are_written_out_for_code_without_conjugates(tmp_path):
     assert read(tmp_path / "file").model.conj_sym is False
 
 
+@pytest.mark.parametrize("precision", lastax.nn.PRECISIONS)
+def test_a_configuration_has_the_precision_of_the_network(precision):
+    config = lastax.ModelConfig(layers=1, channels=4, states=4, precision=precision)
+    network = lastax.build_network(config, input_size=2, classes=3, key=jax.random.key(0))
+    assert configuration_of(network).precision == precision
+
+
 def test_configurations_need_equal_blocks(tmp_path):
     network = read(stored(tmp_path, writers.s5_network())).model
     assert configuration_of(network).norm == "batch"
