@@ -17,12 +17,11 @@ from jaxtyping import Bool, Complex, Float
 
 from lastax.calibration._features import state_slots
 from lastax.calibration._moments import Moments
+from lastax.calibration._unit_scale import significant_columns
 from lastax.ssm._multi_siso import MultiSISO
 
 # Smallest `|1 - lam_i lam_j|` for which the quotient keeps nine digits in double precision.
 _SMALLEST_DIVISOR = 1e-7
-# Share of a state's energy below which its real or its imaginary part is rounding errors only.
-_NEGLIGIBLE_ENERGY = 1e-10
 
 
 def has_closed_form(system: MultiSISO, valid: Bool[np.ndarray, "n L"]) -> bool:
@@ -84,10 +83,9 @@ def channel_moments(
         gram[:, :-2:2, column] = s * sums_with.real
         gram[:, 1:-2:2, column] = -s * sums_with.imag
         gram[:, column, :-2] = gram[:, :-2, column]
-    energies = np.einsum("hnn->hn", hermitian.real)
-    columns_energy = np.einsum("hzz->hz", gram[:, :-2, :-2]) / s**2
-    used = columns_energy > _NEGLIGIBLE_ENERGY * np.repeat(energies, 2, axis=1)
+    squares = np.einsum("hzz->hz", gram[:, :-2, :-2])
     # A column of errors would count as a feature, since features are scaled by their energy.
+    used = significant_columns(squares, np.arange(2 * states) // 2)
     gram[:, :-2] *= used[:, :, None]
     gram[:, :, :-2] *= used[:, None]
     gram[:, -2, -2], gram[:, -1, -1] = power, energy

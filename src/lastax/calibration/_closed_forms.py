@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lastax.calibration._elimination import RIDGE, unit_scale
+from lastax.calibration._elimination import RIDGE
 from lastax.calibration._moments import LEAST_UNEXPLAINED, Moments
+from lastax.calibration._unit_scale import unit_scale
 
 # Ridges that `refit_head` compares. Infinity keeps the weights.
 HEAD_RIDGES = (*np.logspace(-4, 4, 33).tolist(), float("inf"))
@@ -46,8 +47,7 @@ def refit_outputs(
     # Columns that no regression keeps are dropped. A regression that does not keep one of the
     # remaining columns has zeros there.
     some = np.flatnonzero(kept.any(axis=0))
-    owners = np.arange(moments.columns) // moments.width
-    scale = (unit_scale(moments.features, owners) * kept)[:, some]
+    scale = (unit_scale(moments.features, moments.owners) * kept)[:, some]
     gram = scale[:, :, None] * moments.features[:, some[:, None], some] * scale[:, None, :]
     to_inputs = scale[..., None] * moments.with_inputs[:, some]
     residual, input_residual, power = _truncated(moments, start, D)
@@ -85,8 +85,7 @@ def refit_dense_outputs(
     gram, cross = moments.gram[:, :size, :size], moments.gram[:, :size, size:]
     inputs = np.ones((len(keep), moments.targets), bool)
     used = np.concatenate([np.repeat(keep, moments.width, axis=1), inputs], axis=1)
-    of_states, of_inputs = np.split(np.arange(size), [moments.columns])
-    owners = np.concatenate([of_states // moments.width, of_inputs])
+    owners = np.append(moments.owners, np.arange(moments.columns, size))
     scale = unit_scale(gram, owners) * used
     scaled = scale[:, :, None] * gram * scale[:, None, :] + ridge * np.eye(size)
     residual = scale[..., None] * (cross - gram @ start)

@@ -12,10 +12,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lastax.calibration._unit_scale import unit_scale
+
 # Added to the diagonal when columns have unit norm. Values from 1e-12 to 1e-2 work as well.
 RIDGE = 1e-6
-# Mean square of a column, relative to all columns of its state, below which it is rounding.
-_LEAST_SHARE = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,24 +161,6 @@ def isotonic(costs: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         means.append(mean)
         sizes.append(size)
     return np.repeat(np.array(means, float), np.array(sizes, int))
-
-
-def unit_scale(
-    gram: Float[np.ndarray, "n M M"], owners: Int[np.ndarray, " M"]
-) -> Float[np.ndarray, "n M"]:
-    """Factors that give the columns unit norm; 0 for columns that are zero or rounding.
-
-    The imaginary part of a state with a real eigenvalue is rounding. With unit norm, its products
-    with other columns would be noise of any size.
-
-    Args:
-        gram: mean products of the columns.
-        owners: the state or input that each column belongs to.
-    """
-    diagonal = np.einsum("nii->ni", gram)
-    energy = diagonal @ (owners[:, None] == owners)
-    used = (diagonal > 0) & (diagonal > _LEAST_SHARE * energy)
-    return np.where(used, 1 / np.sqrt(np.where(used, diagonal, 1.0)), 0.0)
 
 
 def _fitted(

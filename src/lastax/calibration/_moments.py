@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 # Lower bound of the power of an input that the features do not explain, as a share of its power.
 LEAST_UNEXPLAINED = 1e-9
@@ -57,6 +57,11 @@ class Moments:
     def columns(self) -> int:
         """Number of feature columns `M`."""
         return self.gram.shape[1] - 2 * self.targets
+
+    @property
+    def owners(self) -> Int[np.ndarray, " M"]:
+        """The state that each feature column belongs to."""
+        return np.arange(self.columns) // self.width
 
     @property
     def features(self) -> Float[np.ndarray, "n M M"]:

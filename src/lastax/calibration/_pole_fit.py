@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from lastax.calibration._channel_moments import correlations, from_the_end, has_closed_form
-from lastax.calibration._elimination import unit_scale
 from lastax.calibration._features import state_slots
+from lastax.calibration._unit_scale import unit_scale
 from lastax.ssm._multi_siso import MultiSISO
 from lastax.ssm._system import replace_arrays
 
