@@ -142,7 +142,9 @@ def export(
             f"{sizes.multiply_adds:,} multiply-adds per step"
         )
     else:
-        lastax.deployment.TARGETS[target](network, file, config.labels, quantize, batch)
+        lastax.deployment.TARGETS[target](
+            network, file, classes=config.labels, quantize=quantize, calibration=batch
+        )
         record, line = {"file": str(file), "notes": []}, _size(file)
     if quantize is not None:
         rounded = lastax.deployment.quantized_cell(network, quantize, calibration=batch)

@@ -1,8 +1,10 @@
 """The runtimes that `lastax export --to` writes one file for."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from lastax.calibration._chunks import CalibrationBatches
 from lastax.deployment._onnx import to_onnx
@@ -10,77 +12,53 @@ from lastax.deployment._rounding import Quantization
 from lastax.deployment._stablehlo import to_stablehlo
 from lastax.nn._networks import Network
 from lastax.nn._streaming import streaming
-
-# Takes a network, the file to write, the names of the classes, how numbers are stored, and
-# calibration data for activations in 8 bits.
-Exporter = Callable[
-    [Network, Path, Sequence[str], Quantization | None, CalibrationBatches | None], None
-]
+from lastax.nn._streaming_cell import StreamingCell
 
 
-def _onnx(
-    model: Network,
-    file: Path,
-    classes: Sequence[str],
-    quantize: Quantization | None,
-    calibration: CalibrationBatches | None,
-) -> None:
-    to_onnx(model, file, classes=classes, quantize=quantize, calibration=calibration)
+class Exporter(Protocol):
+    """Writes a network to a file."""
 
+    def __call__(
+        self,
+        model: Network,
+        file: Path,
+        *,
+        classes: Sequence[str],
+        quantize: Quantization | None,
+        calibration: CalibrationBatches | None,
+    ) -> None:
+        """Write a network.
 
-def _onnx_sequence(
-    model: Network,
-    file: Path,
-    classes: Sequence[str],
-    quantize: Quantization | None,
-    calibration: CalibrationBatches | None,
-) -> None:
-    to_onnx(
-        model,
-        file,
-        whole_sequence=True,
-        classes=classes,
-        quantize=quantize,
-        calibration=calibration,
-    )
+        Args:
+            model: the network.
+            file: the file.
+            classes: names of the classes.
+            quantize: how numbers are stored.
+            calibration: unlabeled sequences for activations in 8 bits.
+        """
 
 
 def _stablehlo(
-    model: Network,
-    file: Path,
-    classes: Sequence[str],
-    quantize: Quantization | None,
-    calibration: CalibrationBatches | None,
+    model: Network | StreamingCell, file: Path, *, quantize: Quantization | None, **_: object
 ) -> None:
-    del classes, calibration
-    _check_not_quantized(quantize)
-    to_stablehlo(model, file)
-
-
-def _stablehlo_step(
-    model: Network,
-    file: Path,
-    classes: Sequence[str],
-    quantize: Quantization | None,
-    calibration: CalibrationBatches | None,
-) -> None:
-    del classes, calibration
-    _check_not_quantized(quantize)
-    to_stablehlo(streaming(model), file)
-
-
-def _check_not_quantized(quantize: Quantization | None) -> None:
     if quantize is not None:
         raise ValueError(
             f"to_stablehlo: weights cannot be {quantize}; leave quantize out, or export to C or "
             "ONNX"
         )
+    to_stablehlo(model, file)
+
+
+def _stablehlo_step(
+    model: Network, file: Path, *, quantize: Quantization | None, **_: object
+) -> None:
+    _stablehlo(streaming(model), file, quantize=quantize)
 
 
 TARGETS: Mapping[str, Exporter] = MappingProxyType(
     {
-        "onnx": _onnx,
-        "onnx-sequence": _onnx_sequence,
+        "onnx": to_onnx,
+        "onnx-sequence": functools.partial(to_onnx, whole_sequence=True),
         "stablehlo": _stablehlo,
         "stablehlo-step": _stablehlo_step,
     }
