@@ -223,11 +223,8 @@ def _matrix_inputs(
     h = cell.embed.rows(x) if cell.tokens else cell.embed(x)
     layers, pooled = [], state.pooled
     for number, (block, layer) in enumerate(zip(cell.blocks, state.layers, strict=True)):
-        u = block.norm(h) if block.prenorm else h
-        layer, y = block.recurrence.step(layer, u)
+        layer, h, (u, y) = block.step_with_signals(layer, h)
         read |= {_layer(number): u, _gate(number): gelu(y, block.gate.gelu)}
-        h = h + block.gate(y)
-        h = h if block.prenorm else block.norm(h)
         layers.append(layer)
     if pooled is not None:
         # The logits of a stream are those of the mean after any of its steps.

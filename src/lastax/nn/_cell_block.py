@@ -55,8 +55,16 @@ class CellBlock(eqx.Module):
         self, state: RecurrentState, h: Float[Array, " H"], step_rescale: Scalar | None = None
     ) -> tuple[RecurrentState, Float[Array, " H"]]:
         """The next state, and the output of one step, shape `(H,)`."""
-        state, y = self.recurrence.step(state, self.norm(h) if self.prenorm else h, step_rescale)
-        return state, self._joined(h, y)
+        state, h, _ = self.step_with_signals(state, h, step_rescale)
+        return state, h
+
+    def step_with_signals(
+        self, state: RecurrentState, h: Float[Array, " H"], step_rescale: Scalar | None = None
+    ) -> tuple[RecurrentState, Float[Array, " H"], tuple[Float[Array, " H"], Float[Array, " H"]]]:
+        """The same, and the input and the output of the recurrence."""
+        u = self.norm(h) if self.prenorm else h
+        state, y = self.recurrence.step(state, u, step_rescale)
+        return state, self._joined(h, y), (u, y)
 
     def chunk(
         self,
