@@ -11,7 +11,8 @@ import numpy as np
 
 import lastax
 from lastax.cmd.bench._measure import FLOAT32
-from lastax.nn import PRECISIONS, Network
+from lastax.nn import Network
+from lastax.nn._precision import precision_name
 from lastax.ssm import ScanMethod
 
 # Names of implementations in tables and stored ratios.
@@ -111,8 +112,8 @@ def network_programs(shape: Shape, networks: Mapping[str, Network]) -> dict[str,
     for name, network in networks.items():
         work = _network_work(shape, lastax.state_counts(network))
         state = lastax.training.TrainState.initialize(network, optimizer)
-        own = network.encoder.precision
-        precision = next(key for key, precision in PRECISIONS.items() if precision == own)
+        precision = precision_name(network.encoder.precision)
+        assert precision is not None  # The benchmarks use no other precisions.
         programs[f"forward/{name}"] = Program(lastax.predict, (network, batch), work, precision)
         programs[f"training/{name}"] = Program(step, (state, batch), work * 3, precision)
     return programs

@@ -10,7 +10,7 @@ from lastax.nn._configuration import DISCRETIZATIONS, ModelConfig, build_network
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._normalization import BatchNorm
-from lastax.nn._precision import PRECISIONS
+from lastax.nn._precision import precision_name
 from lastax.nn._s4d import S4D
 from lastax.nn._s5 import S5
 
@@ -53,9 +53,9 @@ def configuration_of(network: Network) -> ModelConfig:
         "mask_padding": network.encoder.mask_padding,
         "head": "classifier" if isinstance(network, Classifier) else "retrieval",
     }
-    for name, precision in PRECISIONS.items():
-        if precision == network.encoder.precision:
-            settings["precision"] = name
+    precision = precision_name(network.encoder.precision)
+    if precision is not None:
+        settings["precision"] = precision
     if isinstance(first.norm, BatchNorm):
         settings["norm_momentum"] = first.norm.momentum
     if isinstance(layer, S5 | S4D):

@@ -48,3 +48,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "bfloat16": Precision("BF16_BF16_F32", "bfloat16"),
     }
 )
+
+
+def precision_name(precision: Precision) -> str | None:
+    """The name of a precision in `PRECISIONS`; None if it has none."""
+    return next((name for name, one in PRECISIONS.items() if one == precision), None)
