@@ -184,10 +184,6 @@ def _is_foreign(path: Path, task: str | None) -> bool:
     return path.is_file() or (task is not None and not is_run)
 
 
-def _is_calibrated(method: str) -> bool:
-    return method in lastax.METHODS and lastax.METHODS[method].score is None
-
-
 def _check(
     chosen: lastax.experiments.PruneOptions,
     config: lastax.training.RunConfig | None = None,
@@ -204,7 +200,7 @@ def _check(
     if not chosen.needs_calibration:
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
     methods = (chosen.method, *chosen.compare_with)
-    if not any(name == AUTO or _is_calibrated(name) for name in methods):
+    if not any(name == AUTO or lastax.METHODS[name].uses_budget for name in methods):
         require_flag({"budget": "--budget"}, "--method calibrated")
 
 

@@ -96,7 +96,7 @@ class Grid:
             settings["pruning_seed"] = self.seed
         if calibrated:
             settings["sequences"] = self.calibration.sequences
-        if method is not None and method.score is None:
+        if method is not None and method.uses_budget:
             settings["budget"] = self.calibration.budget
         if reconstructed:
             settings["reconstruct"] = self.calibration.reconstruct

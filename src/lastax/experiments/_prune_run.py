@@ -179,7 +179,7 @@ class PruneOptions:
 
         A search by `max_loss` would reconstruct many networks.
         """
-        calibrated = self.method in METHODS and METHODS[self.method].score is None
+        calibrated = self.method in METHODS and METHODS[self.method].uses_budget
         return calibrated and self.max_loss is None
 
     def calibration_for(self, model: Network, length: int) -> CalibrationOptions:

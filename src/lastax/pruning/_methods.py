@@ -85,6 +85,11 @@ class Method:
         return self.refit or self.uses_moments
 
     @property
+    def uses_budget(self) -> bool:
+        """Whether a budget divides the states among the layers, because there are no scores."""
+        return self.score is None
+
+    @property
     def scores_parameters(self) -> bool:
         """Whether the score of each existing state follows from the parameters alone."""
         return self.score is not None and self.reduce is None and not self.needs_calibration
