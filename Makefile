@@ -134,8 +134,8 @@ bench-check: $(INSTALLED) ## fail if a ratio is over 25 % worse than in docs/per
 	$(ONE_CORE) $(LASTAX) bench train-step --check docs/performance.json $(ARGS)
 	$(ONE_CORE) $(LASTAX) bench prune --check docs/performance.json $(ARGS)
 
-# Floating-point products on a GPU are rounded to TF32 by default; the tests compare with float64.
-# The override is for networks, whose default precision is tf32; Triton would not follow it.
+# The tests compare with float64, and both JAX and networks round products to TF32 on a GPU by default.
+# The override stops networks from doing so, but only outside of Triton.
 GPU_TESTS := tests/golden tests/ssm tests/nn/test_layers.py tests/nn/test_networks.py \
 	tests/calibration/test_refit.py tests/training/test_training.py
 HAS_GPU := $(BIN)/python -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")'

@@ -211,7 +211,7 @@ def gpu(
         jax.config.update("jax_enable_compilation_cache", False)
     rates = {"size": 64, "length": 1024} if dry_run else {"size": 8192, "length": 2**28}
     machine = measure_machine(**rates, precisions=tuple(PRECISIONS))
-    measured: list[dict[str, Any]] = []
+    measured: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
 
     def record(suite: str, name: str, error: Exception) -> None:
@@ -221,11 +221,10 @@ def gpu(
 
     for name in suites or SUITES:
         suite, usual = SUITES[name]
+        chosen = {"tiny": TINY} if dry_run else {key: PAPER_SHAPES[key] for key in shapes or usual}
         started = time.perf_counter()
         cases: list[dict[str, Any]] = []
-        for shape, sizes in (
-            {"tiny": TINY} if dry_run else {key: PAPER_SHAPES[key] for key in shapes or usual}
-        ).items():
+        for shape, sizes in chosen.items():
             results = run_suite(
                 suite,
                 {shape: sizes},
@@ -238,11 +237,11 @@ def gpu(
             results |= {"device": device.device_kind, "dry_run": dry_run}
             print_results(results, suite)
             cases += results["cases"]
-            results |= {"cases": cases, "seconds": time.perf_counter() - started}
+            seconds = time.perf_counter() - started
+            measured[name] = results | {"cases": cases, "seconds": seconds}
             if file is not None:
                 content = {"jax": jax.__version__, "device": device.device_kind, "dry_run": dry_run}
-                content |= {"suites": [*measured, results], "failed": failed}
+                content |= {"suites": list(measured.values()), "failed": failed}
                 write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-        measured.append(results)
     if failed:
         raise RunError(f"bench gpu: {len(failed)} programs failed: {', '.join(failed)}")
