@@ -267,13 +267,15 @@ def test_results_have_a_case_per_program(cli, tiny, ratios, tmp_path):
         )
     kept = json.loads(stored.read_text())["recurrence"]
     assert {name: one["speedup"] for name, one in kept.items()} == {
-        case["name"]: round(case["speedup"], 3) for case in results["cases"]
+        case["name"]: round(case["speedup"], 3)
+        for case in results["cases"]
+        if case["implementation"] != "reference"
     }
     with pytest.raises(lastax.serialization.RunError, match=r"worse than in .*speedup"):
-        check_ratios(ratios(1e3), "recurrence", results["cases"])
+        check_ratios(ratios(1e3), _recurrence.SUITE, results["cases"])
     stored.write_text("{}")
     with pytest.raises(lastax.serialization.RunError, match="has no ratio of recurrence"):
-        check_ratios(stored, "recurrence", results["cases"])
+        check_ratios(stored, _recurrence.SUITE, results["cases"])
 
 
 def test_slower_programs_are_found(cli, tiny, ratios, monkeypatch):
@@ -340,3 +342,23 @@ def test_tasks_without_full_scale_presets_are_rejected(cli):
     result = cli("bench", "paper", "--task", "speech")
     assert result.status == 1
     assert "speech has no full-scale preset" in result.stderr
+
+
+@pytest.mark.parametrize("implementation", ["masked 80 %", "lastax"])
+def test_only_pruned_networks_are_judged(implementation, tmp_path):
+    """Neither masked networks nor the baseline can fail the check of `bench prune`."""
+    name = f"short/forward/{implementation}"
+    stored = tmp_path / "stored.json"
+    pruned = {"short/forward/lastax 80 %": {"speedup": 1.5}}
+    stored.write_text(json.dumps({"prune": {name: {"speedup": 10.0}} | pruned}))
+    cases = [
+        {"name": name, "shape": "short", "implementation": implementation, "speedup": 1.0}
+        for name, implementation in (
+            (name, implementation),
+            ("short/forward/lastax 80 %", "lastax 80 %"),
+        )
+    ]
+    with pytest.raises(lastax.serialization.RunError) as caught:
+        check_ratios(stored, _prune.SUITE, cases)
+    assert "lastax 80 % speedup 1.00, was 1.50" in str(caught.value)
+    assert name + " " not in str(caught.value)

@@ -26,12 +26,22 @@ from lastax.cmd.bench._measure import (
     raise_failure,
     run_in_turns,
 )
-from lastax.cmd.bench._programs import ALL_SHAPES, LASTAX, REFERENCE, SHAPES, Program, Shape
+from lastax.cmd.bench._programs import (
+    ALL_SHAPES,
+    LASTAX,
+    MASKED,
+    REFERENCE,
+    SHAPES,
+    Program,
+    Shape,
+)
 from lastax.serialization import RunError, write_atomically
 
 # Relative loss against a stored ratio at which `--check` fails.
 TOLERANCE = 0.25
 _STORED = ("speedup", "temporary_ratio", "speedup_over_masked")
+# Least duration of a timed run: shorter programs are called several times.
+_RUN_SECONDS = 0.25
 
 _Case = dict[str, Any]
 
@@ -110,20 +120,20 @@ def comparison_command(suite: Suite) -> click.Command:
         # Compile times are part of the result, so no program may come from the cache.
         jax.config.update("jax_enable_compilation_cache", False)
         chosen = {name: ALL_SHAPES[name] for name in shapes or SHAPES}
-        results = run_suite(suite, chosen, repeats=repeats)
+        results = run_suite(suite, chosen, repeats=repeats, seconds=_RUN_SECONDS)
         cases = results["cases"]
         if plot is not None:
             title = f"{suite.name}: speedup over {suite.described}"
             figure = lastax.plots.draw_speeds(_times(cases), suite.baseline, title=title)
             figure.savefig(plot, dpi=110)
         if store is not None:
-            store_ratios(store, suite.name, cases)
+            store_ratios(store, suite, cases)
         if as_json:
             emit(results)
         else:
             print_results(results, suite)
         if check is not None:
-            compared = check_ratios(check, suite.name, cases)
+            compared = check_ratios(check, suite, cases)
             err.print(f"{compared} ratios are within {100 * TOLERANCE:.0f} % of {check}")
 
     command.help = (
@@ -181,15 +191,21 @@ def run_suite(
     return results
 
 
-def store_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> None:
-    """Add the ratios of a suite to a file; ratios of other programs stay."""
+def store_ratios(path: Path, suite: Suite, cases: Sequence[_Case]) -> None:
+    """Add the ratios of a suite to a file; ratios of other shapes stay."""
     stored = json.loads(path.read_text()) if path.is_file() else {}
-    stored[suite] = stored.get(suite, {}) | _ratios(cases)
+    shapes = tuple({f"{case['shape']}/" for case in cases})
+    kept = {
+        name: ratios
+        for name, ratios in stored.get(suite.name, {}).items()
+        if not name.startswith(shapes)
+    }
+    stored[suite.name] = kept | _ratios(suite, cases)
     write_atomically(path, (json.dumps(stored, indent=1) + "\n").encode())
 
 
-def check_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> int:
-    """Compare ratios with those of a file.
+def check_ratios(path: Path, suite: Suite, cases: Sequence[_Case]) -> int:
+    """Compare the ratios of lastax's own programs with those of a file.
 
     Returns:
         The number of ratios that were compared.
@@ -197,9 +213,9 @@ def check_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> int:
     Raises:
         RunError: if a ratio is worse by more than `TOLERANCE`, or the file has none of the suite.
     """
-    stored = json.loads(path.read_text()).get(suite, {})
+    stored = json.loads(path.read_text()).get(suite.name, {})
     worse, compared = [], 0
-    for name, ratios in _ratios(cases).items():
+    for name, ratios in _ratios(suite, cases).items():
         for key, now in ratios.items():
             before = stored.get(name, {}).get(key)
             if before is None:
@@ -210,7 +226,7 @@ def check_ratios(path: Path, suite: str, cases: Sequence[_Case]) -> int:
             if loss > TOLERANCE:
                 worse.append(f"{name} {key} {now:.2f}, was {before:.2f}")
     if not compared:
-        raise RunError(f"{path} has no ratio of {suite}: write some with --store")
+        raise RunError(f"{path} has no ratio of {suite.name}: write some with --store")
     if worse:
         raise RunError(f"worse than in {path}: {'; '.join(worse)}")
     return compared
@@ -260,7 +276,7 @@ def _cases(
         if reference is not None:
             case["speedup"] = reference.median / timing.median
             case["temporary_ratio"] = timing.temporary_bytes / max(reference.temporary_bytes, 1)
-        masked = timings.get(f"{before}/{implementation.replace(LASTAX, 'masked')}")
+        masked = timings.get(f"{before}/{implementation.replace(LASTAX, MASKED)}")
         if masked is not None and LASTAX in implementation:
             case["speedup_over_masked"] = masked.median / timing.median
         cases.append(case)
@@ -336,8 +352,12 @@ def _times(cases: Sequence[_Case]) -> dict[str, dict[str, list[float]]]:
     return times
 
 
-def _ratios(cases: Sequence[_Case]) -> dict[str, dict[str, float]]:
+def _ratios(suite: Suite, cases: Sequence[_Case]) -> dict[str, dict[str, float]]:
+    """Ratios of lastax's own programs to the baseline."""
+    others = (REFERENCE, MASKED)
     return {
         case["name"]: {name: round(case[name], 3) for name in _STORED if name in case}
         for case in cases
+        if case["implementation"] != suite.baseline
+        and not case["implementation"].startswith(others)
     }

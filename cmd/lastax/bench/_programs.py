@@ -16,7 +16,7 @@ from lastax.nn._precision import precision_name
 from lastax.ssm import ScanMethod
 
 # Names of implementations in tables and stored ratios.
-REFERENCE, LASTAX = "reference", "lastax"
+REFERENCE, LASTAX, MASKED = "reference", "lastax", "masked"
 METHODS: tuple[ScanMethod, ...] = ("associative", "chunked", "sequential")
 GPU_METHODS: tuple[ScanMethod, ...] = ("associative", "pallas")
 INPUT_SIZE = CLASSES = 10

@@ -10,6 +10,7 @@ from lastax.cmd.bench._comparison import Suite, comparison_command
 from lastax.cmd.bench._programs import (
     CLASSES,
     LASTAX,
+    MASKED,
     Program,
     Shape,
     build_network,
@@ -40,7 +41,7 @@ def pruned_networks(network: Network, ratios: Sequence[float]) -> dict[str, Netw
         plan = lastax.plan_pruning(network, ratio=ratio, method="uniform-hinf")
         percent = f"{100 * ratio:.0f} %"
         masked = lastax.keep_states(reference_network(network), plan.keep)
-        networks[f"masked {percent}"] = masked
+        networks[f"{MASKED} {percent}"] = masked
         networks[f"{LASTAX} {percent}"] = lastax.keep_states(network, plan.keep)
     return networks
 
