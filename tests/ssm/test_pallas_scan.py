@@ -11,8 +11,7 @@ import pytest
 import lastax
 from lastax.ssm import _device_table
 from lastax.ssm._device_table import kernels_for, scan_method_for
-from lastax.ssm._pallas_layout import Kernels, OutputTile, Tile
-from lastax.ssm._pallas_output import kernel_output
+from lastax.ssm._pallas_layout import Kernels, Tile
 from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import Target
 from lastax.ssm._recurrence import scan_output, scan_split
@@ -25,8 +24,6 @@ SMALL = Kernels(
     Tile(steps=8, lanes=4, unroll=2, warps=1),
     Tile(steps=4, lanes=4, unroll=2, warps=1),
     interpret=True,
-    # The last program of a sequence has fewer chunks than the others, or a part of one.
-    output=OutputTile(steps=4, unroll=2, warps=1, states=2, columns=4, programs=6),
 )
 TRITON_CALL = "xla.gpu.triton"
 
@@ -68,7 +65,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_kernels_equal_a_loop(case, x64):
-    """States, outputs, and the adjoint with the gradient of `lam`, for all directions at once."""
+    """States, and the adjoint with the gradient of `lam`, for all directions at once."""
     batch, length, states, lam_batch, directions = case
     lam, b = draw(0, batch, length, states, lam_batch)
     bars = tuple(draw(1 + i, batch, length, states)[1] for i in range(len(directions)))
@@ -76,10 +73,6 @@ def test_kernels_equal_a_loop(case, x64):
     found = scan(jnp.asarray(lam), (jnp.asarray(b),))
     wanted = [loop(lam, b, reverse) for reverse in directions]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
-    weights = np.random.default_rng(3).normal(size=(2 * len(directions) * states, 5))
-    output = functools.partial(kernel_output, directions, kernels=SMALL, precision="highest")
-    y = compiled(output)(jnp.asarray(lam), jnp.asarray(b), jnp.asarray(weights))
-    np.testing.assert_allclose(y, np.concatenate(wanted, -1) @ weights, rtol=0, atol=1e-11)
 
     adjoints = [
         loop(lam.conj(), bar, not reverse) for bar, reverse in zip(bars, directions, strict=True)
@@ -115,9 +108,8 @@ def energy(method, lam, b, initial):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Several chunks and programs; outputs without states where no derivative needs them."""
+    """Several chunks and programs."""
     monkeypatch.setattr(_device_table, "_TILES", ((None, (SMALL.forward, SMALL.adjoint)),))
-    monkeypatch.setattr(_device_table, "_OUTPUT_TILES", ((None, SMALL.output),))
 
 
 def test_initial_and_last_states_and_derivatives_of_a_batch(small_tiles, x64):
@@ -182,30 +174,6 @@ def test_the_default_is_chosen_for_the_platform_of_the_program():
         assert text.count(f"@__gpu${TRITON_CALL}") == kernels
 
 
-def test_outputs_without_states_lower_for_a_gpu(monkeypatch):
-    """The kernel for outputs writes no states. The default writes them, and so does a gradient."""
-    lam, b = SHAPE_TYPES
-    weights = [jax.ShapeDtypeStruct((10, 7), np.float32)] * 2
-
-    def output(lam, b, weights):
-        one = functools.partial(scan_output, directions=DIRECTIONS)
-        return jax.vmap(one, in_axes=(None, 0, None))(lam, b, weights)
-
-    def gradient(*arguments):
-        return jax.grad(lambda *arguments: jnp.sum(output(*arguments)), argnums=1)(*arguments)
-
-    states = "tensor<3x200x4x5xf32>"
-    assert states in lowered_for("cuda", output, lam, b, weights)
-    rules = ((None, _device_table.OUTPUT_TILE),)
-    monkeypatch.setattr(_device_table, "_OUTPUT_TILES", rules)
-    # JAX would reuse the program.
-    jax.clear_caches()
-    text = lowered_for("cuda", output, lam, b, weights)
-    assert text.count(f"@__gpu${TRITON_CALL}") == 3
-    assert states not in text
-    assert states in lowered_for("cuda", gradient, lam, b, weights)
-
-
 def test_exported_programs_have_no_kernels():
     """JAX does not keep the format of kernels stable."""
     platforms = ("cpu", "cuda")
@@ -237,11 +205,7 @@ def test_the_table():
 
 @pytest.mark.parametrize("directions", [DIRECTIONS, (False,)], ids=["both", "one"])
 def test_outputs_and_their_derivatives(directions, small_tiles, x64):
-    """Of a batch: value, gradient and its derivative.
-
-    With kernels, the value is that of the kernel for outputs, and the gradient multiplies joined
-    states.
-    """
+    """Of a batch: value, gradient and its derivative. With kernels, the states are joined."""
     rng = np.random.default_rng(0)
     lam = 0.6 * rng.uniform(-1, 1, (2, 3))
     b, weights = rng.normal(size=(2, 11, 6)), rng.normal(size=(len(directions), 6, 5))

@@ -66,6 +66,11 @@ class Suite:
     described: str = "the reference implementation"
     prune_seconds: Callable[[], float] | None = None
 
+    def checks(self, implementation: str) -> bool:
+        """Whether `--check` compares the ratios of an implementation: those of lastax's own."""
+        others = (REFERENCE, MASKED)
+        return implementation != self.baseline and not implementation.startswith(others)
+
 
 _SHAPE = click.option(
     "--shape",
@@ -272,7 +277,7 @@ def _cases(
             "roofline_seconds": roofline,
             "share_of_roofline": roofline / timing.median,
         }
-        reference = timings.get(_compared_with(name, baseline, timings))
+        reference = timings.get(f"{before}/{baseline}")
         if reference is not None:
             case["speedup"] = reference.median / timing.median
             case["temporary_ratio"] = timing.temporary_bytes / max(reference.temporary_bytes, 1)
@@ -281,16 +286,6 @@ def _cases(
             case["speedup_over_masked"] = masked.median / timing.median
         cases.append(case)
     return cases
-
-
-def _compared_with(name: str, baseline: str, timings: Mapping[str, Timing]) -> str:
-    """The program that a program is compared with: the baseline, in the same variant if it has it.
-
-    For example, `lastax, tf32` is compared with `reference, tf32`.
-    """
-    before, _, implementation = name.rpartition("/")
-    same = f"{before}/{implementation.replace(LASTAX, baseline)}"
-    return same if same in timings and same != name else f"{before}/{baseline}"
 
 
 def _table(results: Mapping[str, Any], suite: Suite) -> Table:
@@ -354,10 +349,8 @@ def _times(cases: Sequence[_Case]) -> dict[str, dict[str, list[float]]]:
 
 def _ratios(suite: Suite, cases: Sequence[_Case]) -> dict[str, dict[str, float]]:
     """Ratios of lastax's own programs to the baseline."""
-    others = (REFERENCE, MASKED)
     return {
         case["name"]: {name: round(case[name], 3) for name in _STORED if name in case}
         for case in cases
-        if case["implementation"] != suite.baseline
-        and not case["implementation"].startswith(others)
+        if suite.checks(case["implementation"])
     }

@@ -22,20 +22,15 @@ from lastax.cmd.bench._programs import (
     REFERENCE,
     Program,
     Shape,
-    Work,
     build_network,
     network_programs,
     with_settings,
 )
 from lastax.cmd.bench._prune import pruned_networks
-from lastax.cmd.bench._recurrence import layer_recurrence_programs, recurrence_operands
+from lastax.cmd.bench._recurrence import layer_recurrence_programs
 from lastax.cmd.bench._reference import reference_network
 from lastax.nn import PRECISIONS, with_precision
 from lastax.serialization import RunError, write_atomically
-from lastax.ssm._device_table import kernels_for
-from lastax.ssm._pallas_output import kernel_output
-from lastax.ssm._primitive import Target
-from lastax.ssm._recurrence import scan_output
 
 NO_GPU = (
     "JAX found no GPU, so nothing was run. Install JAX for GPUs, for example "
@@ -47,47 +42,11 @@ TINY = Shape(batch=2, length=12, channels=4, states=6, layers=1)
 RUN_SECONDS = 0.02
 
 
-def output_programs(shape: Shape) -> dict[str, Program]:
-    """The output of both directions, with and without writing the states."""
-    lam, b = recurrence_operands(shape)
-    weights = jax.random.normal(jax.random.key(0), (2, 2 * shape.states, shape.channels))
-    platform = "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
-    kernels = kernels_for(Target(platform), shape.states, output=True)
-    directions = (False, True)
-
-    def separate(precision: str, lam: jax.Array, b: jax.Array, weights: jax.Array) -> jax.Array:
-        one = functools.partial(scan_output, directions=directions)
-        with PRECISIONS[precision].active():
-            return jax.vmap(one, in_axes=(None, 0, None))(lam, b, list(weights))
-
-    def fused(precision: str, lam: jax.Array, b: jax.Array, weights: jax.Array) -> jax.Array:
-        joined = weights.reshape(-1, shape.channels)
-        products = PRECISIONS[precision].products
-        return kernel_output(directions, lam, b, joined, kernels=kernels, precision=products)
-
-    work = Work(
-        shape.steps * 8 * shape.channels * shape.states,
-        shape.steps * (8 * shape.states + 4 * shape.channels),
-    )
-    return {
-        f"{precision}/{name}": Program(
-            functools.partial(function, precision), (lam, b, weights), work, precision
-        )
-        for precision in PRECISIONS
-        for name, function in ((LASTAX, separate), ("fused", fused))
-    }
-
-
 def precision_programs(shape: Shape) -> dict[str, Program]:
-    """Evaluation and training in each precision."""
+    """Evaluation and training in each precision, and the reference implementation in TF32."""
     network = build_network(shape)
-    reference, tf32 = reference_network(network), PRECISIONS["tf32"]
-    networks = {
-        REFERENCE: reference,
-        LASTAX: network,
-        f"{REFERENCE}, tf32": with_precision(reference, tf32),
-        f"{LASTAX}, tf32": with_precision(network, tf32),
-        f"{LASTAX}, bfloat16": with_precision(network, PRECISIONS["bfloat16"]),
+    networks = {REFERENCE: with_precision(reference_network(network), PRECISIONS["tf32"])} | {
+        f"{LASTAX}, {name}": with_precision(network, one) for name, one in PRECISIONS.items()
     }
     return network_programs(shape, networks)
 
@@ -148,16 +107,6 @@ SUITES: dict[str, tuple[Suite, tuple[str, ...]]] = {
             ),
             ("paper/text",),
         ),
-        (
-            Suite(
-                "output",
-                "The recurrence and the product with its states.",
-                output_programs,
-                baseline=LASTAX,
-                described="the program that writes the states",
-            ),
-            ("paper/listops", "paper/text", "paper/speech35"),
-        ),
     )
 }
 
@@ -194,9 +143,8 @@ def gpu(
     `recurrence` times the recurrence as layers use it. `networks` compares two-layer networks with
     the reference implementation: evaluation and training in each precision. `pruned` compares
     networks without 80 % of the states with masks in their place. `depth` compiles and times six
-    layers. `output` times the recurrence with the product of its states, and a kernel that does not
-    write the states. Batch sizes are those of the presets. Speedups of a network in TF32 are
-    relative to the reference implementation in TF32, all others to float32.
+    layers. Batch sizes are those of the presets. Speedups of networks are relative to the
+    reference implementation in TF32, in which JAX computes by default.
 
     A program that fails is reported, and the others run. The file is written after each shape.
     With `--dry-run`, the file and the tables say so, because times of the tiny size mean nothing.

@@ -1,10 +1,12 @@
 """Timing of compiled programs: median and spread over repeats that alternate between programs."""
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final, cast
 
@@ -172,13 +174,25 @@ def run_in_turns(
         except Exception as error:
             on_failure(name, error)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, count in calls.items():
-            times[name].append(programs[name].run(count))
+    with _without_garbage_collection():
+        for _ in range(repeats):
+            for name, count in calls.items():
+                times[name].append(programs[name].run(count))
     return {
         name: Timing(tuple(found), programs[name].seconds, programs[name].temporary_bytes)
         for name, found in times.items()
     }
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """As in `timeit`: a collection takes long after many programs have been traced."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def measure_machine(

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from jax.export import is_symbolic_dim
 
 from lastax._typing import Size
-from lastax.ssm._pallas_layout import Kernels, OutputTile, Tile
+from lastax.ssm._pallas_layout import Kernels, Tile
 from lastax.ssm._primitive import Target
 from lastax.ssm._scan_methods import LONGEST_CHUNK, ScanMethod
 
@@ -40,11 +40,6 @@ _TILES: tuple[tuple[int | None, tuple[Tile, Tile]], ...] = (
     ),
 )
 
-# For `lastax bench gpu`. By default, no number of states uses it, because it moves more bytes
-# through the cache of the device than it saves in its memory: see docs/gpu.md.
-OUTPUT_TILE = OutputTile(steps=64, unroll=8, warps=4, states=32, columns=128, programs=264)
-_OUTPUT_TILES: tuple[tuple[int | None, OutputTile | None], ...] = ((None, None),)
-
 
 def scan_method_for(target: Target, shape: tuple[Size, ...]) -> ScanMethod:
     """The default method for sequences of shape `(..., L, 2 P)`."""
@@ -56,21 +51,14 @@ def scan_method_for(target: Target, shape: tuple[Size, ...]) -> ScanMethod:
     return method
 
 
-def kernels_for(target: Target, states: int, *, output: bool = False) -> Kernels:
-    """How the kernels of `pallas` run for layers of `states` stored states.
-
-    With `output`, they have sizes for outputs also where the table has none.
-    """
+def kernels_for(target: Target, states: int) -> Kernels:
+    """How the kernels of `pallas` run for layers of `states` stored states."""
     tiles = next(tiles for bound, tiles in _TILES if bound is None or states <= bound)
-    sizes = next(sizes for bound, sizes in _OUTPUT_TILES if bound is None or states <= bound)
-    if sizes is None and output:
-        sizes = OUTPUT_TILE
     if target.platform in _TRITON_PLATFORMS and not target.portable:
-        return Kernels(*tiles, interpret=False, output=sizes)
+        return Kernels(*tiles, interpret=False)
     # In interpreted kernels, unrolled steps take long to compile and save no time.
-    sizes = None if sizes is None else sizes._replace(unroll=1)
     forward, adjoint = (tile._replace(unroll=1) for tile in tiles)
-    return Kernels(forward, adjoint, interpret=True, output=sizes)
+    return Kernels(forward, adjoint, interpret=True)
 
 
 def sums_jointly(target: Target) -> bool:

@@ -1,10 +1,8 @@
 """Products with the states of a recurrence, as a primitive of JAX with its derivatives.
 
-The program for a GPU multiplies the states of all directions at once. One that needs no derivative
-can do so without writing the states, see `_pallas_output`.
+The program for a GPU multiplies the states of all directions at once.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +12,6 @@ from jax.interpreters import ad
 
 from lastax._typing import Array
 from lastax.ssm._pallas_layout import Kernels
-from lastax.ssm._pallas_output import kernel_output
 from lastax.ssm._pallas_scan import kernel_adjoint, kernel_scan
 from lastax.ssm._primitive import LinearOperand, Target, jvp_of, sequence_primitive, sum_to
 from lastax.ssm._products import product_of, transposed_product_of
@@ -45,9 +42,6 @@ def _compute_output(
         y = _sum_of_products(states, weights, precision)
         return [y, *states] if with_states else [y]
     W = jnp.concatenate(weights, axis=-2)
-    if kernels.output is not None and not with_states and W.size == math.prod(W.shape[-2:]):
-        W = W.reshape(W.shape[-2:])
-        return [kernel_output(directions, lam, b, W, kernels=kernels, precision=precision)]
     (joined,) = kernel_scan(directions, lam, (b,), kernels=kernels, joined=True)
     y = jnp.matmul(joined, W, precision=precision)
     # If the derivative joins them again, XLA removes the parts.

@@ -30,26 +30,6 @@ class Tile(NamedTuple):
     warps: int
 
 
-class OutputTile(NamedTuple):
-    """Sizes of the kernel that multiplies states by the output matrices.
-
-    Attributes:
-        steps: steps per chunk `T`, a power of two.
-        unroll: as in `Tile`.
-        warps: as in `Tile`.
-        states: states that are multiplied at once, a power of two.
-        columns: channels that are computed at once, a power of two.
-        programs: number of programs, each of which computes several chunks in turn.
-    """
-
-    steps: int
-    unroll: int
-    warps: int
-    states: int
-    columns: int
-    programs: int
-
-
 class Kernels(NamedTuple):
     """How the kernels run.
 
@@ -57,13 +37,11 @@ class Kernels(NamedTuple):
         forward: sizes of the kernels of the recurrence.
         adjoint: sizes of the kernels of its adjoint.
         interpret: run them as JAX operations, which every device can do, slowly.
-        output: sizes of the kernel for outputs; None to write the states and multiply them after.
     """
 
     forward: Tile
     adjoint: Tile
     interpret: bool
-    output: OutputTile | None = None
 
 
 @dataclasses.dataclass(frozen=True)
