@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from lastax._errors import RunError
 from lastax._typing import Record
 from lastax.experiments._cells import UNPRUNED, unpack_correct
-from lastax.experiments._summary import Cell, cells_by_group, row_label
+from lastax.experiments._summary import Cell, cells_by_group, labeled_cells
 
 
 class PairedDifference(NamedTuple):
@@ -95,9 +95,9 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
     records = []
     for group, of_group in cells_by_group(cells).items():
         correct: dict[tuple[str, float], dict[str, np.ndarray]] = {}
-        for cell in of_group:
+        for label, cell in labeled_cells(of_group):
             if cell["test_accuracy"] is not None:
-                row = correct.setdefault((row_label(cell), cell["ratio"]), {})
+                row = correct.setdefault((label, cell["ratio"]), {})
                 row[cell["run"]] = unpack_correct(cell)
         if len({len(bits) for row in correct.values() for bits in row.values()}) > 1:
             raise RunError(f"{group}: the runs have test splits of different sizes")

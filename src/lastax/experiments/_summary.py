@@ -81,16 +81,35 @@ def _shown(name: str, value: Any) -> str:
     return f"{words} {value}"
 
 
-def row_label(cell: Cell) -> str:
-    """Name of the row of a cell in tables: the method, and what followed it."""
-    return PostProcessing(cell["post_processing"]).label(cell["method"], cell["finetune"])
+def labeled_cells(cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
+    """The cells, each with the name of its row in tables: the method, and what followed it.
+
+    Where the cells of a row differ in other settings than the seed of pruning, their names have
+    these settings, for example `calibrated (sequences 64)`.
+    """
+    rows: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        rows.setdefault(_row(cell), []).append(cell.get("settings", {}))
+    different = {row: _different_settings(found) for row, found in rows.items()}
+
+    def label(cell: Cell) -> str:
+        settings = cell.get("settings", {})
+        names = [name for name in different[_row(cell)] if name != "pruning_seed"]
+        shown = "; ".join(_shown(name, settings[name]) for name in names if name in settings)
+        method = f"{cell['method']} ({shown})" if shown else cell["method"]
+        return PostProcessing(cell["post_processing"]).label(method, cell["finetune"])
+
+    return [(label(cell), cell) for cell in cells]
+
+
+def _row(cell: Cell) -> tuple[str, str, int]:
+    return cell["method"], cell["post_processing"], cell["finetune"]
 
 
 def _curves(cells: Sequence[Cell]) -> SweepCurves:
     unpruned: dict[str, list[float]] = {"test": [], "validation": []}
     curves: dict[str, dict[str, dict[float, list[float]]]] = {"test": {}, "validation": {}}
-    for cell in cells:
-        name = row_label(cell)
+    for name, cell in labeled_cells(cells):
         for split in ("test", "validation"):
             accuracy = cell[f"{split}_accuracy"]
             if accuracy is None:

@@ -1,5 +1,6 @@
 """What the figures share: margins, and one color, marker and line style per method."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -40,18 +41,26 @@ class MethodStyle(NamedTuple):
 def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
     """The style of each label of a sweep, such as `last` or `last, reconstructed`.
 
-    A method looks the same in all figures, whatever the other labels are. Methods that are not
+    A method looks the same in all figures, whatever the other labels are. With several settings,
+    such as `calibrated (sequences 64)`, it has one color and several markers. Methods that are not
     registered follow in the order of their labels.
     """
-    methods = [label.partition(",")[0].partition(" + ")[0] for label in labels]
+    # `last + 3 epochs` and `last (sequences 64), reconstructed` become `last` and
+    # `last (sequences 64)`.
+    names = [re.match(r".+?(?: \(.*?\))?(?=,| \+ |$)", label)[0] for label in labels]
+    methods = [name.partition(" (")[0] for name in names]
+    variants: dict[str, dict[str, int]] = {}
+    for name, method in zip(names, methods, strict=True):
+        of_method = variants.setdefault(method, {})
+        of_method.setdefault(name, len(of_method))
     places = {name: place for place, name in enumerate(dict.fromkeys([*METHODS, *methods]))}
     return {
         label: MethodStyle(
             _COLORS[places[method] % len(_COLORS)],
-            _MARKERS[places[method] % len(_MARKERS)],
+            _MARKERS[(places[method] + variants[method][name]) % len(_MARKERS)],
             _LINE_STYLES.get(label.split()[-1], "-"),
         )
-        for label, method in zip(labels, methods, strict=True)
+        for label, name, method in zip(labels, names, methods, strict=True)
     }
 
 

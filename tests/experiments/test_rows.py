@@ -1,0 +1,48 @@
+"""Rows of a summary: cells with different settings are not averaged."""
+
+import pytest
+
+from lastax.experiments import PostProcessing, sweep_groups
+from lastax.plots._style import method_styles
+
+
+def cell(accuracy, *, post_processing=PostProcessing.NONE, **settings):
+    return {
+        **{"run": "run", "task": "speech", "layer": "s5", "bidirectional": True},
+        **{"method": "calibrated", "ratio": 0.8, "finetune": 0, "settings": settings},
+        "post_processing": post_processing.value,
+        "validation_accuracy": accuracy,
+        "test_accuracy": accuracy,
+    }
+
+
+def test_cells_with_different_calibration_have_rows_of_their_own():
+    cells = [
+        cell(0.5, sequences=64, budget="probe", pruning_seed=0),
+        cell(0.6, sequences=64, budget="probe", pruning_seed=1),
+        cell(0.9, sequences=256, budget="probe", pruning_seed=0),
+        cell(0.7, post_processing=PostProcessing.RECONSTRUCTED, sequences=64),
+    ]
+    (curves,) = sweep_groups(cells).values()
+    assert {name: dict(points) for name, points in curves.test.items()} == {
+        # Seeds of pruning are averaged.
+        "calibrated (sequences 64)": {0.8: [0.5, 0.6]},
+        "calibrated (sequences 256)": {0.8: [0.9]},
+        "calibrated, reconstructed": {0.8: [0.7]},
+    }
+
+
+@pytest.mark.parametrize(
+    "label", ["last", "last, reconstructed", "last + 3 epochs", "last (sequences 64) + 3 epochs"]
+)
+def test_a_method_has_one_color(label):
+    styles = method_styles(["aire", label, "last"])
+    assert styles[label].color == styles["last"].color == method_styles(["last"])["last"].color
+    assert styles["aire"].color != styles["last"].color
+
+
+def test_settings_differ_in_their_markers():
+    labels = ["calibrated (sequences 64)", "calibrated (sequences 256), reconstructed"]
+    first, second = method_styles(labels).values()
+    assert first.marker != second.marker
+    assert second.linestyle != first.linestyle
