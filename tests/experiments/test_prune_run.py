@@ -65,9 +65,10 @@ def test_options_that_do_not_suit_a_run(options, option, words):
         ({"method": "random", "ratio": 0.5, "seed": 2}, "random-50-seed2"),
         ({"method": "calibrated", "calibration": DENSE}, "calibrated-30-dense-feedthrough"),
         ({"finetune": 3}, "last-30-tuned3"),
+        ({"finetune": 3, "finetune_rate": 0.3}, "last-30-tuned3-rate0.3"),
         (
             {"finetune": 3, "distill": True, "recalibrate_batch_norm": True},
-            "last-30-recalibrated-distilled",
+            "last-30-recalibrated-distilled3",
         ),
     ],
 )

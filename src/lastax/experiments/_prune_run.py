@@ -149,7 +149,9 @@ class PruneOptions:
         parts += [f"reconstructed{calibration.reconstruct}"] if calibration.reconstruct else []
         parts += ["recalibrated"] if self.recalibrate_batch_norm else []
         if self.finetune:
-            parts.append("distilled" if self.distill else f"tuned{self.finetune}")
+            parts.append(f"{'distilled' if self.distill else 'tuned'}{self.finetune}")
+            usual = self.finetune_rate == type(self).finetune_rate
+            parts += [] if usual else [f"rate{self.finetune_rate:g}"]
         seeded = self.method == "random" or (self.needs_calibration and self.seed != 0)
         parts += [f"seed{self.seed}"] if seeded else []
         return "-".join(parts)
