@@ -45,9 +45,7 @@ def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
     such as `calibrated (sequences 64)`, it has one color and several markers. Methods that are not
     registered follow in the order of their labels.
     """
-    # `last + 3 epochs` and `last (sequences 64), reconstructed` become `last` and
-    # `last (sequences 64)`.
-    names = [re.match(r".+?(?: \(.*?\))?(?=,| \+ |$)", label)[0] for label in labels]
+    names = [_without_post_processing(label) for label in labels]
     methods = [name.partition(" (")[0] for name in names]
     variants: dict[str, dict[str, int]] = {}
     for name, method in zip(names, methods, strict=True):
@@ -62,6 +60,12 @@ def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
         )
         for label, name, method in zip(labels, names, methods, strict=True)
     }
+
+
+def _without_post_processing(label: str) -> str:
+    """`last` for `last + 3 epochs`; `last (sequences 64)` for `last (sequences 64), reconstructed`."""
+    found = re.match(r".+?(?: \(.*?\))?(?=,| \+ |$)", label)
+    return label if found is None else found[0]
 
 
 def new_figure(width: float, height: float) -> Figure:
