@@ -63,7 +63,7 @@ def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
 
 
 def _without_post_processing(label: str) -> str:
-    """`last` for `last + 3 epochs`; `last (sequences 64)` for `last (sequences 64), reconstructed`."""
+    """The method and its settings: `last (sequences 64)` of `last (sequences 64) + 3 epochs`."""
     found = re.match(r".+?(?: \(.*?\))?(?=,| \+ |$)", label)
     return label if found is None else found[0]
 
