@@ -160,7 +160,9 @@ def location_options(command: Callable) -> Callable:
         location = DataLocation(root, data, skip_bad)
         return command(*arguments, location=location, **options)
 
-    with_data = click.option("--data", help="Your own data, if they were moved.")(located)
+    with_data = click.option("--data", help="New location of your own data, if you moved them.")(
+        located
+    )
     skipping = click.option("--skip-bad", is_flag=True, help="Leave damaged records out.")(
         with_data
     )

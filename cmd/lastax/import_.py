@@ -28,7 +28,9 @@ SECTIONS = {
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: runs/TASK/NAME of the file]",
 )
-@click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
+)
 @foreign_options
 @root_option
 @json_option

@@ -48,7 +48,7 @@ SIZES = ("states", "parameters", "bytes")
     "--compare-with",
     type=MethodName(),
     multiple=True,
-    help="Also evaluate this method at as many states; repeatable.",
+    help="Also evaluate this method with as many states; repeatable.",
 )
 @click.option("--ratio", type=float, help="Share of all states to remove.  [default: 0.3]")
 @click.option("--states", type=int, help="Or: number of states to keep in total.")
@@ -85,7 +85,9 @@ SIZES = ("states", "parameters", "bytes")
     type=click.Path(path_type=Path),
     help="Folder of the pruned run.  [default: beside RUN, named after the options]",
 )
-@click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
+)
 @foreign_options
 @click.option("--bounds", is_flag=True, help="Show worst-case error bounds after refits too.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier pruning in that folder.")
@@ -115,8 +117,8 @@ def prune(
     RUN defaults to the newest trained run. The command prints the sizes, the error of each
     layer, and the accuracy before and after, and draws poles.png and states.png into the new run.
 
-    RUN may also be a checkpoint of other people's code. Name its task by --task. The command first
-    writes runs/TASK/NAME, as `lastax import` does, which has more options.
+    RUN may also be a checkpoint of other people's code. Pass its task with --task. The command
+    first imports it into runs/TASK/NAME; `lastax import` has more options.
     """
     given: dict[str, Any] = {"budget": budget, "dense_feedthrough": dense_feedthrough}
     counts = {"sequences": sequences, "reconstruct": reconstruct}

@@ -193,7 +193,9 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     is_flag=True,
     help="Also print paired differences to the first method, with intervals.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Records per split to evaluate on.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Worker processes on this machine.")
 @click.option(
     "--scheduler",

@@ -2,13 +2,14 @@
 
 import pytest
 
-from lastax.experiments import PostProcessing, sweep_groups
+import lastax
+from lastax.experiments import PostProcessing, paired_differences, sweep_groups, sweep_summary
 from lastax.plots._style import method_styles
 
 
-def cell(accuracy, *, post_processing=PostProcessing.NONE, **settings):
+def cell(accuracy, *, layer="s5", post_processing=PostProcessing.NONE, **settings):
     return {
-        **{"run": "run", "task": "speech", "layer": "s5", "bidirectional": True},
+        **{"run": f"run-{layer}", "task": "speech", "layer": layer, "bidirectional": True},
         **{"method": "calibrated", "ratio": 0.8, "finetune": 0, "settings": settings},
         "post_processing": post_processing.value,
         "validation_accuracy": accuracy,
@@ -32,6 +33,15 @@ def test_cells_with_different_calibration_have_rows_of_their_own():
     }
 
 
+def test_groups_with_different_calibration_are_not_averaged():
+    unpruned = [{**cell(0.9, layer=layer), "method": "unpruned"} for layer in ("s5", "s4d")]
+    cells = [cell(0.9, layer="s5", sequences=256), cell(0.5, layer="s4d", sequences=64)]
+    rows = {row["method"]: row["groups"] for row in sweep_summary(unpruned + cells)}
+    assert rows == {"calibrated (sequences 256)": 1, "calibrated (sequences 64)": 1}
+    with pytest.raises(lastax.serialization.RunError, match=r"no row 'calibrated' .*sequences 256"):
+        paired_differences(cells, "calibrated")
+
+
 @pytest.mark.parametrize(
     "label", ["last", "last, reconstructed", "last + 3 epochs", "last (sequences 64) + 3 epochs"]
 )
@@ -43,6 +53,7 @@ def test_a_method_has_one_color(label):
 
 def test_settings_differ_in_their_markers():
     labels = ["calibrated (sequences 64)", "calibrated (sequences 256), reconstructed"]
-    first, second = method_styles(labels).values()
-    assert first.marker != second.marker
+    first, second, plain = method_styles([*labels, "calibrated"]).values()
+    assert len({first.marker, second.marker, plain.marker}) == 3
     assert second.linestyle != first.linestyle
+    assert plain.marker == method_styles(["calibrated"])["calibrated"].marker

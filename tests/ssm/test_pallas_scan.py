@@ -169,9 +169,18 @@ def test_the_default_is_chosen_for_the_platform_of_the_program():
     def gradient(lam, b):
         return jax.grad(lambda *x: sum(map(jnp.sum, both_directions(*x))), argnums=(0, 1))(lam, b)
 
+    def gradient_of_output(lam, b, weights):
+        def energy(lam, b, weights):
+            one = functools.partial(scan_output, directions=DIRECTIONS)
+            return jnp.sum(jax.vmap(one, in_axes=(None, 0, None))(lam, b, weights) ** 2)
+
+        return jax.grad(energy, argnums=(0, 1, 2))(lam, b, weights)
+
+    weights = [jax.ShapeDtypeStruct((10, 7), np.float32)] * 2
     for platform, kernels in (("cpu", 0), ("cuda", 6)):
-        text = lowered_for(platform, gradient, *SHAPE_TYPES)
-        assert text.count(f"@__gpu${TRITON_CALL}") == kernels
+        for function, operands in ((gradient, ()), (gradient_of_output, (weights,))):
+            text = lowered_for(platform, function, *SHAPE_TYPES, *operands)
+            assert text.count(f"@__gpu${TRITON_CALL}") == kernels
 
 
 def test_exported_programs_have_no_kernels():

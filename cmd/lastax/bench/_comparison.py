@@ -40,7 +40,7 @@ from lastax.serialization import RunError, write_atomically
 # Relative loss against a stored ratio at which `--check` fails.
 TOLERANCE = 0.25
 _STORED = ("speedup", "temporary_ratio", "speedup_over_masked")
-# Least duration of a timed run: shorter programs are called several times.
+# About the least duration of a timed run: shorter programs are called several times.
 _RUN_SECONDS = 0.25
 
 _Case = dict[str, Any]

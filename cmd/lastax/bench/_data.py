@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import equinox as eqx
 import jax
 import numpy as np
 from rich.table import Table
@@ -104,7 +103,7 @@ def _step_seconds(preset: Preset, data: Data, batch: Batch, repeats: int) -> flo
     optimizer = lastax.training.make_optimizer(
         training.learning_rate, training.ssm_learning_rate, weight_decay=training.weight_decay
     )
-    step = eqx.filter_jit(
+    step = jax.jit(
         functools.partial(lastax.training.train_step, optimizer=optimizer, key=jax.random.key(1))
     )
     state = lastax.training.TrainState.initialize(network, optimizer)

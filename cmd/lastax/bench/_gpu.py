@@ -61,9 +61,10 @@ def pruned_programs(shape: Shape) -> dict[str, Program]:
 
 
 def depth_programs(shape: Shape) -> dict[str, Program]:
-    """A training step of a deeper network, whose blocks are compiled one by one or once."""
+    """A training step of a deeper network in TF32, whose blocks are compiled one by one or once."""
     shape = dataclasses.replace(shape, layers=3 * shape.layers)
-    step = network_programs(shape, {LASTAX: build_network(shape)})[f"training/{LASTAX}"]
+    network = with_precision(build_network(shape), PRECISIONS["tf32"])
+    step = network_programs(shape, {LASTAX: network})[f"training/{LASTAX}"]
     return {
         f"training/{LASTAX}": step,
         f"training/{LASTAX}, scan layers": with_settings(step, scan_layers=True),
@@ -141,10 +142,11 @@ def gpu(
     """Time recurrences and networks of the full-scale sizes on a GPU.
 
     `recurrence` times the recurrence as layers use it. `networks` compares two-layer networks with
-    the reference implementation: evaluation and training in each precision. `pruned` compares
-    networks without 80 % of the states with masks in their place. `depth` compiles and times six
-    layers. Batch sizes are those of the presets. Speedups of networks are relative to the
-    reference implementation in TF32, in which JAX computes by default.
+    the reference implementation in TF32: evaluation and training in each precision. `pruned`
+    compares networks without 80 % of the states with the unpruned network, and with masked ones.
+    `depth` times training steps of six layers, compiled one by one or once. Batch sizes are those
+    of the presets. Speedups are relative to the reference implementation, to the unpruned network
+    (`pruned`), or to layers that are compiled one by one (`depth`).
 
     A program that fails is reported, and the others run. The file is written after each shape.
     With `--dry-run`, the file and the tables say so, because times of the tiny size mean nothing.

@@ -8,9 +8,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +89,7 @@ class CompiledProgram:
     @property
     def temporary_bytes(self) -> int:
         """Bytes of temporary arrays, as the compiled program reports them."""
-        return int(self.function.compiled.memory_analysis().temp_size_in_bytes)
+        return int(self.function.memory_analysis().temp_size_in_bytes)
 
 
 # Called with the name of a program that cannot be compiled or run.
@@ -129,7 +128,7 @@ def compile_programs(
         for name, (function, arguments) in programs.items():
             on_progress(name)
             try:
-                lowered = cast(Any, eqx.filter_jit(function)).lower(*arguments)
+                lowered = jax.jit(function).lower(*arguments)
             except Exception as error:
                 on_failure(name, error)
                 continue
@@ -160,8 +159,8 @@ def run_in_turns(
     Args:
         programs: by name, the compiled programs.
         repeats: number of timed runs per program.
-        seconds: least duration of a run. A run calls a shorter program several times; a device
-            that computes asynchronously then does not wait for the calls.
+        seconds: about the least duration of a run. A run calls a shorter program several times; a
+            device that computes asynchronously then does not wait for the calls.
         on_failure: called for programs that cannot be run. If it returns, the result lacks the
             program.
     """
@@ -187,12 +186,14 @@ def run_in_turns(
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
     """As in `timeit`: a collection takes long after many programs have been traced."""
+    enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def measure_machine(

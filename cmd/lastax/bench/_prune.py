@@ -80,7 +80,8 @@ def seconds_to_prune(shape: Shape) -> float:
 
 SUITE = Suite(
     "prune",
-    "Time pruned networks, and the same networks with masks in place of removed states.",
+    "Time pruned networks, and the same networks with masks in place of removed states. The column "
+    "`over masked` compares the two.",
     prune_programs,
     baseline=LASTAX,
     described="the unpruned network",

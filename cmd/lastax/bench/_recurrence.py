@@ -70,12 +70,6 @@ def layer_recurrence_programs(
     return programs
 
 
-def recurrence_operands(shape: Shape) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues, and driving inputs with split real and imaginary parts, `(B, L, 2 P)`."""
-    lam, b = _complex_operands(shape)
-    return lam, _split(b)
-
-
 def _split(b: jax.Array) -> jax.Array:
     return jnp.concatenate([b.real, b.imag], axis=-1)
 

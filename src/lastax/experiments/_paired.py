@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from lastax._errors import RunError
 from lastax._typing import Record
 from lastax.experiments._cells import UNPRUNED, unpack_correct
-from lastax.experiments._summary import Cell, cells_by_group, labeled_cells
+from lastax.experiments._summary import Cell, cells_by_group, row_labels
 
 
 class PairedDifference(NamedTuple):
@@ -89,15 +89,19 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
         `PairedDifference`, and `within_noise`. Runs without the row or the baseline are left out.
 
     Raises:
-        RunError: if a cell does not say which test examples are correct, or if the runs of a group
-            have test splits of different sizes.
+        RunError: if no cell belongs to the baseline, if a cell does not say which test examples are
+            correct, or if the runs of a group have test splits of different sizes.
     """
+    label_of = row_labels(cells)
+    known = dict.fromkeys(map(label_of, cells))
+    if baseline not in known:
+        raise RunError(f"no row {baseline!r} to compare with; the rows are {', '.join(known)}")
     records = []
     for group, of_group in cells_by_group(cells).items():
         correct: dict[tuple[str, float], dict[str, np.ndarray]] = {}
-        for label, cell in labeled_cells(of_group):
+        for cell in of_group:
             if cell["test_accuracy"] is not None:
-                row = correct.setdefault((label, cell["ratio"]), {})
+                row = correct.setdefault((label_of(cell), cell["ratio"]), {})
                 row[cell["run"]] = unpack_correct(cell)
         if len({len(bits) for row in correct.values() for bits in row.values()}) > 1:
             raise RunError(f"{group}: the runs have test splits of different sizes")

@@ -8,12 +8,13 @@ a group.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lastax._typing import Record
+from lastax.experiments._cells import UNPRUNED
 from lastax.experiments._post_processing import PostProcessing
 
 Cell = Mapping[str, Any]
@@ -45,7 +46,9 @@ def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
     Where groups differ in other settings, their names have these settings, for example
     `speech, s5, bidirectional, channels 32`.
     """
-    return {name: _curves(of_group) for name, of_group in cells_by_group(cells).items()}
+    cells = list(cells)
+    label = row_labels(cells)
+    return {name: _curves(of_group, label) for name, of_group in cells_by_group(cells).items()}
 
 
 def cells_by_group(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
@@ -81,40 +84,44 @@ def _shown(name: str, value: Any) -> str:
     return f"{words} {value}"
 
 
-def labeled_cells(cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
-    """The cells, each with the name of its row in tables: the method, and what followed it.
+def row_labels(cells: Iterable[Cell]) -> Callable[[Cell], str]:
+    """A function that names the row of a cell in tables: the method, and what followed it.
 
-    Where the cells of a row differ in other settings than the seed of pruning, their names have
-    these settings, for example `calibrated (sequences 64)`.
+    Where the given cells of a row differ in other settings than the seed of pruning, their names
+    have these settings, for example `calibrated (sequences 64)`.
     """
     rows: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for cell in cells:
         rows.setdefault(_row(cell), []).append(cell.get("settings", {}))
-    different = {row: _different_settings(found) for row, found in rows.items()}
+    different = {
+        row: [name for name in _different_settings(found) if name != "pruning_seed"]
+        for row, found in rows.items()
+    }
 
     def label(cell: Cell) -> str:
-        settings = cell.get("settings", {})
-        names = [name for name in different[_row(cell)] if name != "pruning_seed"]
+        settings, method = cell.get("settings", {}), cell["method"]
+        names = [] if method == UNPRUNED else different[_row(cell)]
         shown = "; ".join(_shown(name, settings[name]) for name in names if name in settings)
-        method = f"{cell['method']} ({shown})" if shown else cell["method"]
-        return PostProcessing(cell["post_processing"]).label(method, cell["finetune"])
+        named = f"{method} ({shown})" if shown else method
+        return PostProcessing(cell["post_processing"]).label(named, cell["finetune"])
 
-    return [(label(cell), cell) for cell in cells]
+    return label
 
 
 def _row(cell: Cell) -> tuple[str, str, int]:
     return cell["method"], cell["post_processing"], cell["finetune"]
 
 
-def _curves(cells: Sequence[Cell]) -> SweepCurves:
+def _curves(cells: Sequence[Cell], label: Callable[[Cell], str]) -> SweepCurves:
     unpruned: dict[str, list[float]] = {"test": [], "validation": []}
     curves: dict[str, dict[str, dict[float, list[float]]]] = {"test": {}, "validation": {}}
-    for name, cell in labeled_cells(cells):
+    for cell in cells:
+        name = label(cell)
         for split in ("test", "validation"):
             accuracy = cell[f"{split}_accuracy"]
             if accuracy is None:
                 continue
-            if cell["method"] == "unpruned":
+            if cell["method"] == UNPRUNED:
                 unpruned[split].append(accuracy)
             else:
                 points = curves[split].setdefault(name, {})

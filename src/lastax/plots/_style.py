@@ -41,15 +41,15 @@ class MethodStyle(NamedTuple):
 def method_styles(labels: list[str]) -> dict[str, MethodStyle]:
     """The style of each label of a sweep, such as `last` or `last, reconstructed`.
 
-    A method looks the same in all figures, whatever the other labels are. With several settings,
-    such as `calibrated (sequences 64)`, it has one color and several markers. Methods that are not
-    registered follow in the order of their labels.
+    A method has the same color in all figures, and the same marker unless its label names settings,
+    such as `calibrated (sequences 64)`. These labels have further markers, in their order. Methods
+    that are not registered follow in the order of their labels.
     """
     names = [_without_post_processing(label) for label in labels]
     methods = [name.partition(" (")[0] for name in names]
     variants: dict[str, dict[str, int]] = {}
     for name, method in zip(names, methods, strict=True):
-        of_method = variants.setdefault(method, {})
+        of_method = variants.setdefault(method, {method: 0})
         of_method.setdefault(name, len(of_method))
     places = {name: place for place, name in enumerate(dict.fromkeys([*METHODS, *methods]))}
     return {

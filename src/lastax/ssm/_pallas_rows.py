@@ -118,7 +118,12 @@ class Rows:
     def _row(self, ref: Any, row: Any, component: int) -> Any:
         sequences, _, _, states = self._shape
         sizes = (min(ref.shape[0], sequences), 1, 1, states)
-        return part_of(ref, (0, row, component, 0), sizes)
+        # Interpreted loads take slices of one row instead of integers, and all of the same type.
+        places = (
+            self._pl.ds(jnp.asarray(start, jnp.int32), size)
+            for start, size in zip((0, row, component, 0), sizes, strict=True)
+        )
+        return ref.at[tuple(places)]
 
     def _load(self, ref: Any, row: Any, component: int, mask: Array | None) -> SplitComplex:
         zero = None if mask is None else 0.0
@@ -143,15 +148,3 @@ class Rows:
         for condition in conditions[1:]:
             inside = inside & condition
         return jnp.broadcast_to(inside, shape)
-
-
-def part_of(ref: Any, starts: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
-    """A part of an array, for loads and stores."""
-    from jax.experimental import pallas as pl
-
-    # In interpret mode, loads take slices of one row instead of integers, and all of the same type.
-    places = (
-        pl.ds(jnp.asarray(start, jnp.int32), size)
-        for start, size in zip(starts, sizes, strict=True)
-    )
-    return ref.at[tuple(places)]

@@ -293,7 +293,7 @@ def fit_network(
         )
 
     # The new state takes the memory of the old one. All leaves are arrays, so `equinox.filter_jit`,
-    # whose calls take the host about three times as long, is not needed.
+    # whose calls take the host more than twice as long, is not needed.
     compiled = jax.jit(step, donate_argnames="state")
     batches = data.training_batches(
         batch_size=training.batch_size,
