@@ -55,7 +55,7 @@ def time_step(shape: Shape, steps: int) -> dict[str, Any]:
         "devices": placement.devices,
         "processes": jax.process_count(),
         "seconds": float(np.median(times[1:])),
-        "exchanged_bytes": exchanged_bytes(compiled.as_text()),
+        "exchanged_bytes": exchanged_bytes(compiled.as_text() or ""),
     }
 
 
