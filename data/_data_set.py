@@ -19,7 +19,7 @@ from lastax.data._stream_features import StreamFeatures
 
 # Limits of a default evaluation batch.
 _MOST_RECORDS = 128
-_MOST_STEPS = 2**17
+_MOST_STEPS = 2**16
 
 Kind = Literal["audio", "image", "text", "features"]
 
@@ -86,7 +86,7 @@ class Data:
 
         Args:
             split: "train", "validation" or "test".
-            batch_size: number of records per batch. Default: at most 128 records and 2^17 steps,
+            batch_size: number of records per batch. Default: at most 128 records and 2^16 steps,
                 which limits the memory that an evaluation needs.
             limit: maximal number of records; the choice is deterministic
                 (`lastax.data.some_records`).
