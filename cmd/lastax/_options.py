@@ -140,6 +140,13 @@ def seed_option(command: Command) -> Command:
     )(command)
 
 
+def limit_option(command: Command) -> Command:
+    """`--limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
+    )(command)
+
+
 def root_option(command: Command) -> Command:
     """`--data-dir` on every command that reads or writes data sets."""
     return click.option(

@@ -8,7 +8,7 @@ import click
 from lastax.cmd._console import emit, out, percent
 from lastax.cmd._flags import SectionedCommand, setting_names, setting_options
 from lastax.cmd._foreign import foreign_options, import_checkpoint
-from lastax.cmd._options import debug_option, json_option, root_option
+from lastax.cmd._options import debug_option, json_option, limit_option, root_option
 from lastax.interop import ImportOptions
 from lastax.training import DataConfig
 
@@ -28,9 +28,7 @@ SECTIONS = {
     type=click.Path(path_type=Path),
     help="Folder of the run.  [default: runs/TASK/NAME of the file]",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
-)
+@limit_option
 @foreign_options
 @root_option
 @json_option

@@ -22,6 +22,7 @@ from lastax.cmd._options import (
     debug_option,
     finetune_rate_option,
     json_option,
+    limit_option,
     location_options,
     require_flag,
     run_argument,
@@ -85,9 +86,7 @@ SIZES = ("states", "parameters", "bytes")
     type=click.Path(path_type=Path),
     help="Folder of the pruned run.  [default: beside RUN, named after the options]",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
-)
+@limit_option
 @foreign_options
 @click.option("--bounds", is_flag=True, help="Show worst-case error bounds after refits too.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier pruning in that folder.")

@@ -38,6 +38,7 @@ from lastax.cmd._options import (
     debug_option,
     finetune_rate_option,
     json_option,
+    limit_option,
     location_options,
     require_flag,
     seed_option,
@@ -193,9 +194,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
     is_flag=True,
     help="Also print paired differences to the first method, with intervals.",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), help="Records per split to evaluate on.  [default: all]"
-)
+@limit_option
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Worker processes on this machine.")
 @click.option(
     "--scheduler",
