@@ -68,6 +68,7 @@ def flag_of(name: str, value: object = None) -> str:
 # Settings that refine another one, which is off by default.
 _REFINED = {
     "penalty_weight": "state_penalty",
+    "penalty_warmup": "state_penalty",
     "reduce_epochs": "reduce_during_training",
     "reduce_method": "reduce_during_training",
     "reduce_tolerance": "reduce_during_training",

@@ -87,3 +87,5 @@ def check_settings(config: Any) -> None:
         value = getattr(config, name, None)
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1); got {value}")
+    if not 0 <= getattr(config, "penalty_warmup", 0) <= 1:
+        raise ValueError(f"penalty_warmup must be in [0, 1]; got {config.penalty_warmup}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -162,6 +163,24 @@ def test_an_executor_measures_the_same(trained, tmp_path, monkeypatch):
         lastax.experiments.sweep([run], *options, executor=executor, on_cell=elsewhere.append)
     assert len(cells) == 4
     assert without_seconds(here) == without_seconds(elsewhere) == without_seconds(cells)
+
+
+def test_compiled_programs_do_not_accumulate(trained, tmp_path, monkeypatch):
+    """Linux allows a process 65,530 memory maps, which the programs of a long sweep would use."""
+    grid = lastax.experiments.Grid(methods=("calibrated",), ratios=(0.3, 0.5, 0.7))
+    programs = {}
+    for cells in (1, 1000):
+        monkeypatch.setattr(lastax.experiments._sweep, "CELLS_PER_CACHE", cells)
+        counts = programs.setdefault(cells, [])
+
+        def count(cell, counts=counts):
+            counts.append(len(jax.devices()[0].client.live_executables()))
+
+        folder = tmp_path / str(cells)
+        lastax.experiments.sweep([trained], grid, folder, lastax.data.reopen_data, on_cell=count)
+    # The first cell is the unpruned network.
+    assert programs[1][-1] <= programs[1][1]
+    assert programs[1000][-1] > programs[1000][1]
 
 
 class DyingWorkers(ThreadPoolExecutor):

@@ -96,11 +96,13 @@ def initial():
     return training.TrainState.initialize(model, OPTIMIZER)
 
 
-def fit(folder, *, share, epochs, prune=prune_with_optimizer, step=None, **options):
-    """Four epochs from 8 states; with fewer than 4 of them, the accuracy falls."""
+def fit(
+    folder, *, share, epochs, retry=0, least=4, prune=prune_with_optimizer, step=None, **options
+):
+    """Four epochs from 8 states; with fewer than `least` of them, the accuracy falls."""
 
     def validate(model):
-        enough = sum(lastax.state_counts(model)) >= 4
+        enough = sum(lastax.state_counts(model)) >= least
         return training.Evaluation(0.9 if enough else 0.5, 1.0, 12)
 
     folder.mkdir(exist_ok=True)
@@ -113,7 +115,7 @@ def fit(folder, *, share, epochs, prune=prune_with_optimizer, step=None, **optio
         epochs=4,
         steps_per_epoch=STEPS,
         checkpoint_steps=2,
-        reduction=training.InTrainingReduction(share, prune, epochs, tolerance=1.0),
+        reduction=training.InTrainingReduction(share, prune, epochs, 1.0, retry),
         **options,
     )
 
@@ -152,6 +154,16 @@ def test_an_undone_removal_leaves_no_trace(whole, once):
     other, same, _ = once
     assert eqx.tree_equal(same, undone)
     assert [line for line in log if not line["undone"]] == records(other)
+
+
+def test_an_undone_removal_is_tried_again_in_smaller_steps(tmp_path):
+    """From 8 states to 2 at once falls, and to 4 does not; then to 2, and to 3 again."""
+    found = fit(tmp_path, share=0.75, epochs=1, retry=2, least=3)
+    log = records(tmp_path)
+    assert [line["epoch"] for line in log] == [1, 2, 2, 3, 4, 4]
+    assert [line["states"] for line in log] == [8, 2, 8, 4, 2, 4]
+    assert [line["undone"] for line in log] == [False, True, False, False, True, False]
+    assert lastax.state_counts(found.model) == [4]
 
 
 def test_training_continues_with_the_states_that_prune_keeps(once):

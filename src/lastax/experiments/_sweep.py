@@ -12,6 +12,8 @@ from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lastax._errors import RunError
 from lastax._typing import Record
 from lastax.calibration._batch_norm import recalibrate_batch_norm
@@ -45,6 +47,9 @@ SWEEP_RESULTS = "sweep.json"
 SWEEP_FIGURE = "sweep.png"
 # L-BFGS steps per block, for cells with block-wise reconstruction.
 RECONSTRUCTION_STEPS = 100
+# Cells of a run after which the process drops its compiled programs. Each pruned network has shapes
+# of its own. Linux allows a process 65,530 memory maps, and programs of a cell take up to 1,200.
+CELLS_PER_CACHE = 16
 
 OpenData = Callable[[RunConfig], TrainingData]
 
@@ -73,7 +78,8 @@ def sweep(
 
     Each cell is written to `cells.jsonl` in `folder` as soon as it is measured. A sweep that was
     interrupted continues when it is called again; cells that the folder holds are not measured
-    again.
+    again. JAX's compiled programs are dropped from time to time, since each pruned network has its
+    own.
 
     Args:
         runs: folders of finished runs.
@@ -207,6 +213,9 @@ class _Measurement:
 
     def __init__(self, run: Path, grid: Grid, open_data: OpenData) -> None:
         self._run, self._grid = run, grid
+        # No other run uses the programs of the last one.
+        jax.clear_caches()
+        self._cells = itertools.count(1)
         self._config, self._model = config, model = load_run(run)
         self._data = open_data(config)
         self._placement = Placement.of_this_process()
@@ -224,6 +233,8 @@ class _Measurement:
 
     def record(self, cell: Cell) -> Record:
         """What is known of a cell and its run, with what was measured."""
+        if next(self._cells) % CELLS_PER_CACHE == 0:
+            jax.clear_caches()
         started = time.monotonic()
         return {
             **self._grid.identity(self._run, cell),

@@ -10,11 +10,15 @@ from lastax._typing import Record
 class Clock:
     """Times the steps of one epoch, and the time in which they wait for data."""
 
-    def __init__(self, *, compiling: bool = False) -> None:
-        """Start the epoch. If `compiling`, the first step is not timed, because it compiles."""
+    def __init__(self) -> None:
+        """Start the epoch."""
         self._started = self._resumed = time.monotonic()
-        self._compiling = compiling
+        self._compiling = False
         self._steps, self._stepping, self._waiting = 0, 0.0, 0.0
+
+    def expect_compilation(self) -> None:
+        """Leave the next step out of the rates, because it compiles."""
+        self._compiling = True
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

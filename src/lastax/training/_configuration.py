@@ -63,6 +63,9 @@ class TrainingConfig:
         "none", "Term of the loss that makes states redundant."
     )
     penalty_weight: float = setting(1.0, "Weight of this term.")
+    penalty_warmup: float = setting(
+        0.67, "Share of the epochs in which this weight rises linearly from 0."
+    )
     reduce_during_training: float = setting(0.0, "Share of states to remove during training.")
     reduce_epochs: int = setting(2, "Remove states at the ends of the first N epochs.")
     reduce_method: str = setting("aire", "Pruning method that chooses these states.")

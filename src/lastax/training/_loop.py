@@ -102,7 +102,7 @@ def fit(
         placement: the devices; the default device if None. With several processes, each calls this
             function, and the first one writes.
         on_step: called after each step with its number and metrics. The next step may be running.
-        reduction: removal of states at the ends of the first epochs. An epoch that is undone has a
+        reduction: removal of states at the ends of epochs. An epoch that is undone has a
             record with `"undone": true`, and is repeated.
         on_epoch: called after each epoch with the record that `metrics.jsonl` gets.
         on_reduced: with a reduction, called before the model is written, with one mask per layer:
@@ -142,7 +142,8 @@ def fit(
         ahead = start_reading()
         stack.callback(lambda: ahead.close())
         unread: collections.deque[tuple[int, StepMetrics]] = collections.deque()
-        clock = Clock(compiling=True)
+        clock = Clock()
+        clock.expect_compilation()
         number = int(now.state.step)
         while number < epochs * steps_per_epoch:
             number += 1
@@ -178,7 +179,7 @@ def fit(
                 now = now.with_progress(
                     metrics_bytes=log.append(record), loss_sum=0.0, accuracy_sum=0.0
                 )
-                clock = Clock(compiling=reduction is not None and epoch <= reduction.epochs)
+                clock = Clock()
                 on_epoch(record)
             _require_finite_parameters(now.state.model, number, saved)
             if undo:
@@ -188,6 +189,8 @@ def fit(
                 ahead, number = start_reading(), int(now.state.step)
             elif inside == 0 and reduction is not None:
                 now = now.reduced(reduction, epoch, start, placement)
+                if now.before is not None:
+                    clock.expect_compilation()
             now.save(checkpoints, number)
             saved = number
             clock.resume()

@@ -29,7 +29,7 @@ class Progress:
         batches: position in the training batches.
         kept: packed masks of the states that remain of those before the training; empty for all.
         accuracy: the last validation accuracy.
-        undone: number of removals of states that were undone.
+        undone: number of removals of states that were undone since the last one that was not.
         repeated_steps: number of steps that were repeated for this reason.
         before: the progress before the last removal, until a validation has accepted it.
     """
@@ -96,7 +96,8 @@ class LoopState:
             start: the state before the first step.
             placement: the devices.
         """
-        accepted = dataclasses.replace(self.with_progress(before=None), before=None)
+        undone = 0 if self.before is not None else self.progress.undone
+        accepted = dataclasses.replace(self.with_progress(before=None, undone=undone), before=None)
         counts, progress = state_counts(start.model), accepted.progress
         removals = reduction.removals(self.state, epoch, counts, undone=progress.undone)
         if not removals:

@@ -25,8 +25,8 @@ class InTrainingReduction:
 
     Each of these epochs removes the same share of the remaining states. If validation accuracy
     falls by more than `tolerance` in the epoch after a removal, the loop restores the state before
-    the removal, and repeats the epoch without it. From then on, each removal takes only half of the
-    states that are too many.
+    the removal, and repeats the epoch without it. The next removal then goes half as far toward the
+    same number of states, on a logarithmic scale. The one after it goes the whole way again.
 
     Attributes:
         share: share of all states that are removed in the end, in [0, 1).
@@ -34,12 +34,15 @@ class InTrainingReduction:
             optimizer state and `states`.
         epochs: number of epochs that end with a removal.
         tolerance: accepted fall of validation accuracy, in percentage points.
+        retry_epochs: number of epochs after these that also end with a removal, as long as there
+            are too many states because removals were undone.
     """
 
     share: float
     prune: Prune
     epochs: int
     tolerance: float
+    retry_epochs: int = 0
 
     def check(self, epochs: int) -> None:
         """Require that at least one epoch follows the last removal.
@@ -50,9 +53,10 @@ class InTrainingReduction:
         Raises:
             ValueError: if none does.
         """
-        if self.epochs >= epochs:
+        last = self.epochs + self.retry_epochs
+        if last >= epochs:
             raise ValueError(
-                f"states are removed after {self.epochs} of {epochs} epochs, and an epoch must "
+                f"states are removed after {last} of {epochs} epochs, and an epoch must "
                 "follow the last removal; remove states in fewer epochs (--reduce-epochs), or "
                 "train for more"
             )
@@ -79,12 +83,12 @@ class InTrainingReduction:
             state: the state at this moment.
             epoch: number of the epoch, from 1.
             counts: number of states per layer before the training.
-            undone: number of removals that were undone so far; each one halves the number.
+            undone: number of removals that were undone since the last one that was not.
         """
-        if epoch > self.epochs:
+        states, target = sum(state_counts(state.model)), self.target(epoch, counts)
+        if epoch > self.epochs + self.retry_epochs or states <= target:
             return 0
-        surplus = sum(state_counts(state.model)) - self.target(epoch, counts)
-        return max(surplus, 0) >> undone
+        return states - round(target * (states / target) ** (1 - 0.5**undone))
 
     def apply(self, state: TrainState, removals: int) -> tuple[TrainState, Masks]:
         """The state with fewer states per layer, and the masks of those that remain."""

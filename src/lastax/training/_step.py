@@ -58,7 +58,7 @@ def train_step(
     key: PRNGKeyArray,
     label_smoothing: float = 0.0,
     penalty: SystemPenalty | None = None,
-    penalty_weight: float = 0.0,
+    penalty_weight: optax.ScalarOrSchedule = 0.0,
     remat: bool = False,
     scan_layers: bool = False,
     teacher: Network | None = None,
@@ -72,7 +72,7 @@ def train_step(
         key: random key of the run; the key of the step is derived from it.
         label_smoothing: share of the target that is spread over all classes.
         penalty: penalty of a system whose mean over all layers is added to the loss.
-        penalty_weight: weight of this mean.
+        penalty_weight: weight of this mean, or a function from the number of steps done to it.
         remat: compute the inside of each block again in the backward pass, to save memory.
         scan_layers: apply adjacent blocks of equal shapes in a `jax.lax.scan`, whose body is
             compiled once.
@@ -101,7 +101,8 @@ def train_step(
         else:
             loss = jnp.mean(kl_divergence(predict(teacher, batch), logits))
         if penalty is not None:
-            loss = loss + penalty_weight * state_penalty(model, penalty)
+            weight = penalty_weight(state.step) if callable(penalty_weight) else penalty_weight
+            loss = loss + weight * state_penalty(model, penalty)
         return loss, (logits, split_trainable(moved)[1])
 
     # The network chooses the precision of its own products.

@@ -276,6 +276,7 @@ def fit_network(
     optimizer = optimizer_for(training, steps)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     kept = placement.state((key, teacher))
+    penalty_weight = penalty_weight_for(training, steps)
 
     def step(kept: tuple[Batch, PRNGKeyArray, Network | None], state: TrainState) -> Stepped:
         batch, key, teacher = kept
@@ -286,7 +287,7 @@ def fit_network(
             key=key,
             label_smoothing=training.label_smoothing,
             penalty=SYSTEM_PENALTIES[training.state_penalty],
-            penalty_weight=training.penalty_weight,
+            penalty_weight=penalty_weight,
             remat=training.remat,
             scan_layers=training.scan_layers,
             teacher=teacher,
@@ -393,6 +394,19 @@ def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransfo
     )
 
 
+def penalty_weight_for(training: TrainingConfig, steps: int) -> optax.ScalarOrSchedule:
+    """The weight of the state penalty, which rises in the first epochs.
+
+    Args:
+        training: the settings.
+        steps: number of steps per epoch.
+    """
+    epochs = round(training.penalty_warmup * training.epochs)
+    if not epochs:
+        return training.penalty_weight
+    return optax.linear_schedule(0.0, training.penalty_weight, epochs * steps)
+
+
 def reduction_for(config: RunConfig, data: TrainingData) -> InTrainingReduction | None:
     """The removal of states during a training; None if its configuration has none.
 
@@ -419,6 +433,8 @@ def reduction_for(config: RunConfig, data: TrainingData) -> InTrainingReduction 
         ),
         training.reduce_epochs,
         training.reduce_tolerance,
+        # The smaller network has at least half of the training.
+        max(training.epochs // 2 - training.reduce_epochs, 0),
     )
     reduction.check(training.epochs)
     return reduction
