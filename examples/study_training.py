@@ -24,6 +24,7 @@ from lastax.experiments import pack_correct, paired_bootstrap, unpack_correct
 TRAININGS = {
     "plain": [],
     "modal": ["--state-penalty", "modal", "--penalty-weight", "1"],
+    "constant": ["--state-penalty", "modal", "--penalty-weight", "1", "--penalty-warmup", "0"],
     "hankel": ["--state-penalty", "hankel", "--penalty-weight", "1"],
 }
 # How these networks are pruned, without labels.
@@ -217,7 +218,7 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--layer", default="s5", show_default=True)
 @click.option("--seeds", default="0", show_default=True, callback=several(click.INT))
 @click.option(
-    "--trainings", default=",".join(TRAININGS), show_default=True,
+    "--trainings", default="plain,modal", show_default=True,
     callback=several(click.Choice(list(TRAININGS))),
     help="Networks that are pruned after training.",
 )  # fmt: skip
