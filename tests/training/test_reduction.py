@@ -157,7 +157,7 @@ def test_an_undone_removal_leaves_no_trace(whole, once):
 
 
 def test_an_undone_removal_is_tried_again_in_smaller_steps(tmp_path):
-    """From 8 states to 2 at once falls, and to 4 does not; then to 2, and to 3 again."""
+    """2 of 8 states are too few, and 4 are enough. The next removal aims at 2 again."""
     found = fit(tmp_path, share=0.75, epochs=1, retry=2, least=3)
     log = records(tmp_path)
     assert [line["epoch"] for line in log] == [1, 2, 2, 3, 4, 4]

@@ -18,6 +18,19 @@ from ..systems import compiled
 from .test_trainer import PRESET, Tones
 
 CONFIG = {"layers": 2, "channels": 4, "states": 6}
+OPTIMIZER = lastax.training.make_optimizer(0.01, 0.01, weight_decay=0.0)
+
+
+def penalized_step(penalty, weight):
+    return compiled(
+        functools.partial(
+            lastax.training.train_step,
+            optimizer=OPTIMIZER,
+            key=jax.random.key(1),
+            penalty=penalty,
+            penalty_weight=weight,
+        )
+    )
 
 
 def test_every_name_of_a_setting_has_a_penalty():
@@ -41,22 +54,13 @@ def test_steps_with_a_penalty_lower_it(penalty, layer, bidirectional):
     """With a large weight; steps without it do not."""
     config = lastax.ModelConfig(layer=layer, bidirectional=bidirectional, **CONFIG)
     model = lastax.build_network(config, input_size=2, classes=2, key=jax.random.key(0))
-    optimizer = lastax.training.make_optimizer(0.01, 0.01, weight_decay=0.0)
     rng = np.random.default_rng(0)
     batch = {"x": rng.normal(size=(4, 9, 2)).astype(np.float32), "label": np.arange(4) % 2}
     value = compiled(functools.partial(state_penalty, penalty=penalty))
     reached = {}
     for weight in (0.0, 100.0):
-        step = compiled(
-            functools.partial(
-                lastax.training.train_step,
-                optimizer=optimizer,
-                key=jax.random.key(1),
-                penalty=penalty,
-                penalty_weight=weight,
-            )
-        )
-        state = lastax.training.TrainState.initialize(model, optimizer)
+        step = penalized_step(penalty, weight)
+        state = lastax.training.TrainState.initialize(model, OPTIMIZER)
         for _ in range(8):
             state, metrics = step(state, batch)
         assert np.isfinite(metrics.loss)
@@ -75,21 +79,12 @@ def test_the_weight_rises_over_a_share_of_the_epochs():
     model = lastax.build_network(
         lastax.ModelConfig(**CONFIG), input_size=2, classes=2, key=jax.random.key(0)
     )
-    optimizer = lastax.training.make_optimizer(0.01, 0.01, weight_decay=0.0)
-    start = lastax.training.TrainState.initialize(model, optimizer)
+    start = lastax.training.TrainState.initialize(model, OPTIMIZER)
     batch = {"x": np.ones((2, 9, 2), np.float32), "label": np.arange(2)}
 
     def loss(weight, step):
         state = eqx.tree_at(lambda state: state.step, start, jnp.asarray(step))
-        _, metrics = compiled(
-            functools.partial(
-                lastax.training.train_step,
-                optimizer=optimizer,
-                key=jax.random.key(1),
-                penalty=lastax.analysis.modal_penalty,
-                penalty_weight=weight,
-            )
-        )(state, batch)
+        _, metrics = penalized_step(lastax.analysis.modal_penalty, weight)(state, batch)
         return float(metrics.loss)
 
     assert loss(weight, 4) == pytest.approx(loss(1.0, 4), rel=1e-6)

@@ -67,7 +67,7 @@ class Suite:
     prune_seconds: Callable[[], float] | None = None
 
     def checks(self, implementation: str) -> bool:
-        """Whether `--check` compares the ratios of an implementation, which is one of lastax."""
+        """Whether `--check` compares this implementation: only unmasked ones of lastax."""
         others = (REFERENCE, MASKED)
         return implementation != self.baseline and not implementation.startswith(others)
 

@@ -213,9 +213,7 @@ class _Measurement:
 
     def __init__(self, run: Path, grid: Grid, open_data: OpenData) -> None:
         self._run, self._grid = run, grid
-        # No other run uses the programs of the last one.
-        jax.clear_caches()
-        self._cells = itertools.count(1)
+        self._cell_numbers = itertools.count()
         self._config, self._model = config, model = load_run(run)
         self._data = open_data(config)
         self._placement = Placement.of_this_process()
@@ -233,7 +231,8 @@ class _Measurement:
 
     def record(self, cell: Cell) -> Record:
         """What is known of a cell and its run, with what was measured."""
-        if next(self._cells) % CELLS_PER_CACHE == 0:
+        # Also before the first cell: no run uses the programs of another one.
+        if next(self._cell_numbers) % CELLS_PER_CACHE == 0:
             jax.clear_caches()
         started = time.monotonic()
         return {

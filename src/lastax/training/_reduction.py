@@ -44,6 +44,10 @@ class InTrainingReduction:
     tolerance: float
     retry_epochs: int = 0
 
+    @property
+    def _last_epoch(self) -> int:
+        return self.epochs + self.retry_epochs
+
     def check(self, epochs: int) -> None:
         """Require that at least one epoch follows the last removal.
 
@@ -53,11 +57,10 @@ class InTrainingReduction:
         Raises:
             ValueError: if none does.
         """
-        last = self.epochs + self.retry_epochs
-        if last >= epochs:
+        if self._last_epoch >= epochs:
             raise ValueError(
-                f"states are removed after {last} of {epochs} epochs, and an epoch must "
-                "follow the last removal; remove states in fewer epochs (--reduce-epochs), or "
+                f"states are removed after {self._last_epoch} of {epochs} epochs, and an epoch "
+                "must follow the last removal; remove states in fewer epochs (--reduce-epochs), or "
                 "train for more"
             )
 
@@ -86,7 +89,7 @@ class InTrainingReduction:
             undone: number of removals that were undone since the last one that was not.
         """
         states, target = sum(state_counts(state.model)), self.target(epoch, counts)
-        if epoch > self.epochs + self.retry_epochs or states <= target:
+        if epoch > self._last_epoch or states <= target:
             return 0
         return states - round(target * (states / target) ** (1 - 0.5**undone))
 

@@ -395,7 +395,7 @@ def optimizer_for(training: TrainingConfig, steps: int) -> optax.GradientTransfo
 
 
 def penalty_weight_for(training: TrainingConfig, steps: int) -> optax.ScalarOrSchedule:
-    """The weight of the state penalty, which rises in the first epochs.
+    """The weight of the state penalty, which rises from 0 in a whole number of epochs.
 
     Args:
         training: the settings.
