@@ -20,12 +20,13 @@ import numpy as np
 import lastax
 from lastax.experiments import pack_correct, paired_bootstrap, unpack_correct
 
+PLAIN = "plain"
 # Options of `lastax train`, for networks that are pruned after training.
 TRAININGS = {
-    "plain": [],
-    "modal": ["--state-penalty", "modal", "--penalty-weight", "1"],
-    "constant": ["--state-penalty", "modal", "--penalty-weight", "1", "--penalty-warmup", "0"],
-    "hankel": ["--state-penalty", "hankel", "--penalty-weight", "1"],
+    PLAIN: [],
+    "modal": ["--state-penalty", "modal"],
+    "constant": ["--state-penalty", "modal", "--penalty-warmup", "0"],
+    "hankel": ["--state-penalty", "hankel"],
 }
 # How these networks are pruned, without labels.
 METHODS = ("last", "aire", "calibrated")
@@ -39,8 +40,9 @@ SMALL = (REDUCED, SCRATCH, DISTILLED)
 class Study:
     """The networks of one task and kind of layer, and what was measured on them."""
 
-    def __init__(self, task, layer, folder):
+    def __init__(self, task, layer, folder, limit=None):
         self.folder = folder
+        self.limit = limit
         self._preset = ["--task", task, "--layer", layer]
         self._path = folder / "networks.jsonl"
 
@@ -63,12 +65,13 @@ class Study:
 
     def prune(self, name, seed, ratios):
         """Train a large network, and prune it in several ways at all ratios."""
-        run = self.train(name, seed, TRAININGS[name])
+        run = self.train(name.replace(":", "-"), seed, train_options(name))
         grid = lastax.experiments.Grid(
             methods=METHODS,
             ratios=ratios,
             reconstruct=("calibrated",),
             calibration=lastax.experiments.CalibrationOptions(CLIPS),
+            limit=self.limit,
         )
         cells = lastax.experiments.sweep(
             [run], grid, run / "sweep", lastax.data.reopen_data, on_cell=show
@@ -83,10 +86,11 @@ class Study:
 
     def measure_small(self, row, seed, ratio):
         """Train a network that is small when training ends, unless this was done before."""
+        identity = {"row": row, "seed": seed, "ratio": ratio, "limit": self.limit}
         for record in self.records():
-            if (record["row"], record["seed"], record["ratio"]) == (row, seed, ratio):
+            if identity.items() <= record.items():
                 return record
-        plain = self.train("plain", seed, TRAININGS["plain"])
+        plain = self.train(PLAIN, seed, TRAININGS[PLAIN])
         config = lastax.training.load_config(plain)
         states = max(1, round((1 - ratio) * config.model.states))
         name = f"{row.replace(' ', '-')}-{ratio:g}"
@@ -99,12 +103,10 @@ class Study:
         else:
             run = self.folder / f"{name}-seed{seed}"
             model = distill(plain, states, run)
-        test = lastax.data.reopen_data(config).evaluation_batches("test")
+        test = lastax.data.reopen_data(config).evaluation_batches("test", limit=self.limit)
         correct = lastax.training.correct_predictions(model, test)
         record = {
-            "row": row,
-            "seed": seed,
-            "ratio": ratio,
+            **identity,
             "states": sum(lastax.state_counts(model)),
             "test_accuracy": float(correct.mean()),
             "training_seconds": training_seconds(run),
@@ -114,6 +116,12 @@ class Study:
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return show(record)
+
+
+def train_options(name):
+    """The options of `lastax train` for a training, for example `modal`, or `modal:0.1`."""
+    name, _, weight = name.partition(":")
+    return [*TRAININGS[name], "--penalty-weight", weight] if weight else TRAININGS[name]
 
 
 def distill(run, states, folder):
@@ -167,7 +175,7 @@ def tables(found, ratios):
     accuracies, differences = [["network", "training, s", *columns]], [["network", *columns]]
     for lines in (accuracies, differences):
         lines.append(["---"] * len(lines[0]))
-    (unpruned,) = rows["plain, unpruned"].values()
+    (unpruned,) = rows[f"{PLAIN}, unpruned"].values()
     for name, row in rows.items():
         seconds = [one["training_seconds"] for cell in row.values() for one in cell.values()]
         cells = [row.get(ratio, {}) for ratio in (0.0, *ratios)]
@@ -213,14 +221,29 @@ def several(kind):
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
+class Training(click.ParamType):
+    """A name in `TRAININGS`; with a penalty, a weight may follow after a colon."""
+
+    name = "training"
+
+    def convert(self, value, param, ctx):
+        name, colon, weight = value.partition(":")
+        click.Choice(list(TRAININGS)).convert(name, param, ctx)
+        if not colon:
+            return name
+        if name == PLAIN:
+            self.fail(f"{PLAIN!r} has no penalty, so it takes no weight: {value!r}", param, ctx)
+        return f"{name}:{click.FloatRange(min=0).convert(weight, param, ctx):g}"
+
+
 @click.command()
 @click.option("--task", default="speech", show_default=True)
 @click.option("--layer", default="s5", show_default=True)
 @click.option("--seeds", default="0", show_default=True, callback=several(click.INT))
 @click.option(
-    "--trainings", default="plain,modal", show_default=True,
-    callback=several(click.Choice(list(TRAININGS))),
-    help="Networks that are pruned after training.",
+    "--trainings", default="plain,modal", show_default=True, callback=several(Training()),
+    help=f"Networks that are pruned after training: {', '.join(TRAININGS)}. modal:0.1 sets the "
+    "weight of the penalty.",
 )  # fmt: skip
 @click.option(
     "--ratios", default="0.5,0.7,0.8,0.9,0.95", show_default=True, callback=several(SHARE),
@@ -230,13 +253,14 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
     "--sizes", default="0.8,0.9", show_default=True, callback=several(SHARE),
     help="Shares that are missing when training ends; one training per way and share.",
 )  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Number of test examples.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))
-def main(task, layer, seeds, trainings, ratios, sizes, out):
+def main(task, layer, seeds, trainings, ratios, sizes, limit, out):
     """Train, prune and measure what is missing, and print the tables."""
-    study = Study(task, layer, out / f"{task}-{layer}")
+    study = Study(task, layer, out / f"{task}-{layer}", limit)
     found = [
         cell
-        for name in dict.fromkeys(["plain", *trainings])
+        for name in dict.fromkeys([PLAIN, *trainings])
         for seed in seeds
         for cell in study.prune(name, seed, tuple(ratios))
     ]

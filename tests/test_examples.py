@@ -212,8 +212,11 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
         trained.append(run.name)
         return made
 
+    weights = set()
+
     def train(command, check):
         options = dict(itertools.pairwise(map(str, command)))
+        weights.add(options.get("--penalty-weight"))
         network(Path(options["--out"]), int(options.get("--states", 8)))
 
     def sweep(runs, grid, *_, on_cell):
@@ -234,10 +237,11 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
         lastax.training, "correct_predictions", lambda *_: np.array(next(correct), bool)
     )
     settings["distill"] = lambda run, states, out: network(out, states)
-    arguments = ["--task=arrays", "--seeds=0,1", "--trainings=modal", "--ratios=0.5"]
-    arguments += ["--sizes=0.75", "--out=study"]
+    arguments = ["--task=arrays", "--seeds=0,1", "--trainings=modal:0.10", "--ratios=0.5"]
+    arguments += ["--sizes=0.75", "--limit=6", "--out=study"]
     shown = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
     assert len(trained) == 2 * (2 + 3)
+    assert weights == {None, "0.1"}
     states = {
         record["row"]: record["states"]
         for record in map(
@@ -249,7 +253,7 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     accuracies, differences = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     names = [f"plain, {name}" for name in ("unpruned", "last", "aire", "calibrated")]
     names += ["plain, calibrated, reconstructed"]
-    names += [name.replace("plain", "modal") for name in names]
+    names += [name.replace("plain", "modal:0.1") for name in names]
     names += ["reduced during training", "from scratch", "distilled from scratch"]
     for table in (accuracies, differences):
         assert [row[0] for row in table[2:]] == names
@@ -260,6 +264,9 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     assert differences[2][1] == "+0.0 (+0.0 to +0.0, within noise)"
     assert differences[3][2].startswith("-16.7 (-")
     assert differences[-1][3].startswith("+0.0 (-")
+    wrong = CliRunner().invoke(study["main"], ["--trainings=plain:1"])
+    assert wrong.exit_code == 2
+    assert "takes no weight" in wrong.output
     # Another run trains and measures nothing again.
     again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
     assert len(trained) == 2 * (2 + 3)
