@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
-import itertools
-import re
-import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 import lastax
-from lastax._errors import RunError
 from lastax.cmd._console import (
-    RUNS,
     Counter,
     emit,
-    err,
     keep_compiled_programs,
     out,
     report_unstable,
@@ -33,7 +24,6 @@ from lastax.cmd._console import (
 )
 from lastax.cmd._options import (
     DataLocation,
-    MethodName,
     calibration_options,
     debug_option,
     finetune_rate_option,
@@ -43,90 +33,21 @@ from lastax.cmd._options import (
     require_flag,
     seed_option,
 )
-from lastax.cmd._tables import print_table
-
-UNIDIRECTIONAL = "-unidirectional"
-# `lastax.experiments` has the same value; loading it takes seconds.
-RECONSTRUCTION_STEPS = 100
-
-
-class Several(click.ParamType):
-    """Values separated by commas."""
-
-    def __init__(self, name: str, one: Callable[[str], Any], *, may_be_empty: bool = False) -> None:
-        self.name = name
-        self._one = one
-        self._may_be_empty = may_be_empty
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[Any]:
-        """From text to the list of different values."""
-        if isinstance(value, list):
-            return value
-        if self._may_be_empty and not value.strip():
-            return []
-        try:
-            return list(dict.fromkeys(self._one(part) for part in value.split(",")))
-        except ValueError as error:
-            self.fail(f"{value!r} is no list of {self.name} with commas: {error}", param, ctx)
-
-
-# The sweep chooses these flags of `lastax train` itself, or they train nothing.
-_OWN_FLAGS = (
-    *("--task", "--layer", "--size", "--seed", "--out", "--resume", "--if-missing", "--from"),
-    *("--data-dir", "--data", "--json", "--debug", "--help", "-h", "--show-settings"),
+from lastax.cmd._sweep_tables import print_sweep
+from lastax.cmd._sweep_training import trained_runs
+from lastax.cmd._sweep_values import (
+    LAYER_NAMES,
+    METHOD_NAMES,
+    METHOD_NAMES_OR_NONE,
+    TASK_NAMES,
+    UNIDIRECTIONAL,
+    FlagList,
+    Several,
+    ratio,
 )
 
-
-class _Flags(click.ParamType):
-    """Flags of `lastax train` for a sweep, as a shell reads them."""
-
-    name = "flags"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[str]:
-        """From text to the list of words."""
-        try:
-            words = shlex.split(value)
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
-        for word in words:
-            if word.partition("=")[0] in _OWN_FLAGS:
-                self.fail(f"{word} cannot be changed here; the sweep sets it", param, ctx)
-        return words
-
-
-def _ratio(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number, as in 0.1,0.3") from None
-    if not 0 <= number < 1:
-        raise ValueError(f"{text} must be at least 0 and below 1")
-    return number
-
-
-def _one_of(known: Callable[[], list[str]], what: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in known():
-            raise ValueError(f"no {what} {text!r}; choose one of {', '.join(known())}")
-        return text
-
-    return check
-
-
-def _layers() -> list[str]:
-    kinds = lastax.training.allowed_values(lastax.ModelConfig)["layer"].choices
-    return [*kinds, *(kind + UNIDIRECTIONAL for kind in kinds)]
-
-
-_METHOD = _one_of(lambda: MethodName().choices, "method")
-METHOD_NAMES = Several("methods", _METHOD)
-METHOD_NAMES_OR_NONE = Several("methods", _METHOD, may_be_empty=True)
-TASK_NAMES = Several("tasks", _one_of(lambda: list(lastax.training.TASKS), "task"))
-LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
+# `lastax.experiments` has the same value; loading it takes seconds.
+RECONSTRUCTION_STEPS = 100
 
 
 @click.command()
@@ -149,7 +70,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 @click.option(
     "--train",
     "flags",
-    type=_Flags(),
+    type=FlagList(),
     default="",
     metavar="FLAGS",
     help="Flags of `lastax train` for these presets, in quotes.  [default: none]",
@@ -160,7 +81,7 @@ LAYER_NAMES = Several("layers", _one_of(_layers, "layer"))
 )
 @click.option(
     "--ratios",
-    type=Several("numbers", _ratio),
+    type=Several("numbers", ratio),
     default="0.1,0.3,0.5,0.7,0.9",
     help="Shares of states to remove.",
 )
@@ -264,7 +185,7 @@ def sweep(
         raise click.UsageError("--jobs and --scheduler exclude each other: leave one out")
     location = location.absolute()
     with _executor(jobs, scheduler) as executor:
-        chosen = [*runs, *_trained(tasks or [], layers, size, seeds, flags, location, executor)]
+        chosen = [*runs, *trained_runs(tasks or [], layers, size, seeds, flags, location, executor)]
         chosen = chosen or [resolve_run(None)]
         for run in chosen:
             _warn_of_unstable_states(run)
@@ -317,13 +238,7 @@ def _print(
     results: Mapping[str, Any],
 ) -> None:
     """The tables, and the files that were written."""
-    for group, curves in groups.items():
-        print_table(_table(group, curves, ratios))
-    print_table(_summary_table(results["summary"]))
-    for (group, baseline), rows in itertools.groupby(
-        results.get("paired", []), lambda row: (row["group"], row["baseline"])
-    ):
-        print_table(_paired_table(f"{group}: test accuracy minus that of {baseline}", rows))
+    print_sweep(groups, ratios, results)
     files = (
         lastax.experiments.SWEEP_TABLE,
         lastax.experiments.SWEEP_RESULTS,
@@ -350,99 +265,9 @@ def prepare_worker() -> None:
     keep_compiled_programs()
 
 
-def _trained(
-    tasks: list[str],
-    layers: list[str],
-    size: str,
-    seeds: list[int],
-    flags: list[str],
-    location: DataLocation,
-    executor: Executor | None,
-) -> list[Path]:
-    """Runs of presets; those that do not exist yet are trained by `lastax train`."""
-    found, missing = [], []
-    changes = "".join("-" + re.sub(r"[^\w.]+", "-", word).strip("-") for word in flags)
-    for task, layer, seed in itertools.product(tasks, layers, seeds):
-        kind = layer.removesuffix(UNIDIRECTIONAL)
-        if (kind, size) not in lastax.training.TASKS[task].presets:
-            raise click.UsageError(f"--task {task} --layer {kind}: there is no preset {size!r}")
-        suffix = "" if size == "small" else f"-{size}"
-        run = RUNS / task / f"{layer}{suffix}{changes}-seed{seed}"
-        found.append(run)
-        if (run / lastax.serialization.MODEL_FILE).is_file():
-            continue
-        command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
-        command += [*(["--no-bidirectional"] if layer != kind else []), *flags]
-        command += ["--out", str(run)] + (["--resume"] if run.exists() else [])
-        for flag, value in (("--data-dir", location.root), ("--data", location.data)):
-            command += [] if value is None else [flag, str(value)]
-        missing.append(command)
-    # A worker may have another working directory.
-    train = functools.partial(_train, folder=Path.cwd())
-    statuses = (map if executor is None else executor.map)(train, missing)
-    for command, status in zip(missing, statuses, strict=True):
-        if status:
-            raise RunError(f"lastax {shlex.join(command)} ended with status {status}")
-    return found
-
-
-def _train(command: list[str], folder: Path) -> int:
-    err.print(f"lastax {shlex.join(command)}")
-    program = [sys.executable, "-m", "lastax.cmd.main"]
-    return subprocess.run([*program, *command], cwd=folder, check=False).returncode
-
-
 def _draw(folder: Path, groups: Mapping[str, lastax.experiments.SweepCurves]) -> None:
     picture = io.BytesIO()
     lastax.plots.draw_sweep(groups).savefig(picture, format="png", dpi=110)
     lastax.serialization.write_atomically(
         folder / lastax.experiments.SWEEP_FIGURE, picture.getvalue()
     )
-
-
-def _table(group: str, curves: lastax.experiments.SweepCurves, ratios: tuple[float, ...]) -> Table:
-    table = Table(title=f"{group}: test accuracy, %; unpruned {_percent(curves.unpruned)}")
-    table.add_column("method")
-    for ratio in ratios:
-        table.add_column(f"{100 * ratio:g} %", justify="right")
-    for method, points in curves.test.items():
-        table.add_row(method, *(_percent(points.get(ratio, [])) for ratio in ratios))
-    return table
-
-
-def _summary_table(summary: list[dict[str, Any]]) -> Table:
-    table = Table(title="most states removed within 1 pp of validation accuracy, mean over groups")
-    for name in ("method", "removed", "test loss", "removed, compressible", "test loss"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for row in summary:
-        compressible = row["compressible"]
-        table.add_row(
-            row["method"],
-            f"{100 * row['ratio']:.1f} %",
-            f"{row['loss']:.2f} pp",
-            f"{100 * row['ratio_compressible']:.1f} %" if compressible else "-",
-            f"{row['loss_compressible']:.2f} pp" if compressible else "-",
-        )
-    return table
-
-
-def _paired_table(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(title=f"{title}, percentage points; paired bootstrap")
-    names = ("method", "removed", "difference", "95 % interval", "examples", "runs", "")
-    for name in names:
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for row in rows:
-        table.add_row(
-            row["method"],
-            f"{100 * row['ratio']:g} %",
-            f"{100 * row['difference']:+.2f}",
-            f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}",
-            f"{row['examples']:,}",
-            str(row["runs"]),
-            "within noise" if row["within_noise"] else "",
-        )
-    return table
-
-
-def _percent(values: list[float]) -> str:
-    return f"{100 * sum(values) / len(values):.2f}" if values else "-"

@@ -9,19 +9,27 @@ Value = TypeVar("Value")
 
 
 def setting(
-    default: Value, text: str | None, *, least: int = 1, layers: tuple[str, ...] = ()
+    default: Value,
+    text: str | None,
+    *,
+    least: int = 1,
+    most: float | None = None,
+    below: float | None = None,
+    layers: tuple[str, ...] = (),
 ) -> Value:
     """A field of a configuration dataclass.
 
     Args:
         default: default value.
         text: description for users, or None if users do not set this field.
-        least: smallest allowed value of an integer setting.
+        least: smallest allowed value of an integer setting. A float setting is never negative.
+        most: inclusive upper limit of a float setting.
+        below: exclusive upper limit of a float setting. Pass at most one of both.
         layers: kinds of layers that use the setting; all if empty.
     """
     if layers and text is not None:
         text = f"{text.removesuffix('.')} ({', '.join(layers)})."
-    metadata = {"help": text, "least": least, "layers": layers}
+    metadata = {"help": text, "least": least, "most": most, "below": below, "layers": layers}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -81,11 +89,17 @@ def check_settings(config: Any) -> None:
             raise ValueError(
                 f"{field.name} must be at least {field.metadata['least']}; got {value}"
             )
-        if allowed.kind is float and not 0 <= value < float("inf"):
-            raise ValueError(f"{field.name} must be finite and not negative; got {value}")
-    for name in ("dropout", "label_smoothing", "norm_momentum", "reduce_during_training"):
-        value = getattr(config, name, None)
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1); got {value}")
-    if not 0 <= getattr(config, "penalty_warmup", 0) <= 1:
-        raise ValueError(f"penalty_warmup must be in [0, 1]; got {config.penalty_warmup}")
+        if allowed.kind is float:
+            _check_range(field, value)
+
+
+def _check_range(field: dataclasses.Field[float], value: float) -> None:
+    most, below = field.metadata["most"], field.metadata["below"]
+    if most is not None:
+        inside, interval = 0 <= value <= most, f"in [0, {most:g}]"
+    elif below is not None:
+        inside, interval = 0 <= value < below, f"in [0, {below:g})"
+    else:
+        inside, interval = 0 <= value < float("inf"), "finite and not negative"
+    if not inside:
+        raise ValueError(f"{field.name} must be {interval}; got {value}")

@@ -382,7 +382,7 @@ def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
         called.append(command[3:])
         return type("Done", (), {"returncode": 3})()
 
-    monkeypatch.setattr("lastax.cmd.sweep.subprocess.run", run)
+    monkeypatch.setattr("lastax.cmd._sweep_training.subprocess.run", run)
     for layer, more in (("lru", ""), ("lru-unidirectional", "--no-bidirectional ")):
         ended = cli("sweep", "--task", "speech", "--layer", layer, "--seeds", "4,5")
         assert ended.status == 1

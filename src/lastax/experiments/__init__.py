@@ -14,11 +14,11 @@ from lastax.experiments._paired import PairedDifference as PairedDifference
 from lastax.experiments._paired import paired_bootstrap as paired_bootstrap
 from lastax.experiments._paired import paired_differences as paired_differences
 from lastax.experiments._post_processing import PostProcessing as PostProcessing
-from lastax.experiments._prune_run import AUTO as AUTO
-from lastax.experiments._prune_run import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
-from lastax.experiments._prune_run import OptionError as OptionError
+from lastax.experiments._prune_options import AUTO as AUTO
+from lastax.experiments._prune_options import DEFAULT_MAX_LOSS as DEFAULT_MAX_LOSS
+from lastax.experiments._prune_options import OptionError as OptionError
+from lastax.experiments._prune_options import PruneOptions as PruneOptions
 from lastax.experiments._prune_run import PrunedRun as PrunedRun
-from lastax.experiments._prune_run import PruneOptions as PruneOptions
 from lastax.experiments._prune_run import prune_run as prune_run
 from lastax.experiments._prune_run import pruning_key as pruning_key
 from lastax.experiments._summary import SweepCurves as SweepCurves

@@ -20,8 +20,10 @@ class ImportOptions:
     activation: Activation | None = setting(None, "Nonlinearity after each layer.")
     gelu: Gelu = setting("tanh", "Form of GELU.")
     norm_epsilon: float | None = setting(None, "Number added to variances.")
-    norm_momentum: float = setting(0.95, "Weight of old running statistics per training step.")
-    dropout: float | None = setting(None, "Dropout rate.")
+    norm_momentum: float = setting(
+        0.95, "Weight of old running statistics per training step.", below=1.0
+    )
+    dropout: float | None = setting(None, "Dropout rate.", below=1.0)
     pooling: Pooling = setting("mean", "Pooling over time.")
     mask_padding: bool = setting(False, "Exclusion of padding from statistics and recurrences.")
     conj_sym: bool | None = setting(None, "One stored state per conjugate pair.")

@@ -78,9 +78,11 @@ class ModelConfig:
     norm_epsilon: float | None = setting(
         None, "Number added to variances; None: 1e-5 (batch) or 1e-6 (layer)."
     )
-    norm_momentum: float = setting(0.95, "Weight of old running statistics per training step.")
+    norm_momentum: float = setting(
+        0.95, "Weight of old running statistics per training step.", below=1.0
+    )
     prenorm: bool = setting(True, "Normalization before the layer instead of after the sum.")
-    dropout: float = setting(0.0, "Dropout rate, with one mask for all steps.")
+    dropout: float = setting(0.0, "Dropout rate, with one mask for all steps.", below=1.0)
     pooling: Pooling = setting("mean", "Pooling over time.")
     mask_padding: bool = setting(True, "Exclusion of padding from statistics and recurrences.")
     # Not a flag: the records of the task are single sequences or pairs.

@@ -58,15 +58,17 @@ class TrainingConfig:
     warmup_epochs: int = setting(1, "Epochs of linear warm-up.", least=0)
     minimum_learning_rate: float = setting(0.0, "Learning rate at the end of the cosine.")
     anneal: bool = setting(True, "Decay the learning rates along a cosine.")
-    label_smoothing: float = setting(0.0, "Share of the target spread over all classes.")
+    label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", below=1.0)
     state_penalty: Literal["none", "modal", "hankel"] = setting(
         "none", "Term of the loss that makes states redundant."
     )
     penalty_weight: float = setting(1.0, "Weight of this term.")
     penalty_warmup: float = setting(
-        0.67, "Share of the epochs in which this weight rises linearly from 0."
+        0.67, "Share of the epochs in which this weight rises linearly from 0.", most=1.0
     )
-    reduce_during_training: float = setting(0.0, "Share of states to remove during training.")
+    reduce_during_training: float = setting(
+        0.0, "Share of states to remove during training.", below=1.0
+    )
     reduce_epochs: int = setting(2, "Remove states at the ends of the first N epochs.")
     reduce_method: str = setting("aire", "Pruning method that chooses these states.")
     reduce_tolerance: float = setting(
