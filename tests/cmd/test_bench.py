@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 import lastax
 from lastax.cmd import _console
-from lastax.cmd.bench import _gpu, _kernel, _layer, _prune, _recurrence, _train_step
+from lastax.cmd.bench import _gpu, _kernel, _layer, _prune, _recurrence, _state_penalty, _train_step
 from lastax.cmd.bench._comparison import check_ratios
 from lastax.cmd.bench._measure import compile_programs, run_in_turns
 from lastax.cmd.bench._paper import DATA
@@ -170,6 +171,20 @@ def test_gpu_benchmark_without_a_gpu_prints_a_message(cli, tmp_path):
     assert result.status == 0
     assert "found no GPU" in result.stdout
     assert not (tmp_path / "gpu.json").exists()
+
+
+def test_each_penalty_takes_part_in_its_training_step():
+    """With each of them, the parameters after the step are different ones."""
+    programs = _state_penalty.SUITE.programs(dataclasses.replace(SMALL, layers=1))
+    names = [f"training/lastax, {name}" for name in lastax.analysis.STATE_PENALTIES]
+    assert list(programs) == ["training/lastax", *names]
+    inputs = []
+    for program in programs.values():
+        state, _ = eqx.filter_jit(program.function)(*program.arguments)
+        (layer,) = lastax.surgery.find_layers(state.model)
+        inputs.append(np.asarray(layer.B))
+    for first, second in itertools.combinations(inputs, 2):
+        assert not np.array_equal(first, second)
 
 
 def test_gpu_suites_have_the_sizes_of_the_presets():

@@ -119,7 +119,7 @@ def network_programs(shape: Shape, networks: Mapping[str, Network]) -> dict[str,
     return programs
 
 
-def with_settings(program: Program, **settings: bool) -> Program:
+def with_settings(program: Program, **settings: Any) -> Program:
     """A training step with other settings of `train_step`."""
     return dataclasses.replace(program, function=functools.partial(program.function, **settings))
 
