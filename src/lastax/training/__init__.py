@@ -4,6 +4,7 @@ from lastax._errors import TrainingDivergedError as TrainingDivergedError
 from lastax._settings import allowed_values as allowed_values
 from lastax._settings import check_settings as check_settings
 from lastax._typing import Batch as Batch
+from lastax.training._batch_reader import Batches as Batches
 from lastax.training._checkpoints import Checkpoints as Checkpoints
 from lastax.training._configuration import DataConfig as DataConfig
 from lastax.training._configuration import Preset as Preset
@@ -18,7 +19,6 @@ from lastax.training._evaluation import Fidelity as Fidelity
 from lastax.training._evaluation import compare as compare
 from lastax.training._evaluation import correct_predictions as correct_predictions
 from lastax.training._evaluation import evaluate as evaluate
-from lastax.training._loop import Batches as Batches
 from lastax.training._loop import FitResult as FitResult
 from lastax.training._loop import fit as fit
 from lastax.training._losses import cross_entropy as cross_entropy

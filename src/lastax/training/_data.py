@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 
 from lastax._typing import Array, Batch, Record
 from lastax.nn._prediction import Predictor
+from lastax.training._batch_reader import Batches
 from lastax.training._evaluation import Evaluation, Fidelity, compare, evaluate
-from lastax.training._loop import Batches
 from lastax.training._placement import Placement
 
 

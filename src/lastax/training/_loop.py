@@ -2,11 +2,9 @@
 
 import collections
 import contextlib
-import copy
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +16,12 @@ from lastax.nn._networks import Network
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._save import save
 from lastax.surgery._layers import state_counts
+from lastax.training._batch_reader import Batches, BatchReader
 from lastax.training._checkpoints import Checkpoints
 from lastax.training._clock import Clock
 from lastax.training._evaluation import Evaluation
 from lastax.training._log import Log
 from lastax.training._loop_state import LoopState, Progress, restored
-from lastax.training._overlap import read_ahead
 from lastax.training._placement import Placement
 from lastax.training._reduction import InTrainingReduction, Masks, unpack_kept
 from lastax.training._runs import METRICS_FILE
@@ -32,23 +30,6 @@ from lastax.training._step import StepMetrics, TrainState
 CHECKPOINT_FOLDER = "checkpoints"
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Endless training batches whose position can be stored, like a Grain iterator.
-
-    A thread uses them, and reads ahead. Each batch must have its own arrays.
-    """
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-
-    def get_state(self) -> Record:
-        """The position, as JSON values."""
-
-    def set_state(self, state: Record) -> None:
-        """Return to a stored position."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,15 +113,7 @@ def fit(
         # The names of the checkpoints also count repeated steps.
         saved = None if last is None else int(now.state.step)
         log.truncate(now.progress.metrics_bytes)
-
-        def start_reading() -> Generator[tuple[Batch, Record], None, None]:
-            return read_ahead(
-                batches,
-                lambda batch: (placement.batch(batch), copy.deepcopy(batches.get_state())),
-            )
-
-        ahead = start_reading()
-        stack.callback(lambda: ahead.close())
+        reader = stack.enter_context(contextlib.closing(BatchReader(batches, placement)))
         unread: collections.deque[tuple[int, StepMetrics]] = collections.deque()
         clock = Clock()
         clock.expect_compilation()
@@ -148,7 +121,7 @@ def fit(
         while number < epochs * steps_per_epoch:
             number += 1
             with clock.waiting():
-                batch, position = next(ahead)
+                batch, position = next(reader)
             state, metrics = step(now.state, batch)
             now = dataclasses.replace(now, state=state)
             unread.append((number, metrics))
@@ -157,10 +130,7 @@ def fit(
             while len(unread) > (0 if pause else 1):
                 done, metrics = unread.popleft()
                 _require_finite_loss(metrics, done, saved)
-                now = now.with_progress(
-                    loss_sum=now.progress.loss_sum + float(metrics.loss),
-                    accuracy_sum=now.progress.accuracy_sum + float(metrics.accuracy),
-                )
+                now = now.stepped(metrics)
                 on_step(done, metrics)
             clock.step_done()
             if not pause:
@@ -176,17 +146,13 @@ def fit(
                 record |= clock.record()
                 if reduction is not None:
                     record |= {"states": sum(state_counts(now.state.model)), "undone": undo}
-                now = now.with_progress(
-                    metrics_bytes=log.append(record), loss_sum=0.0, accuracy_sum=0.0
-                )
-                clock = Clock()
+                now, clock = now.logged(log.append(record)), Clock()
                 on_epoch(record)
             _require_finite_parameters(now.state.model, number, saved)
             if undo:
-                ahead.close()
                 now = now.rolled_back(steps_per_epoch)
-                batches.set_state(now.progress.batches)
-                ahead, number = start_reading(), int(now.state.step)
+                reader.return_to(now.progress.batches)
+                number = int(now.state.step)
             elif inside == 0 and reduction is not None:
                 now = now.reduced(reduction, epoch, start, placement)
                 if now.before is not None:

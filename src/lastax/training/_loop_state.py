@@ -12,7 +12,7 @@ from lastax.training._checkpoints import Checkpoints
 from lastax.training._evaluation import Evaluation
 from lastax.training._placement import Placement
 from lastax.training._reduction import InTrainingReduction, narrowed, with_structure
-from lastax.training._step import TrainState
+from lastax.training._step import StepMetrics, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,17 @@ class LoopState:
     def with_progress(self, **changes: Any) -> LoopState:
         """The same arrays with other progress."""
         return dataclasses.replace(self, progress=dataclasses.replace(self.progress, **changes))
+
+    def stepped(self, metrics: StepMetrics) -> LoopState:
+        """The state after the metrics of a step have been read."""
+        return self.with_progress(
+            loss_sum=self.progress.loss_sum + float(metrics.loss),
+            accuracy_sum=self.progress.accuracy_sum + float(metrics.accuracy),
+        )
+
+    def logged(self, size: int) -> LoopState:
+        """The state after the record of an epoch, with which the log has `size` bytes."""
+        return self.with_progress(metrics_bytes=size, loss_sum=0.0, accuracy_sum=0.0)
 
     def evaluated(self, evaluation: Evaluation, epoch: int, placement: Placement) -> LoopState:
         """The state after a validation, which may have found the best model."""
