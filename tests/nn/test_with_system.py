@@ -3,6 +3,8 @@
 import dataclasses
 
 import equinox as eqx
+import jax
+import numpy as np
 import pytest
 
 import lastax
@@ -38,3 +40,22 @@ def test_with_system_rejects_a_system_of_another_shape():
     other = dataclasses.replace(layer, discretize=lambda *a: lastax.discretize_zoh(*a))
     with pytest.raises(ValueError, match="the inverse is known only for"):
         other.with_system(random_layer(1).system())
+
+
+@pytest.mark.parametrize("kind", ["s5", "s4d", "s4d with B"])
+def test_a_new_input_matrix_fits_states_that_turn_by_more_than_half_a_circle(getkey, kind):
+    """Their eigenvalues have the same `lam` as slower ones, for which `B` would be another one."""
+    if kind == "s5":
+        layer = lastax.S5.initialize(3, 6, key=getkey())
+    else:
+        layer = lastax.S4D.initialize(3, 4, train_B=kind == "s4d with B", key=getkey())
+    Lambda_im = layer.Lambda_im * 0 + 5.0
+    layer = dataclasses.replace(layer, Lambda_im=Lambda_im, log_step=layer.log_step * 0)
+    own = layer.system()
+    wanted = dataclasses.replace(own, B=own.B * 2)
+    moved = layer.with_system(wanted)
+    assert (moved.Lambda_im == Lambda_im).all()
+    u = jax.random.normal(getkey(), (12, 3))
+    feedthrough = layer.D[None] * u
+    expected = 2 * (layer(u) - feedthrough) + feedthrough
+    np.testing.assert_allclose(moved(u), expected, rtol=1e-4, atol=1e-4)

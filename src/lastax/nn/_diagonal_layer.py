@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Bool, Complex, Float, Shaped
 
 from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
 from lastax.nn._checks import check_complete
@@ -238,8 +238,26 @@ def continuous_parameters(
     lam: Complex[np.ndarray, " P"],
     B: Complex[np.ndarray, "P H"],
     step: Float[np.ndarray, " P"],
+    *,
+    own: Complex[np.ndarray, " P"],
+    same: Bool[np.ndarray, " P"],
 ) -> tuple[Complex[np.ndarray, " P"], Complex[np.ndarray, "P H"]]:
-    """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64."""
+    """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64.
+
+    `lam` does not determine `Lambda` if a state turns by more than half a circle per step. States
+    with an unchanged `lam` therefore keep their own `Lambda`, and get the `B` that belongs to it.
+
+    Args:
+        discretize: the discretization rule.
+        lam: eigenvalues of the discrete system.
+        B: its input matrix.
+        step: step sizes.
+        own: the continuous eigenvalues of the layer.
+        same: mask of the states with an unchanged `lam`.
+    """
     with jax.enable_x64(True):
-        found = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
-        return np.asarray(found[0]), np.asarray(found[1])
+        Lambda, continuous_B = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
+        _, gain = discretize(*map(jnp.asarray, (own, np.ones_like(B[:, :1]), step)))
+        # Unused gains may be zero.
+        own_B = B / np.where(same[:, None], gain, 1)
+    return np.where(same, own, Lambda), np.where(same[:, None], own_B, continuous_B)

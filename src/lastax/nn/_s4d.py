@@ -202,7 +202,10 @@ class S4D(DiagonalLayer):
         same_lam, same_B = unchanged_states(own, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         column = np.asarray(system.B, complex)[:, None]
-        Lambda, column = continuous_parameters(self.discretize, lam, column, step)
+        own_Lambda = np.asarray(self._checked()._continuous(1.0)[0], complex)
+        Lambda, column = continuous_parameters(
+            self.discretize, lam, column, step, own=own_Lambda, same=same_lam
+        )
         B = column[:, 0]
         factor = np.ones_like(B) if self.B is not None else np.where(same_B, 1, B)
         return self._with_outputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
@@ -197,13 +198,21 @@ class S5(DiagonalLayer):
         same_lam, same_B = unchanged_states(own, system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
-        Lambda, continuous_B = continuous_parameters(self.discretize, lam, B, step)
+        parameters = functools.partial(
+            continuous_parameters,
+            self.discretize,
+            lam,
+            B,
+            own=np.asarray(self._checked()._continuous(1.0)[0], complex),
+            same=same_lam,
+        )
+        Lambda, continuous_B = parameters(step)
         if self.clip_eigenvalues:
             check_stable("S5.with_system, with clip_eigenvalues", lam[~same_lam])
             # The margin of 0.1 % covers the rounding of the parameters to float32.
             shorter = np.minimum(1, Lambda.real / (1.001 * LARGEST_REAL_PART))
             step = np.where(same_lam, step, step * shorter)
-            Lambda, continuous_B = continuous_parameters(self.discretize, lam, B, step)
+            Lambda, continuous_B = parameters(step)
         return self._with_outputs(
             system,
             Lambda_re=update_changed(same_lam, self.Lambda_re, Lambda.real),
