@@ -24,7 +24,7 @@ def setting(
         text: description for users, or None if users do not set this field.
         least: smallest allowed value of an integer setting. A float setting is never negative.
         most: inclusive upper limit of a float setting.
-        below: exclusive upper limit of a float setting. Pass at most one of both.
+        below: exclusive upper limit of a float setting. Pass at most one of the two limits.
         layers: kinds of layers that use the setting; all if empty.
     """
     if layers and text is not None:

@@ -44,7 +44,7 @@ def test_with_system_rejects_a_system_of_another_shape():
 
 @pytest.mark.parametrize("kind", ["s5", "s4d", "s4d with B"])
 def test_a_new_input_matrix_fits_states_that_turn_by_more_than_half_a_circle(getkey, kind):
-    """Their eigenvalues have the same `lam` as slower ones, for which `B` would be another one."""
+    """A slower state with the same `lam` would need another `B`."""
     if kind == "s5":
         layer = lastax.S5.initialize(3, 6, key=getkey())
     else:

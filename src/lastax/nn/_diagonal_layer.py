@@ -258,6 +258,6 @@ def continuous_parameters(
     with jax.enable_x64(True):
         Lambda, continuous_B = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
         _, gain = discretize(*map(jnp.asarray, (own, np.ones_like(B[:, :1]), step)))
-        # Unused gains may be zero.
+        # The gains of changed states are not used, and may be zero.
         own_B = B / np.where(same[:, None], gain, 1)
     return np.where(same, own, Lambda), np.where(same[:, None], own_B, continuous_B)
