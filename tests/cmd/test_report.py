@@ -15,7 +15,7 @@ import pytest
 
 import lastax
 from lastax.experiments import CalibrationOptions, PruneOptions, prune_run
-from lastax.training import _trainer
+from lastax.training import _fit_network
 from lastax.training._loop import FitResult
 
 VOID = {"meta", "link", "br", "img"}
@@ -178,7 +178,7 @@ def test_commands_of_the_page_reproduce_the_run(cli, pruned, small, tmp_path, mo
     page = html.unescape((out / "report.html").read_text())
     commands = re.search(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)[1].splitlines()
     configs = []
-    monkeypatch.setattr(_trainer, "fit", fit)
+    monkeypatch.setattr(_fit_network, "fit", fit)
     for command, folder in zip(commands, ("trained", "again"), strict=True):
         words = shlex.split(command)[1:]
         words[words.index("--out") + 1] = str(tmp_path / folder)

@@ -16,7 +16,7 @@ from lastax.experiments import (
 from lastax.training import DataConfig, RunConfig, TrainingConfig
 
 from ..runs import untrained_run
-from ..training.test_trainer import Tones
+from ..training.test_train import Tones
 
 MODEL = lastax.ModelConfig(layers=2, channels=4, states=4)
 CONFIG = RunConfig(

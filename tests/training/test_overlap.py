@@ -12,10 +12,10 @@ import pytest
 
 import lastax
 from lastax import training
+from lastax.training import _fit_network as fit_network_module
 from lastax.training import _overlap as overlap
-from lastax.training import _trainer as trainer_module
 
-from .test_trainer import PRESET, Tones
+from .test_train import PRESET, Tones
 
 
 class Counted:
@@ -187,10 +187,10 @@ def test_the_state_is_donated_and_the_network_of_the_caller_is_not(config, tmp_p
     def catch(state, step, batches, **options):
         caught.update(state=jax.tree.map(jnp.copy, eqx.filter(state, eqx.is_array)), whole=state)
         caught.update(step=step, batch=next(batches))
-        return trainer_fit(state, step, batches, **options)
+        return original_fit(state, step, batches, **options)
 
-    trainer_fit = trainer_module.fit
-    monkeypatch.setattr(trainer_module, "fit", catch)
+    original_fit = fit_network_module.fit
+    monkeypatch.setattr(fit_network_module, "fit", catch)
     network = training.build_from_config(config)
     training.fit_network(network, config, Tones(), tmp_path)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_array)))

@@ -15,10 +15,11 @@ import lastax
 from lastax import training
 from lastax.pruning import prune_with_optimizer
 from lastax.surgery import keep_states_with_optimizer
-from lastax.training import _trainer as trainer_module
+from lastax.training import _fine_tune as fine_tune_module
+from lastax.training._training_parts import reduction_for
 
 from ..systems import compiled, random_layer
-from .test_trainer import PRESET, Tones
+from .test_train import PRESET, Tones
 
 OPTIMIZER = training.make_optimizer(0.01, 0.005, weight_decay=0.01)
 STEPS = 3
@@ -284,10 +285,10 @@ def test_a_run_records_the_remaining_states(config, tmp_path, monkeypatch):
         tuning.append(config)
         raise StopHereError
 
-    monkeypatch.setattr(trainer_module, "fit_network", stop)
+    monkeypatch.setattr(fine_tune_module, "fit_network", stop)
     with pytest.raises(StopHereError):
         training.fine_tune(run.model, found, data, epochs=1)
-    assert trainer_module.reduction_for(tuning[0], data) is None
+    assert reduction_for(tuning[0], data) is None
 
 
 def test_impossible_settings_are_named(config, tmp_path):

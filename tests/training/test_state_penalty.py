@@ -12,10 +12,10 @@ import pytest
 import lastax
 from lastax._settings import check_settings
 from lastax.training import state_penalty
-from lastax.training._trainer import penalty_weight_for
+from lastax.training._training_parts import penalty_weight_for
 
 from ..systems import compiled
-from .test_trainer import PRESET, Tones
+from .test_train import PRESET, Tones
 
 CONFIG = {"layers": 2, "channels": 4, "states": 6}
 OPTIMIZER = lastax.training.make_optimizer(0.01, 0.01, weight_decay=0.0)

@@ -29,6 +29,7 @@ from lastax.serialization._save import MODEL_FILE, STRUCTURE_FILE, save
 from lastax.surgery._counts import keep_count
 from lastax.surgery._layers import state_counts, systems
 from lastax.training._data import TrainingData, calibration_batch, compare_split, evaluate_split
+from lastax.training._fine_tune import fine_tune
 from lastax.training._placement import Placement
 from lastax.training._run_config import (
     CONFIG_FILE,
@@ -38,7 +39,6 @@ from lastax.training._run_config import (
     save_config,
 )
 from lastax.training._runs import RESULTS_FILE, layer_sizes, load_run, save_results
-from lastax.training._trainer import fine_tune
 
 SPLITS = ("validation", "test")
 # Pictures that `lastax.plots.save_pruning_figures` adds to a pruned run.

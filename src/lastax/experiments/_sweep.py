@@ -37,10 +37,10 @@ from lastax.surgery._counts import keep_count
 from lastax.surgery._states import expand_to_original
 from lastax.training._data import TrainingData, calibration_batch, evaluate_split
 from lastax.training._evaluation import correct_predictions
+from lastax.training._fine_tune import fine_tune
 from lastax.training._placement import Placement
 from lastax.training._run_config import RunConfig, installed_versions, load_config
 from lastax.training._runs import load_run
-from lastax.training._trainer import fine_tune
 
 SWEEP_TABLE = "sweep.csv"
 SWEEP_RESULTS = "sweep.json"

@@ -21,9 +21,10 @@ from lastax.interop._s4 import s4d_arrays, s4d_layer
 from lastax.interop._s5 import S5_LAYER, read_s5, write_s5
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._blocks import Block, Gate, Linear
+from lastax.nn._encoder import Encoder
 from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
-from lastax.nn._networks import Classifier, Encoder, Network
+from lastax.nn._networks import Classifier, Network
 from lastax.nn._normalization import BatchNorm
 from lastax.nn._s4d import S4D
 from lastax.nn._s5 import S5

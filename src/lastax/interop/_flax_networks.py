@@ -18,8 +18,9 @@ from lastax.interop._parts import (
 )
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._blocks import Activation, Block, Gate, Linear
+from lastax.nn._encoder import Encoder
 from lastax.nn._layer import Layer
-from lastax.nn._networks import Classifier, Encoder, Network, Retrieval
+from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._normalization import BatchNorm
 
 

@@ -18,10 +18,10 @@ from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import save
 from lastax.training._configuration import DataConfig, Preset, Task
 from lastax.training._data import TrainingData, evaluate_split
+from lastax.training._make_run_config import make_run_config
 from lastax.training._presets import TASKS
 from lastax.training._run_config import RunConfig, load_config, save_config
 from lastax.training._runs import load_results, load_run, save_results
-from lastax.training._trainer import make_run_config
 
 SPLITS = ("validation", "test")
 

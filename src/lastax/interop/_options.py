@@ -5,7 +5,7 @@ from typing import Literal
 
 from lastax._settings import setting
 from lastax.nn._blocks import Activation, Gelu
-from lastax.nn._networks import Pooling
+from lastax.nn._encoder import Pooling
 
 
 @dataclasses.dataclass(frozen=True)

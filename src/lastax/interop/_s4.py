@@ -19,7 +19,8 @@ from lastax.interop._parts import (
 )
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._blocks import Block, Gate, Linear
-from lastax.nn._networks import Classifier, Encoder, Network
+from lastax.nn._encoder import Encoder
+from lastax.nn._networks import Classifier, Network
 from lastax.nn._normalization import BatchNorm
 from lastax.nn._s4d import S4D
 from lastax.ssm._discretization import discretize_zoh

@@ -14,6 +14,7 @@ from lastax.nn._channel_recurrence import ChannelRecurrence as ChannelRecurrence
 from lastax.nn._configuration import ModelConfig as ModelConfig
 from lastax.nn._configuration import build_network as build_network
 from lastax.nn._diagonal_layer import DiagonalLayer as DiagonalLayer
+from lastax.nn._encoder import Encoder as Encoder
 from lastax.nn._hippo import BlockBasis as BlockBasis
 from lastax.nn._hippo import NormalPart as NormalPart
 from lastax.nn._hippo import hippo_block_basis as hippo_block_basis
@@ -31,7 +32,6 @@ from lastax.nn._layer import Layer as Layer
 from lastax.nn._layer import WritableLayer as WritableLayer
 from lastax.nn._lru import LRU as LRU
 from lastax.nn._networks import Classifier as Classifier
-from lastax.nn._networks import Encoder as Encoder
 from lastax.nn._networks import Network as Network
 from lastax.nn._networks import Retrieval as Retrieval
 from lastax.nn._networks import with_precision as with_precision

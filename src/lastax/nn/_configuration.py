@@ -12,6 +12,7 @@ import jax
 from lastax._settings import check_settings, setting
 from lastax._typing import PRNGKeyArray
 from lastax.nn._blocks import Activation, Block, Gate, Gelu, Linear
+from lastax.nn._encoder import Encoder, Pooling
 from lastax.nn._initialization import (
     InitializeC,
     complex_normal_C,
@@ -20,7 +21,7 @@ from lastax.nn._initialization import (
 )
 from lastax.nn._layer import Layer
 from lastax.nn._lru import LRU
-from lastax.nn._networks import Classifier, Encoder, Network, Pooling, Retrieval
+from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._normalization import BatchNorm, LayerNorm
 from lastax.nn._precision import PRECISIONS
 from lastax.nn._s4d import S4D

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from lastax._typing import Array, StepRescale
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock
-from lastax.nn._networks import Length, Pooling
+from lastax.nn._encoder import Length, Pooling
 from lastax.nn._running_pool import RunningSum
 from lastax.ssm._compensated import RecurrentState
 from lastax.ssm._precision import exact_products

@@ -19,10 +19,13 @@ from lastax.training._evaluation import Fidelity as Fidelity
 from lastax.training._evaluation import compare as compare
 from lastax.training._evaluation import correct_predictions as correct_predictions
 from lastax.training._evaluation import evaluate as evaluate
+from lastax.training._fine_tune import fine_tune as fine_tune
+from lastax.training._fit_network import fit_network as fit_network
 from lastax.training._loop import FitResult as FitResult
 from lastax.training._loop import fit as fit
 from lastax.training._losses import cross_entropy as cross_entropy
 from lastax.training._losses import kl_divergence as kl_divergence
+from lastax.training._make_run_config import make_run_config as make_run_config
 from lastax.training._optimizer import GROUPINGS as GROUPINGS
 from lastax.training._optimizer import make_optimizer as make_optimizer
 from lastax.training._optimizer import parameter_groups as parameter_groups
@@ -54,13 +57,10 @@ from lastax.training._state_penalty import state_penalty as state_penalty
 from lastax.training._step import StepMetrics as StepMetrics
 from lastax.training._step import TrainState as TrainState
 from lastax.training._step import train_step as train_step
-from lastax.training._trainer import TrainedRun as TrainedRun
-from lastax.training._trainer import fine_tune as fine_tune
-from lastax.training._trainer import fit_network as fit_network
-from lastax.training._trainer import make_run_config as make_run_config
-from lastax.training._trainer import optimizer_for as optimizer_for
-from lastax.training._trainer import steps_per_epoch as steps_per_epoch
-from lastax.training._trainer import train as train
+from lastax.training._train import TrainedRun as TrainedRun
+from lastax.training._train import train as train
+from lastax.training._training_parts import optimizer_for as optimizer_for
+from lastax.training._training_parts import steps_per_epoch as steps_per_epoch
 
 __all__ = [
     "CONFIG_FILE",
