@@ -31,10 +31,16 @@ TRAININGS = {
 # How these networks are pruned, without labels.
 METHODS = ("last", "aire", "calibrated")
 CLIPS = 256
-REDUCED = "reduced during training"
-SCRATCH = "from scratch"
-DISTILLED = "distilled from scratch"
-SMALL = (REDUCED, SCRATCH, DISTILLED)
+# Networks that are small when training ends.
+REDUCED = "reduced"
+SCRATCH = "scratch"
+DISTILLED = "distilled"
+WAYS = {
+    REDUCED: "reduced during training",
+    SCRATCH: "from scratch",
+    DISTILLED: "distilled from scratch",
+}
+SMALL_ROWS = tuple(WAYS.values())
 
 
 class Study:
@@ -84,8 +90,10 @@ class Study:
                 "training_seconds": training_seconds(run),
             }
 
-    def measure_small(self, row, seed, ratio):
+    def measure_small(self, way, seed, ratio):
         """Train a network that is small when training ends, unless this was done before."""
+        way, _, epochs = way.partition(":")
+        row = f"{WAYS[way]}, {epochs} epochs" if epochs else WAYS[way]
         identity = {"row": row, "seed": seed, "ratio": ratio, "limit": self.limit}
         for record in self.records():
             if identity.items() <= record.items():
@@ -93,11 +101,12 @@ class Study:
         plain = self.train(PLAIN, seed, TRAININGS[PLAIN])
         config = lastax.training.load_config(plain)
         states = max(1, round((1 - ratio) * config.model.states))
-        name = f"{row.replace(' ', '-')}-{ratio:g}"
-        if row == REDUCED:
-            run = self.train(name, seed, ["--reduce-during-training", str(ratio)])
+        name = f"{row.replace(',', '').replace(' ', '-')}-{ratio:g}"
+        if way == REDUCED:
+            options = ["--epochs", epochs] if epochs else []
+            run = self.train(name, seed, ["--reduce-during-training", str(ratio), *options])
             _, model = lastax.training.load_run(run)
-        elif row == SCRATCH:
+        elif way == SCRATCH:
             run = self.train(name, seed, ["--states", str(states)])
             _, model = lastax.training.load_run(run)
         else:
@@ -179,7 +188,7 @@ def tables(found, ratios):
     for name, row in rows.items():
         seconds = [one["training_seconds"] for cell in row.values() for one in cell.values()]
         cells = [row.get(ratio, {}) for ratio in (0.0, *ratios)]
-        entries = [accuracy(cell, with_states=name in SMALL) for cell in cells]
+        entries = [accuracy(cell, with_states=name.startswith(SMALL_ROWS)) for cell in cells]
         accuracies.append([name, f"{statistics.mean(seconds):.0f}", *entries])
         differences.append([name, *(difference(unpruned, cell) for cell in cells)])
     return f"{markdown(accuracies)}\n\n{markdown(differences)}"
@@ -221,19 +230,27 @@ def several(kind):
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-class Training(click.ParamType):
-    """A name in `TRAININGS`; with a penalty, a weight may follow after a colon."""
+class NameWithNumber(click.ParamType):
+    """One of several names; for some of them, a number may follow after a colon."""
 
-    name = "training"
+    def __init__(self, kind, names, number, without):
+        self.name = kind
+        self._names = names
+        self._number = number
+        self._without = without
 
     def convert(self, value, param, ctx):
-        name, colon, weight = value.partition(":")
-        click.Choice(list(TRAININGS)).convert(name, param, ctx)
+        name, colon, number = value.partition(":")
+        click.Choice(list(self._names)).convert(name, param, ctx)
         if not colon:
             return name
-        if name == PLAIN:
-            self.fail(f"{PLAIN!r} has no penalty, so it takes no weight: {value!r}", param, ctx)
-        return f"{name}:{click.FloatRange(min=0).convert(weight, param, ctx):g}"
+        if name in self._without:
+            self.fail(f"{name!r} takes no number: {value!r}", param, ctx)
+        return f"{name}:{self._number.convert(number, param, ctx):g}"
+
+
+TRAINING = NameWithNumber("training", TRAININGS, click.FloatRange(min=0), [PLAIN])
+WAY = NameWithNumber("way", WAYS, click.IntRange(min=1), [SCRATCH, DISTILLED])
 
 
 @click.command()
@@ -241,7 +258,7 @@ class Training(click.ParamType):
 @click.option("--layer", default="s5", show_default=True)
 @click.option("--seeds", default="0", show_default=True, callback=several(click.INT))
 @click.option(
-    "--trainings", default="plain,modal", show_default=True, callback=several(Training()),
+    "--trainings", default="plain,modal", show_default=True, callback=several(TRAINING),
     help=f"Networks that are pruned after training: {', '.join(TRAININGS)}. modal:0.1 sets the "
     "weight of the penalty.",
 )  # fmt: skip
@@ -253,9 +270,13 @@ class Training(click.ParamType):
     "--sizes", default="0.8,0.9", show_default=True, callback=several(SHARE),
     help="Shares that are missing when training ends; one training per way and share.",
 )  # fmt: skip
+@click.option(
+    "--ways", default=",".join(WAYS), show_default=True, callback=several(WAY),
+    help="How networks become small during training. reduced:44 sets the number of epochs.",
+)  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Number of test examples.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))
-def main(task, layer, seeds, trainings, ratios, sizes, limit, out):
+def main(task, layer, seeds, trainings, ratios, sizes, ways, limit, out):
     """Train, prune and measure what is missing, and print the tables."""
     study = Study(task, layer, out / f"{task}-{layer}", limit)
     found = [
@@ -265,7 +286,7 @@ def main(task, layer, seeds, trainings, ratios, sizes, limit, out):
         for cell in study.prune(name, seed, tuple(ratios))
     ]
     found += [
-        study.measure_small(row, seed, ratio) for row in SMALL for ratio in sizes for seed in seeds
+        study.measure_small(way, seed, ratio) for way in ways for ratio in sizes for seed in seeds
     ]
     examples = found[0]["test_examples"]
     print(f"\n{task}, {layer}: {len(seeds)} seeds, {examples} test examples\n")

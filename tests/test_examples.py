@@ -212,11 +212,12 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
         trained.append(run.name)
         return made
 
-    weights = set()
+    weights, epochs = set(), set()
 
     def train(command, check):
         options = dict(itertools.pairwise(map(str, command)))
         weights.add(options.get("--penalty-weight"))
+        epochs.add((options.get("--reduce-during-training"), options.get("--epochs")))
         network(Path(options["--out"]), int(options.get("--states", 8)))
 
     def sweep(runs, grid, *_, on_cell):
@@ -232,29 +233,32 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     settings = study["main"].callback.__globals__
     monkeypatch.setattr(settings["subprocess"], "run", train)
     monkeypatch.setattr(lastax.experiments, "sweep", sweep)
-    correct = iter([[1, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0]] * 3)
+    correct = iter([[1, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0]] * 4)
     monkeypatch.setattr(
         lastax.training, "correct_predictions", lambda *_: np.array(next(correct), bool)
     )
     settings["distill"] = lambda run, states, out: network(out, states)
     arguments = ["--task=arrays", "--seeds=0,1", "--trainings=modal:0.10", "--ratios=0.5"]
+    arguments += ["--ways=reduced,reduced:44,scratch,distilled"]
     arguments += ["--sizes=0.75", "--limit=6", "--out=study"]
     shown = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
-    assert len(trained) == 2 * (2 + 3)
+    assert len(trained) == 2 * (2 + 4)
     assert weights == {None, "0.1"}
+    assert epochs == {(None, None), ("0.75", None), ("0.75", "44")}
     states = {
         record["row"]: record["states"]
         for record in map(
             json.loads, Path("study/arrays-s5/networks.jsonl").read_text().splitlines()
         )
     }
-    assert states == {"reduced during training": 8, "from scratch": 2, "distilled from scratch": 2}
+    reduced = ["reduced during training", "reduced during training, 44 epochs"]
+    assert states == dict.fromkeys(reduced, 8) | {"from scratch": 2, "distilled from scratch": 2}
     rows = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("|")]
     accuracies, differences = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     names = [f"plain, {name}" for name in ("unpruned", "last", "aire", "calibrated")]
     names += ["plain, calibrated, reconstructed"]
     names += [name.replace("plain", "modal:0.1") for name in names]
-    names += ["reduced during training", "from scratch", "distilled from scratch"]
+    names += [*reduced, "from scratch", "distilled from scratch"]
     for table in (accuracies, differences):
         assert [row[0] for row in table[2:]] == names
     assert accuracies[0] == ["network", "training, s", "0 %", "50 %", "75 %"]
@@ -266,10 +270,10 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     assert differences[-1][3].startswith("+0.0 (-")
     wrong = CliRunner().invoke(study["main"], ["--trainings=plain:1"])
     assert wrong.exit_code == 2
-    assert "takes no weight" in wrong.output
+    assert "takes no number" in wrong.output
     # Another run trains and measures nothing again.
     again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
-    assert len(trained) == 2 * (2 + 3)
+    assert len(trained) == 2 * (2 + 4)
     assert again.splitlines() == shown.splitlines()[-len(again.splitlines()) :]
 
 
