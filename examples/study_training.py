@@ -202,7 +202,8 @@ def accuracy(cell, *, with_states):
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     states = ""
     if with_states:
-        states = f" ({statistics.mean(one['states'] for one in cell.values()):g} states)"
+        counts = sorted({one["states"] for one in cell.values()})
+        states = f" ({' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} states)"
     return f"{statistics.mean(values):.1f}{spread}{states}"
 
 
