@@ -31,7 +31,7 @@ TRAININGS = {
 # How these networks are pruned, without labels.
 METHODS = ("last", "aire", "calibrated")
 CLIPS = 256
-# Networks that are small when training ends.
+# Ways to a network that is small when training ends, with their names in the tables.
 REDUCED = "reduced"
 SCRATCH = "scratch"
 DISTILLED = "distilled"
@@ -195,16 +195,16 @@ def tables(found, ratios):
 
 
 def accuracy(cell, *, with_states):
-    """Mean, and standard deviation over seeds; the number of states where it may not fit."""
+    """Mean, and standard deviation over seeds; the number of states, if asked for."""
     if not cell:
         return ""
     values = [100 * one["test_accuracy"] for one in cell.values()]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    states = ""
-    if with_states:
-        counts = sorted({one["states"] for one in cell.values()})
-        states = f" ({' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} states)"
-    return f"{statistics.mean(values):.1f}{spread}{states}"
+    if not with_states:
+        return f"{statistics.mean(values):.1f}{spread}"
+    counts = {one["states"] for one in cell.values()}
+    states = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else min(counts)
+    return f"{statistics.mean(values):.1f}{spread} ({states} states)"
 
 
 def difference(unpruned, cell):
@@ -269,11 +269,11 @@ WAY = NameWithNumber("way", WAYS, click.IntRange(min=1), [SCRATCH, DISTILLED])
 )  # fmt: skip
 @click.option(
     "--sizes", default="0.8,0.9", show_default=True, callback=several(SHARE),
-    help="Shares that are missing when training ends; one training per way and share.",
+    help="Shares of states that are gone when training ends; one training per way and share.",
 )  # fmt: skip
 @click.option(
     "--ways", default=",".join(WAYS), show_default=True, callback=several(WAY),
-    help="How networks become small during training. reduced:44 sets the number of epochs.",
+    help="Ways to a network that is small when training ends. reduced:44 sets the epochs.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Number of test examples.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))

@@ -239,7 +239,7 @@ def continuous_parameters(
     B: Complex[np.ndarray, "P H"],
     step: Float[np.ndarray, " P"],
     *,
-    own: Complex[np.ndarray, " P"],
+    own: Complex[Array, " P"],
     same: Bool[np.ndarray, " P"],
 ) -> tuple[Complex[np.ndarray, " P"], Complex[np.ndarray, "P H"]]:
     """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64.
@@ -255,9 +255,10 @@ def continuous_parameters(
         own: the continuous eigenvalues of the layer.
         same: mask of the states with an unchanged `lam`.
     """
+    kept = np.asarray(own, complex)
     with jax.enable_x64(True):
         Lambda, continuous_B = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
-        _, gain = discretize(*map(jnp.asarray, (own, np.ones_like(B[:, :1]), step)))
+        _, gain = discretize(*map(jnp.asarray, (kept, np.ones_like(B[:, :1]), step)))
         # The gains of changed states are not used, and may be zero.
         own_B = B / np.where(same[:, None], gain, 1)
-    return np.where(same, own, Lambda), np.where(same[:, None], own_B, continuous_B)
+    return np.where(same, kept, Lambda), np.where(same[:, None], own_B, continuous_B)

@@ -190,8 +190,8 @@ class S4D(DiagonalLayer):
             ValueError: if the system does not fit the layer, its numbers of states per channel
                 differ, or a state has `|lam| >= 1`.
         """
-        own = self.system()
-        check_replacement("S4D.with_system", own, system)
+        before = self.system()
+        check_replacement("S4D.with_system", before, system)
         if system.counts != self.counts:
             raise ValueError(
                 f"S4D.with_system: the layer has {self.counts} states per channel, but the system "
@@ -199,12 +199,12 @@ class S4D(DiagonalLayer):
             )
         lam = np.asarray(system.lam, complex)
         check_stable("S4D.with_system", lam)
-        same_lam, same_B = unchanged_states(own, system)
+        same_lam, same_B = unchanged_states(before, system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         column = np.asarray(system.B, complex)[:, None]
-        own_Lambda = np.asarray(self._checked()._continuous(1.0)[0], complex)
+        own = self._checked()._continuous(1.0)[0]
         Lambda, column = continuous_parameters(
-            self.discretize, lam, column, step, own=own_Lambda, same=same_lam
+            self.discretize, lam, column, step, own=own, same=same_lam
         )
         B = column[:, 0]
         factor = np.ones_like(B) if self.B is not None else np.where(same_B, 1, B)

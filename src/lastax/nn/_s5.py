@@ -193,9 +193,9 @@ class S5(DiagonalLayer):
             ValueError: if the system does not fit the layer, or if eigenvalues are clipped and a
                 changed state has `|lam| >= 1`.
         """
-        own = self.system()
-        check_replacement("S5.with_system", own, system)
-        same_lam, same_B = unchanged_states(own, system)
+        before = self.system()
+        check_replacement("S5.with_system", before, system)
+        same_lam, same_B = unchanged_states(before, system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
         parameters = functools.partial(
@@ -203,7 +203,7 @@ class S5(DiagonalLayer):
             self.discretize,
             lam,
             B,
-            own=np.asarray(self._checked()._continuous(1.0)[0], complex),
+            own=self._checked()._continuous(1.0)[0],
             same=same_lam,
         )
         Lambda, continuous_B = parameters(step)
