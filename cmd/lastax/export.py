@@ -123,8 +123,25 @@ def export(
         )
         for note in () if as_json else notes:
             err.print(note)
-        _show({"file": str(file), "notes": list(notes)}, _size(file), as_json)
-        return
+        record, line = {"file": str(file), "notes": list(notes)}, _size(file)
+    else:
+        record, line = _write_program(run, file, target, name, quantize, sequences, location)
+    if as_json:
+        emit(record)
+    else:
+        out.print(line)
+
+
+def _write_program(
+    run: Path,
+    file: Path,
+    target: str,
+    name: str,
+    quantize: lastax.deployment.Quantization | None,
+    sequences: int | None,
+    location: DataLocation,
+) -> tuple[dict[str, Any], str]:
+    """Write a program for a machine without lastax; what to print, as JSON and as text."""
     config, network = lastax.training.load_run(run)
     data, batch = None, None
     if quantize is not None:
@@ -132,6 +149,7 @@ def export(
         used = SEQUENCES if sequences is None else sequences
         if data is not None and used:
             batch = lastax.training.calibration_batch(data, used)
+    record: dict[str, Any]
     if target == "c":
         sizes = lastax.deployment.to_c(
             network, file, name=name, quantize=quantize, calibration=batch
@@ -153,7 +171,7 @@ def export(
             **rounding_loss(config, network, rounded, data),
         }
         line = f"{line}\n{rounding_line(record['rounding'])}"
-    _show(record, line, as_json)
+    return record, line
 
 
 def _data(
@@ -172,10 +190,3 @@ def _data(
 
 def _size(file: Path) -> str:
     return f"{file}: {file.stat().st_size:,} bytes"
-
-
-def _show(record: dict[str, Any], line: str, as_json: bool) -> None:
-    if as_json:
-        emit(record)
-    else:
-        out.print(line)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 import lastax
 from lastax._errors import RunError
-from lastax.cmd._console import emit, err, out, percent, report_unstable, resolve_run
+from lastax.cmd._console import emit, err, out, report_unstable, resolve_run
 from lastax.cmd._foreign import foreign_options, import_checkpoint
 from lastax.cmd._options import (
     CHOSEN_BY_SIZE,
@@ -28,13 +26,11 @@ from lastax.cmd._options import (
     run_argument,
     seed_option,
 )
-from lastax.cmd._tables import print_table
+from lastax.cmd._pruning_tables import print_pruning, print_trial
 
 # `lastax.experiments` has the same values; loading it takes seconds.
 AUTO = "auto"
 DEFAULT_MAX_LOSS = 1
-SPLITS = ("validation", "test")
-SIZES = ("states", "parameters", "bytes")
 
 
 @click.command()
@@ -161,20 +157,20 @@ def prune(
             overwrite=overwrite,
             loaded=(config, model),
             on_progress=status.update,
-            on_trial=lambda trial: _print_trial(trial, sum(config.states)),
+            on_trial=lambda trial: print_trial(trial, sum(config.states)),
             on_failure=lambda method, error: err.print(f"without {method}: {error}"),
         )
     _draw(pruned, title=f"{run.name}, {pruned.method}")
     if as_json:
         emit({**pruned.results, "run": str(pruned.folder)})
         return
-    if chosen.needs_calibration:
-        out.print(_calibration_line(calibration, thorough))
-    _show(pruned.results, pruned.certificates, bounds)
-    for other, reached in pruned.results["compared"].items():
-        accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)
-        name = f"{other}, reconstructed," if calibration.reconstruct else other
-        out.print(f"for comparison, {name} with the same number of states: {accuracies}")
+    print_pruning(
+        pruned.results,
+        pruned.certificates,
+        calibration if chosen.needs_calibration else None,
+        thorough=thorough,
+        bounds=bounds,
+    )
     out.print(f"run: {pruned.folder}  (poles.png, states.png)")
     report_unstable(pruned.reduction.unstable)
 
@@ -205,21 +201,6 @@ def _check(
         require_flag({"budget": "--budget"}, "--method calibrated")
 
 
-def _calibration_line(used: lastax.experiments.CalibrationOptions, thorough: bool) -> str:
-    """What pruning used, and the faster way if there is one."""
-    steps = (
-        f"{used.reconstruct} steps of reconstruction" if used.reconstruct else "no reconstruction"
-    )
-    faster = " (--fast: 64 and none)" if thorough and used.reconstruct else ""
-    return f"calibration: {used.sequences} sequences, {steps}{faster}"
-
-
-def _print_trial(trial: lastax.pruning.Trial, total: int) -> None:
-    err.print(
-        f"{trial.method}, {trial.states} of {total} states: validation {percent(trial.accuracy)}"
-    )
-
-
 def _draw(pruned: lastax.experiments.PrunedRun, title: str) -> None:
     import numpy as np  # takes 0.1 s
 
@@ -240,57 +221,3 @@ def _draw(pruned: lastax.experiments.PrunedRun, title: str) -> None:
         title=title,
         conj_sym=all(system.conj_sym for system in systems),
     )
-
-
-def _show(
-    results: dict[str, Any],
-    certificates: Sequence[lastax.analysis.Certificate],
-    bounds: bool,
-) -> None:
-    method = results["method"]
-    table = Table(title=f"{method}: {lastax.METHODS[method].summary}")
-    table.add_column("layer", justify="right")
-    for size in SIZES:
-        table.add_column(size, justify="right")
-        table.add_column("after", justify="right")
-    columns = [f"{size}_{when}" for size in SIZES for when in ("before", "after")]
-    for index, row in enumerate(results["layers"]):
-        table.add_row(str(index), *(f"{row[column]:,}" for column in columns))
-    table.add_section()
-    totals = [sum(row[column] for row in results["layers"]) for column in columns]
-    table.add_row("all", *(f"{total:,}" for total in totals))
-    print_table(table)
-    if results["feedthrough_states"]:
-        out.print(f"dense feedthrough: counts as {results['feedthrough_states']} more states")
-    _show_errors(results, certificates, bounds)
-    for split in SPLITS:
-        effect = results[split]
-        before, after = effect["before"], effect["after"]
-        out.print(
-            f"{split + ':':<11} {percent(before)} before, {percent(after)} after "
-            f"({100 * (after - before):+.2f} pp); same prediction as before: "
-            f"{percent(effect['agreement'])}; KL divergence: {effect['kl_divergence']:.3f} nats"
-        )
-
-
-def _show_errors(
-    results: dict[str, Any], certificates: Sequence[lastax.analysis.Certificate], bounds: bool
-) -> None:
-    measured = [row.get("output_error") for row in results["layers"]]
-    if any(error is not None for error in measured):
-        table = Table(title="mean squared error of each layer's output on the calibration data")
-        for name in ("layer", "relative error"):
-            table.add_column(name, justify="right")
-        for index, error in enumerate(measured):
-            table.add_row(str(index), "infinite" if error is None else f"{100 * error:.3g} %")
-        print_table(table)
-    if not (results["truncated"] or bounds):
-        return
-    errors = Table(
-        title="error of each layer by itself; it does not bound the error of the network's output"
-    )
-    for name in ("layer", "H-infinity error", "upper bound", "H2 error"):
-        errors.add_column(name, justify="right")
-    for index, certificate in enumerate(certificates):
-        errors.add_row(str(index), *(f"{100 * part:.3g} %" for part in certificate.relative()))
-    print_table(errors)

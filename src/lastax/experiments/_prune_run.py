@@ -1,19 +1,18 @@
 """Pruning a run: what `lastax prune` does, as one function."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from lastax._errors import RunError
 from lastax._typing import Batch, OnProgress, Record, silent
 from lastax.analysis._certificates import Certificate, certify
 from lastax.calibration._batch_norm import recalibrate_batch_norm
-from lastax.calibration._layer_errors import layer_errors
 from lastax.experiments._calibration_options import CalibrationOptions
 from lastax.experiments._prune_options import (
     AUTO,
@@ -21,13 +20,19 @@ from lastax.experiments._prune_options import (
     DEFAULT_RATIO,
     PruneOptions,
 )
+from lastax.experiments._prune_results import (
+    fidelity_results,
+    pruning_record,
+    score_results,
+    size_results,
+)
 from lastax.nn._networks import Network
 from lastax.pruning._reducer import Reducer, Reduction
 from lastax.pruning._search import AUTO_METHODS, Trial, search_method
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import MODEL_FILE, STRUCTURE_FILE, save
 from lastax.surgery._counts import keep_count
-from lastax.surgery._layers import state_counts, systems
+from lastax.surgery._layers import systems
 from lastax.training._data import TrainingData, calibration_batch, compare_split, evaluate_split
 from lastax.training._fine_tune import fine_tune
 from lastax.training._placement import Placement
@@ -38,7 +43,7 @@ from lastax.training._run_config import (
     load_config,
     save_config,
 )
-from lastax.training._runs import RESULTS_FILE, layer_sizes, load_run, save_results
+from lastax.training._runs import RESULTS_FILE, load_run, save_results
 
 SPLITS = ("validation", "test")
 # Pictures that `lastax.plots.save_pruning_figures` adds to a pruned run.
@@ -131,13 +136,7 @@ def prune_run(
     options.check(config)
     calibration = options.calibration_for(model, config.length)
     options = dataclasses.replace(options, calibration=calibration)
-    target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
-    replace = _is_pruned_from(target, run)
-    if target.exists() and not (overwrite and replace):
-        remedy = (
-            "pass --overwrite (overwrite=True) to replace it, or" if replace else "remove it, or"
-        )
-        raise RunError(f"{target} already exists: {remedy} choose another folder")
+    target, replace = _target(run, folder, options, overwrite=overwrite)
     batch, placement = None, Placement.of_this_process()
     if options.needs_calibration:
         sequences = calibration.sequences
@@ -150,45 +149,41 @@ def prune_run(
     small = _post_processed(reduction.model, model, config, data, batch, options, on_progress)
     on_progress("computing certificates and accuracies")
     certificates = [certify(*pair) for pair in zip(reducer.systems, systems(small), strict=True)]
+    measured = functools.partial(compare_split, data=data, limit=options.limit, placement=placement)
     results = {
         "method": method,
-        "states_before": sum(reduction.states_before),
-        "states_after": sum(reduction.states_after),
-        "feedthrough_states": reducer.feedthrough_states,
-        "layers": _layer_records(model, small, reduction.unstable, batch),
         "truncated": options.only_truncates(method),
-        "scores": [[_finite(score) for score in layer] for layer in reduction.scores],
-        "certificates": [
-            {name: _finite(norm) for name, norm in certificate._asdict().items()}
-            for certificate in certificates
-        ],
-        **{split: _effect(model, small, data, split, options.limit, placement) for split in SPLITS},
-        "compared": {
-            other: {
-                split: evaluate_split(
-                    reducer.reduce(other, states=count).model,
-                    data,
-                    split,
-                    limit=options.limit,
-                    placement=placement,
-                ).accuracy
-                for split in SPLITS
-            }
-            for other in options.compare_with
-            if other != method
-        },
+        "feedthrough_states": reducer.feedthrough_states,
+        **size_results(model, small, reduction, batch),
+        **score_results(reduction.scores, certificates),
+        **{split: fidelity_results(measured(model, small, split=split)) for split in SPLITS},
+        "compared": _compared(reducer, method, count, data, options, placement),
     }
     with folder_written_at_once(target, replace=replace) as fresh:
         smaller = dataclasses.replace(
             keep_in_config(config, reduction.keep),
             dense_feedthrough=config.dense_feedthrough or calibration.dense_feedthrough,
             parent=os.path.relpath(run, target),
-            pruning=_record(options, calibration, method),
+            pruning=pruning_record(options, calibration, method),
         )
         save_config(fresh, smaller)
         save(fresh, small)
         save_results(fresh, results)
     return PrunedRun(target, model, small, method, reduction, certificates, results)
+
+
+def _target(
+    run: Path, folder: str | Path | None, options: PruneOptions, *, overwrite: bool
+) -> tuple[Path, bool]:
+    """Where the pruned run is written, and whether it replaces an earlier one there."""
+    target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
+    replace = _is_pruned_from(target, run)
+    if target.exists() and not (overwrite and replace):
+        remedy = (
+            "pass --overwrite (overwrite=True) to replace it, or" if replace else "remove it, or"
+        )
+        raise RunError(f"{target} already exists: {remedy} choose another folder")
+    return target, replace
 
 
 def _amount(
@@ -255,61 +250,26 @@ def _post_processed(
     ).model
 
 
-def _effect(
-    model: Network,
-    small: Network,
+def _compared(
+    reducer: Reducer,
+    method: str,
+    count: int,
     data: TrainingData,
-    split: str,
-    limit: int | None,
+    options: PruneOptions,
     placement: Placement | None,
-) -> dict[str, float]:
-    """Accuracy before and after, and how close the outputs are."""
-    fidelity = compare_split(model, small, data, split, limit=limit, placement=placement)
-    return {
-        "before": fidelity.original_accuracy,
-        "after": fidelity.other_accuracy,
-        "kl_divergence": fidelity.kl_divergence,
-        "agreement": fidelity.agreement,
-    }
-
-
-def _layer_records(
-    model: Network, small: Network, unstable: Sequence[np.ndarray], batch: Batch | None
-) -> list[Record]:
-    """States, parameters and bytes of each layer, before and after; its error on `batch`."""
-    errors: list[Record] = [{} for _ in unstable]
-    if batch is not None:
-        errors = [{"output_error": _finite(error)} for error in layer_errors(model, small, batch)]
-    before, after = (
-        [(states, *sizes) for states, sizes in zip(state_counts(m), layer_sizes(m), strict=True)]
-        for m in (model, small)
-    )
-    names = ("states", "parameters", "bytes")
-    return [
-        {f"{name}_before": value for name, value in zip(names, old, strict=True)}
-        | {f"{name}_after": value for name, value in zip(names, new, strict=True)}
-        | {"unstable": np.flatnonzero(mask).tolist()}
-        | error
-        for old, new, mask, error in zip(before, after, unstable, errors, strict=True)
-    ]
-
-
-def _record(
-    options: PruneOptions, calibration: CalibrationOptions, method: str
-) -> Mapping[str, Any]:
-    """What the configuration of a pruned run says of its pruning."""
-    amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
-    record: Record = {"method": method, "seed": options.seed, **amounts}
-    if options.limit is not None:
-        record["limit"] = options.limit
-    if options.needs_calibration:
-        record |= dataclasses.asdict(calibration)
-    if options.recalibrate_batch_norm:
-        record["recalibrate_batch_norm"] = True
-    if options.finetune:
-        names = ("finetune", "finetune_rate", "distill")
-        record |= {name: getattr(options, name) for name in names}
-    return record
+) -> Record:
+    """Accuracies of the other methods of `options`, at as many states."""
+    accuracies: Record = {}
+    for other in options.compare_with:
+        if other != method:
+            model = reducer.reduce(other, states=count).model
+            accuracies[other] = {
+                split: evaluate_split(
+                    model, data, split, limit=options.limit, placement=placement
+                ).accuracy
+                for split in SPLITS
+            }
+    return accuracies
 
 
 def _is_pruned_from(target: Path, run: Path) -> bool:
@@ -322,8 +282,3 @@ def _is_pruned_from(target: Path, run: Path) -> bool:
     except RunError:
         return False
     return parent is not None and (target / parent).resolve() == run.resolve()
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity; null stands for it."""
-    return float(value) if np.isfinite(value) else None

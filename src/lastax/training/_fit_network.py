@@ -23,11 +23,7 @@ from lastax.training._training_parts import (
 )
 
 Stepped = tuple[TrainState, StepMetrics]
-
-
 OnStep = Callable[[int, StepMetrics], None]
-
-
 OnEpoch = Callable[[Record], None]
 
 

@@ -1,0 +1,81 @@
+"""Training with a progress bar and a line per epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lastax.cmd._console import Counter, percent
+from lastax.data import Data
+from lastax.nn import Network
+from lastax.training import CONFIG_FILE, RunConfig, StepMetrics, train
+
+
+def train_with_progress(
+    config: RunConfig,
+    data: Data,
+    folder: Path,
+    start: Network | None,
+    resume: bool,
+    workers: int,
+    root: Path | None,
+) -> dict[str, Any]:
+    """Train a run, and return its results. An interruption says how to resume it."""
+    with Counter("training") as counter:
+
+        def begin(steps: int) -> None:
+            per_epoch = steps // config.training.epochs
+            counter.print(
+                f"{config.task}: {config.training.epochs} epochs of {per_epoch} steps, "
+                f"{sum(config.states)} states; {folder}"
+            )
+            counter.start(steps)
+
+        def step(number: int, metrics: StepMetrics) -> None:
+            speed = "" if counter.speed is None else f"  {counter.speed:.1f} steps/s"
+            counter.update(f"loss {float(metrics.loss):.3f}{speed}", completed=number)
+
+        def epoch(record: dict[str, Any]) -> None:
+            counter.print(
+                f"epoch {record['epoch']:3d}  loss {record['train_loss']:.3f}  "
+                f"train {percent(record['train_accuracy'])}  "
+                f"validation {percent(record['validation_accuracy'])}  {record['seconds']:.1f} s"
+                + _speed(record)
+                + _states(record)
+            )
+
+        try:
+            run = train(
+                config,
+                data,
+                folder,
+                start=start,
+                resume=resume,
+                workers=workers,
+                on_start=begin,
+                on_step=step,
+                on_epoch=epoch,
+            )
+        except KeyboardInterrupt as error:
+            if not (folder / CONFIG_FILE).is_file():
+                raise
+            again = f"lastax train --task {config.task} --out {folder} --resume"
+            again += f" --data-dir {root}" if root is not None else ""
+            raise click.Abort(f"resume the run with: {again}") from error
+    return run.summary()
+
+
+def _speed(record: dict[str, Any]) -> str:
+    """The rate of the steps of an epoch, and how much of their time was spent waiting for data."""
+    if record["steps_per_second"] is None:
+        return ""
+    return (
+        f"  {record['steps_per_second']:.1f} steps/s  data wait {100 * record['data_wait']:.0f} %"
+    )
+
+
+def _states(record: dict[str, Any]) -> str:
+    """The states of a training that removes some, and whether their removal is undone."""
+    if "states" not in record:
+        return ""
+    return f"  {record['states']} states" + (", undone" if record["undone"] else "")
