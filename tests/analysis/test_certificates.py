@@ -138,7 +138,9 @@ def test_errors_do_not_depend_on_the_order_of_states(bidirectional, conj_sym):
         np.testing.assert_allclose(error(shuffled, keep[order]), error(system, keep), rtol=1e-11)
 
 
-@pytest.mark.parametrize("radius", [1.0, 1.01], ids=["on", "outside"])
+@pytest.mark.parametrize(
+    "radius", [np.nextafter(1.0, 0.0), 1.0, 1.01], ids=["on, but for rounding", "on", "outside"]
+)
 def test_unstable_systems_have_infinite_norms(radius):
     system = draw(2)
     system = dataclasses.replace(system, lam=np.array([0.1, radius, 0.2, 0.3, 0.4]) + 0j)
@@ -146,6 +148,7 @@ def test_unstable_systems_have_infinite_norms(radius):
     assert lastax.analysis.h2_norm(system) == np.inf
     keep = np.array([True, False, True, True, True])
     assert lastax.error_bound(system, keep) == np.inf
+    assert lastax.certify(system, system.keep(keep)).bound == np.inf
     assert np.isfinite(lastax.analysis.error_hinf(system.keep(keep), np.zeros(4, bool)))
 
 

@@ -108,6 +108,24 @@ def test_derivatives_are_those_of_finite_differences(kind, penalty):
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
+def test_derivatives_across_the_unit_circle_are_those_of_finite_differences(penalty):
+    """They are zero outside, where the penalty does not depend on the modulus."""
+    with jax.enable_x64(True):
+        system = in_jax(random_system(4, slowest=1e-1))
+
+        def at(radius):
+            lam = system.lam.at[0].multiply(radius / abs(system.lam[0]))
+            return penalty(dataclasses.replace(system, lam=lam))
+
+        evaluate, derivative = compiled(at), compiled(jax.grad(at))
+        h = 1e-7
+        for radius in (0.999, 1.001, 1.1):
+            expected = float(evaluate(radius + h) - evaluate(radius - h)) / (2 * h)
+            assert float(derivative(radius)) == pytest.approx(expected, rel=2e-3, abs=1e-5)
+        assert float(evaluate(1.001)) == pytest.approx(float(evaluate(1 - 1e-6)), rel=1e-2)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
 def test_rescaling_does_not_change_a_penalty(penalty):
     system = in_jax(random_system(2))
     smaller = dataclasses.replace(system, C=system.C / 64, B=system.B * 4)

@@ -3,6 +3,11 @@
 Both are 1 if all states matter equally, and smaller if few states matter. They do not change when
 the whole input, the whole output or a state is rescaled. So a network cannot lower them by scaling
 a layer down and the weights after it up. Scaling single channels differently does change them.
+
+A state with `|lam| >= 1` counts like one just inside the unit circle, and its gradient along `|lam|`
+is zero. It dominates all others, so the penalty of such a layer is small. The penalties do not make
+layers stable; `clip_eigenvalues=True` keeps the eigenvalues of S5 and S4D layers in the left half
+plane.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from lastax.ssm._system import System
 
 SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
 
-# The smallest `1 - |lam|^2`, which keeps the values of unstable states finite.
+# The smallest `1 - |lam|^2`. Eigenvalues beyond are moved there, along the ray from the origin.
 _MARGIN = 1e-6
 # Singular values below this share of the largest one are mostly rounding errors in float32. Their
 # gradients fade out.
@@ -48,7 +53,7 @@ def modal_penalty(system: AnySystem) -> Float[Array, ""]:
     single = subsystems(system)
     C = _stacked_outputs(single)
     energies = jnp.sum(_squares(C), axis=0) * jnp.sum(_squares(single.B), axis=1)
-    energies = energies / _distance(single.lam)
+    energies = energies / (1 - _squares(_inside(single.lam)))
     return _concentration(jnp.sum(_safe_sqrt(energies)), jnp.sum(energies), system.states)
 
 
@@ -72,6 +77,8 @@ def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
     if system.states == 0:
         return jnp.zeros(())
     lam, B, C = _per_channel(system) if isinstance(system, MultiSISO) else _as_one(system)
+    # Otherwise the Gramians would be those of no system, and indefinite.
+    lam = _inside(lam)
     reached = jax.vmap(_reached)(lam, B)
     observed = jax.vmap(_reached)(lam.conj(), C.swapaxes(1, 2).conj())
     sums, squares = jax.vmap(_singular_sums)(reached, observed)
@@ -122,18 +129,11 @@ def _per_channel(system: MultiSISO) -> tuple[Array, Array, Array]:
 @exact_products
 def _reached(lam: Array, B: Array) -> Array:
     """Controllability Gramian `(2 P, 2 P)` in the real coordinates `sqrt(2) [Re x; Im x]`."""
-    own = _divided(B @ B.conj().T, lam[:, None] * lam[None, :].conj())
-    cross = _divided(B @ B.T, lam[:, None] * lam[None, :])
+    own = B @ B.conj().T / (1 - lam[:, None] * lam[None, :].conj())
+    cross = B @ B.T / (1 - lam[:, None] * lam[None, :])
     upper = jnp.concatenate([(own + cross).real, (cross - own).imag], axis=1)
     lower = jnp.concatenate([(own + cross).imag, (own - cross).real], axis=1)
     return jnp.concatenate([upper, lower])
-
-
-def _divided(gram: Array, products: Array) -> Array:
-    """`gram / (1 - products)`, with distances below the margin raised to it."""
-    distance = 1 - products
-    near = jnp.square(distance.real) + jnp.square(distance.imag) < _MARGIN**2
-    return gram / jnp.where(near, _MARGIN, distance)
 
 
 @jax.custom_jvp
@@ -181,8 +181,11 @@ def _factor(gramian: Array) -> Array:
     return vectors * jnp.sqrt(jnp.maximum(values, 0))[None, :]
 
 
-def _distance(lam: Array) -> Array:
-    return jnp.maximum(1 - _squares(lam), _MARGIN)
+def _inside(lam: Array) -> Array:
+    """The eigenvalues, where those near or outside the unit circle are moved to the margin."""
+    squares, limit = _squares(lam), 1 - _MARGIN
+    outside = squares > limit
+    return jnp.where(outside, lam * jnp.sqrt(limit / jnp.where(outside, squares, 1)), lam)
 
 
 def _squares(array: Array) -> Array:

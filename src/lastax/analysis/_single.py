@@ -3,19 +3,25 @@
 import jax
 from jaxtyping import PyTree
 
-from lastax.ssm._multi_siso import AnySystem
+from lastax.ssm._multi_siso import MultiSISO
+from lastax.ssm._system import System
 
 
-def check_single(function: str, system: AnySystem) -> None:
-    """Check that a system is not a stack of systems.
+def check_single(function: str, system: object) -> None:
+    """Check that an argument is one system, not a layer or a stack of systems.
 
     Args:
         function: name of the function that the user called.
         system: the system.
 
     Raises:
-        ValueError: if the arrays have a leading axis.
+        ValueError: if it is not a system, or if its arrays have a leading axis.
     """
+    if not isinstance(system, System | MultiSISO):
+        raise ValueError(
+            f"{function}: needs a system, got {type(system).__name__}; pass layer.system(), or for "
+            "the layers of a model lastax.systems(model)"
+        )
     shape = system.lam.shape
     if len(shape) != 1:
         raise ValueError(

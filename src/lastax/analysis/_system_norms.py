@@ -22,6 +22,10 @@ _EXACT_PER_BLOCK = 32
 # that the largest gain is beside a grid point within this fraction.
 _EXACT_ABOVE = 0.95
 
+# The largest `|lam|` of a stable state. Beyond, `1 - |lam|` is a few units of rounding in float64,
+# and all that is computed from it is noise.
+_STABLE_BELOW = 1 - 8 * float(np.finfo(float).eps)
+
 
 def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False) -> float:
     """H-infinity norm: the largest singular value over all frequencies; infinity if unstable.
@@ -49,7 +53,7 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = Fals
     D = np.asarray(literal.feedthrough_matrix) * feedthrough
     if literal.states == 0:
         return _spectral_norm(D)
-    if np.any(np.abs(literal.lam) >= 1):
+    if _is_unstable(literal):
         return float("inf")
     if not D.any():
         literal = _compressed(literal)
@@ -79,7 +83,7 @@ def h2_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False)
         norms = [h2_norm(part, pairs=pairs, feedthrough=feedthrough) for part in channels]
         return float(np.linalg.norm(norms))
     literal = literal_system(system, pairs)
-    if np.any(np.abs(literal.lam) >= 1):
+    if _is_unstable(literal):
         return float("inf")
     lam, B, C, C_reverse = literal.lam, literal.B, literal.C, literal.C_reverse
     input_gram = B @ B.conj().T
@@ -114,6 +118,8 @@ def norm_bound(system: AnySystem, pairs: bool, feedthrough: bool = False) -> flo
 
 def sum_of_norms(system: System, pairs: bool) -> float:
     """The sum of the H-infinity norms of all states. Conjugate pairs count twice."""
+    if _is_unstable(system):
+        return float("inf")
     factor = 2.0 if pairs and system.conj_sym else 1.0
     return factor * float(np.sum(np.asarray(hinf_norms(system))))
 
@@ -126,6 +132,11 @@ def literal_system(system: System, pairs: bool) -> System:
 
     host = jax.tree.map(widen, system)
     return real_system(host) if pairs else host
+
+
+def _is_unstable(system: System) -> bool:
+    """Whether a state has no finite norm in float64."""
+    return bool(np.any(np.abs(np.asarray(system.lam, complex)) >= _STABLE_BELOW))
 
 
 def _quick_bound(system: System, pairs: bool, feedthrough: bool) -> float:
