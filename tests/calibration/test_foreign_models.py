@@ -50,6 +50,36 @@ def test_a_foreign_model_is_refitted_through_its_blockwise_forward():
     assert sum(report.states_after) == 4
 
 
+@pytest.mark.parametrize("name", ["enter", "blocks", "before", "after", "features"])
+def test_a_forward_pass_that_lacks_a_method_is_refused(name):
+    incomplete = type("Incomplete", (ChainForward,), {name: getattr(lastax.BlockwiseForward, name)})
+    model = Chain([random_layer(0, states=3)])
+    with pytest.raises(ValueError, match=f"calibrate: Incomplete lacks {name};"):
+        lastax.calibrate(model, data(), forward=incomplete())
+
+
+def test_a_class_in_the_place_of_a_forward_pass_is_refused():
+    with pytest.raises(ValueError, match=r"is the class ChainForward; pass an object"):
+        lastax.calibrate(Chain([random_layer(0, states=3)]), data(), forward=ChainForward)
+
+
+@pytest.mark.parametrize("method", ["head", "linears"])
+def test_linear_maps_of_other_classes_are_refused(method):
+    other = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+
+    class WithOther(ChainForward):
+        def head(self, model):
+            return other if method == "head" else None
+
+        def linears(self, block):
+            return (other,) if method == "linears" else ()
+
+    model = Chain([random_layer(0, states=3)])
+    message = rf"refit: {method} of WithOther returns equinox\S+\.Linear; .*lastax\.nn\.Linear"
+    with pytest.raises(ValueError, match=message):
+        lastax.refit(model, data(), states=2, forward=WithOther())
+
+
 class Residual(eqx.Module):
     """A foreign model that can be called: two layers with skip connections."""
 

@@ -36,6 +36,12 @@ def block_errors(model, small, batch):
     return errors
 
 
+def test_a_negative_number_of_steps_is_refused():
+    model = network()
+    with pytest.raises(ValueError, match="reconstruct: steps must not be negative, got -1"):
+        lastax.reconstruct(model, model, data(), steps=-1)
+
+
 @pytest.mark.slow
 @KINDS
 def test_reconstruction_reduces_the_error_of_each_block(settings):

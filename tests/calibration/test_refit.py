@@ -444,3 +444,5 @@ def test_calibration_data_may_be_arrays_mappings_or_an_iterable_of_them():
     ):
         with pytest.raises((ValueError, TypeCheckError), match=rf"{expected}.* {got}|batches"):
             _chunks.calibration_chunks("refit", given)
+    with pytest.raises(ValueError, match=r"different numbers of axes, \[1, 3\]; .* without labels"):
+        _chunks.calibration_chunks("refit", (x, np.zeros(6)))

@@ -298,6 +298,14 @@ def test_lru_at_half_the_sampling_rate():
     np.testing.assert_allclose(y, at_ends, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
+@kinds
+@pytest.mark.parametrize("step_rescale", [0, -1.0])
+def test_a_step_size_that_is_not_positive_is_refused(kind, step_rescale):
+    layer = draw(kind)
+    with pytest.raises(ValueError, match=f"{kind.__name__}: step_rescale must be positive, got"):
+        layer(inputs(), step_rescale=step_rescale)
+
+
 # Surgery
 
 

@@ -114,6 +114,7 @@ def test_methods_without_meaning_are_rejected():
         ({"ratio": 0.5, "states": 4}, "exactly one of"),
         ({"ratio": 0.5, "method": "lst"}, "prune: no pruning method 'lst'; choose one of"),
         ({"ratio": 0.5, "method": "last-finite-horizon"}, "pass length="),
+        ({"ratio": 0.5, "method": "last-finite-horizon", "length": 0}, "length must be a positive"),
         ({"ratio": 0.5, "method": "random"}, "pass key="),
     ],
 )

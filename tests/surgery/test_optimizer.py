@@ -79,3 +79,34 @@ def test_a_state_that_does_not_tell_its_axes_is_refused():
     for optimizer in (optax.adafactor(1e-3, min_dim_size_to_factor=3), optax.sm3(1e-3)):
         with pytest.raises(ValueError, match=r"mu\.Lambda_re|v_row\.B .* does not tell"):
             keep_states_with_optimizer(square, optimizer.init(square), keep)
+
+
+@pytest.mark.parametrize(
+    "initialize",
+    [
+        lambda parameters: optax.adam(1e-3).init({"w": jnp.ones(3)}),
+        lambda parameters: optax.adam(1e-3).init(jax.tree.leaves(parameters)),
+        lambda parameters: optax.flatten(optax.adam(1e-3)).init(parameters),
+    ],
+    ids=["of another model", "of a list of the arrays", "flat"],
+)
+def test_a_state_whose_arrays_belong_to_no_parameter_is_refused(initialize):
+    """Such a state would stay as it is, and the next update would mix up the states."""
+    parameters = model()
+    with pytest.raises(ValueError, match="no array of the optimizer state has the path"):
+        keep_states_with_optimizer(parameters, initialize(parameters), KEEP)
+
+
+def test_an_optimizer_in_the_place_of_its_state_is_refused():
+    with pytest.raises(ValueError, match=r"got an optimizer; pass its state"):
+        keep_states_with_optimizer(model(), optax.adam(1e-3), KEEP)
+
+
+def test_states_without_arrays_of_the_layers_remain():
+    """Plain gradient descent, and an optimizer of other parameters only."""
+    parameters = model()
+    others = optax.masked(optax.adam(1e-3), {"a": False, "b": True})
+    for optimizer in (optax.sgd(0.1), others):
+        state = optimizer.init(parameters)
+        _, found = keep_states_with_optimizer(parameters, state, KEEP)
+        assert eqx.tree_equal(found, state)

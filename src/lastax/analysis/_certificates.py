@@ -32,7 +32,8 @@ class Certificate(NamedTuple):
     Attributes:
         hinf: H-infinity norm of the difference, the largest error per unit of input energy.
         bound: upper bound of `hinf`.
-        h2: H2 norm of the difference, the root-mean-square error for white noise of unit power.
+        h2: H2 norm of the difference: the root-mean-square error, over all output channels
+            together, for white noise of variance 1 in each input channel.
         hinf_original: H-infinity norm of the original system without `D`.
         h2_original: H2 norm of the original system without `D`.
     """
@@ -116,7 +117,7 @@ def error_hinf(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool =
 
 
 def error_h2(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
-    """H2 norm of the removed states: the root-mean-square error for white noise of unit power.
+    """H2 norm of the removed states: the root-mean-square error for white noise, as `Certificate`.
 
     Args:
         system: original system.

@@ -4,10 +4,9 @@ Both are 1 if all states matter equally, and smaller if few states matter. They 
 the whole input, the whole output or a state is rescaled. So a network cannot lower them by scaling
 a layer down and the weights after it up. Scaling single channels differently does change them.
 
-A state with `|lam| >= 1` counts like one just inside the unit circle, and its gradient along `|lam|`
+A state with `|lam| >= 1` counts as one just inside the unit circle, and its gradient along `|lam|`
 is zero. It dominates all others, so the penalty of such a layer is small. The penalties do not make
-layers stable; `clip_eigenvalues=True` keeps the eigenvalues of S5 and S4D layers in the left half
-plane.
+layers stable; `clip_eigenvalues=True` keeps S5 layers so. S4D and LRU layers are stable anyway.
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 import jax
 from jaxtyping import PyTree
 
-from lastax.ssm._multi_siso import MultiSISO
-from lastax.ssm._system import System
-
 
 def check_single(function: str, system: object) -> None:
     """Check that an argument is one system, not a layer or a stack of systems.
@@ -17,12 +14,12 @@ def check_single(function: str, system: object) -> None:
     Raises:
         ValueError: if it is not a system, or if its arrays have a leading axis.
     """
-    if not isinstance(system, System | MultiSISO):
+    shape = getattr(getattr(system, "lam", None), "shape", None)
+    if shape is None:
         raise ValueError(
             f"{function}: needs a system, got {type(system).__name__}; pass layer.system(), or for "
             "the layers of a model lastax.systems(model)"
         )
-    shape = system.lam.shape
     if len(shape) != 1:
         raise ValueError(
             f"{function}: lam has shape {shape}, so these are {shape[0]} stacked systems; pass one "

@@ -118,17 +118,33 @@ def blockwise_pass(
         forward: block-wise forward pass; by default that of `Classifier` and `Retrieval`.
 
     Raises:
-        ValueError: if no forward pass is known, or the data are empty or not finite.
+        ValueError: if no forward pass is known, if it lacks a method or has linear maps of another
+            class than `Linear`, or if the data are empty or not finite.
     """
     forward = resolve_forward(function, model, forward)
     check_concrete(function, model)
     given, model = model, adopted(model)
     layers = [layer_of(block) for block in forward.blocks(model)]
     layer_counts(function, layers)
+    _check_linear_maps(function, model, forward)
     values = max(map(_values_per_step, layers))
     return BlockwisePass(
         model, forward, calibration_chunks(function, batches, values_per_step=values), given
     )
+
+
+def _check_linear_maps(function: str, model: PyTree, forward: BlockwiseForward) -> None:
+    maps = [("head", forward.head(model))]
+    for block in forward.blocks(model):
+        maps += [("linears", linear) for linear in forward.linears(block)]
+    for method, linear in maps:
+        if linear is not None and not isinstance(linear, Linear):
+            raise ValueError(
+                f"{function}: {method} of {type(forward).__name__} returns "
+                f"{type(linear).__module__}.{type(linear).__name__}; it must be a "
+                "lastax.nn.Linear, whose weight has shape (inputs, outputs). Leave other maps to "
+                "features or after"
+            )
 
 
 def check_untied(function: str, data: BlockwisePass) -> None:

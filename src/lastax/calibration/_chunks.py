@@ -65,10 +65,12 @@ def calibration_chunks(
         values_per_step: number of values that the widest layer computes per step.
 
     Raises:
-        ValueError: if a batch is neither a mapping with `x` nor an array, if there is no record, if
-            a value is not finite, or if a length is out of range.
+        ValueError: if a batch is neither a mapping with `x` nor an array, if batches have different
+            numbers of axes, if there is no record, if a value is not finite, or if a length is out
+            of range.
     """
     shapes: dict[tuple[object, ...], list[_Records]] = {}
+    ranks: set[int] = set()
     count, sharding = 0, None
     for batch in _each_batch(function, batches):
         sharding = sharding or _sharding_of_rows(batch["x"])
@@ -78,6 +80,12 @@ def calibration_chunks(
         x = x[real]
         if not len(x):
             continue
+        ranks.add(x.ndim)
+        if len(ranks) > 1:
+            raise ValueError(
+                f"{function}: batches of calibration data have different numbers of axes, "
+                f"{sorted(ranks)}; pass inputs only, without labels"
+            )
         _check_records(function, x, length, count)
         count += len(x)
         key = (x.shape[1:], x.dtype, None if length is None else length.shape[1:])

@@ -70,9 +70,11 @@ def reconstruct(
         The pruned model with other parameters.
 
     Raises:
-        ValueError: if the models have different numbers of blocks, or the data are empty or not
-            finite.
+        ValueError: if the models have different numbers of blocks, if `steps` is negative, or if
+            the data are empty or not finite.
     """
+    if steps < 0:
+        raise ValueError(f"reconstruct: steps must not be negative, got {steps}")
     original = blockwise_pass("reconstruct", model, batches, forward)
     check_forward("reconstruct", original)
     check_untied("reconstruct", original)

@@ -59,10 +59,12 @@ def refit(
             layers with one system per channel, too. Channels that keep more than 8 states keep
             their eigenvalues.
         dense_feedthrough: whether to fit a dense `D`. Its weights count as states
-            (`feedthrough_states` per layer), so fewer states remain. With `keep` all states of the
-            masks remain.
+            (`feedthrough_states` per layer), so fewer states remain, except with `keep`.
         forward: block-wise forward pass of a model of another class.
-        divergence: distance between original and reduced outputs, for the probe and the report.
+        divergence: distance between original and reduced outputs, both of shape `(n, m)`, for the
+            probe and the report. The default is the mean of `KL(original || reduced)` of class
+            probabilities in nats. If the outputs are not logits, pass another function, for example
+            their mean squared difference.
         on_progress: called with a description of each part of the work.
 
     If `data` is a `Calibration`, it determines the last four arguments; do not pass them.

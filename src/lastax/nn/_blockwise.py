@@ -22,6 +22,11 @@ ModelT = TypeVar("ModelT", contravariant=True)
 BlockT = TypeVar("BlockT")
 
 
+# The methods of `BlockwiseForward`.
+_WITHOUT_DEFAULTS = ("enter", "blocks", "before", "after", "features")
+_WITH_DEFAULTS = ("head", "linears", "linears_input", "model_outputs")
+
+
 class HiddenStates(NamedTuple):
     """Hidden states between two blocks, for `n` sequences.
 
@@ -49,8 +54,9 @@ class BlockwiseForward(Protocol[ModelT, BlockT]):
         output = forward.head(model)(forward.features(model, states))
 
     All methods take a batch. They are compiled with the object as a static argument, so they must
-    be pure and the object must be hashable, for example a frozen dataclass. The last four methods
-    have defaults; with them only layers are refitted.
+    be pure and the object must be hashable, for example a frozen dataclass. `head`, `linears`,
+    `linears_input` and `model_outputs` have defaults. With them, only layers are refitted, and the
+    outputs of the model are its features.
 
     Refits compare the outputs with those of the model itself (`model_outputs`) on the first batch.
     """
@@ -95,7 +101,7 @@ class BlockwiseForward(Protocol[ModelT, BlockT]):
         ...
 
     def head(self, model: ModelT) -> Linear | None:
-        """The node of the model that maps features to outputs."""
+        """The node of the model that maps features to outputs; None if there is none to refit."""
         return None
 
     def linears(self, block: BlockT) -> Sequence[Linear]:
@@ -202,9 +208,10 @@ def resolve_forward(
         forward: the argument that the user passed.
 
     Raises:
-        ValueError: if none is given for a model of another class.
+        ValueError: if none is given for a model of another class, or if it lacks a method.
     """
     if forward is not None:
+        _check_methods(function, forward)
         return forward
     if not isinstance(model, Classifier | Retrieval):
         raise ValueError(
@@ -212,6 +219,23 @@ def resolve_forward(
             "forward=, an object with the methods of lastax.BlockwiseForward"
         )
     return NetworkForward()
+
+
+def _check_methods(function: str, forward: object) -> None:
+    if isinstance(forward, type):
+        name = forward.__name__
+        raise ValueError(f"{function}: forward= is the class {name}; pass an object, {name}()")
+    found = {
+        name: getattr(type(forward), name, None) for name in (*_WITHOUT_DEFAULTS, *_WITH_DEFAULTS)
+    }
+    # A class that inherits from the protocol has its empty methods.
+    empty = [getattr(BlockwiseForward, name) for name in _WITHOUT_DEFAULTS]
+    missing = [name for name, method in found.items() if method is None or method in empty]
+    if missing:
+        raise ValueError(
+            f"{function}: {type(forward).__name__} lacks {', '.join(missing)}; define what "
+            "lastax.BlockwiseForward describes"
+        )
 
 
 def _normalized(

@@ -23,7 +23,7 @@ from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._multi_siso import MultiSISO, kept_counts
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._step_sizes import StepSizes, step_sizes_of
+from lastax.ssm._step_sizes import StepSizes, check_positive_rescale, step_sizes_of
 from lastax.ssm._system import kept_indices, take_states
 
 
@@ -131,8 +131,10 @@ class S4D(DiagonalLayer):
             The discrete system that the layer applies. Its dtype is at least float32.
 
         Raises:
-            ValueError: if parameters are missing, or if the layer is a stack of layers.
+            ValueError: if parameters are missing, if the layer is a stack of layers, or if
+                `step_rescale` is not positive.
         """
+        check_positive_rescale(type(self).__name__, step_rescale)
         layer = self._checked()
         Lambda, step = layer._continuous(step_rescale)
         C = as_complex(layer.C)

@@ -9,7 +9,7 @@ from lastax._typing import Scalar
 from lastax.nn._cell_block import make_block
 from lastax.nn._channel_recurrence import make_recurrence
 from lastax.nn._diagonal_layer import DiagonalLayer
-from lastax.nn._networks import Classifier, Network
+from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._streaming_cell import StreamingCell
 
 
@@ -42,9 +42,13 @@ def streaming(
         ValueError: if a layer is bidirectional, or if the model is not a `Classifier`.
     """
     if not isinstance(model, Classifier):
+        remedy = (
+            "a pair of documents cannot be read as one stream"
+            if isinstance(model, Retrieval)
+            else "in a model of your own, call run(u, initial=...) of each layer"
+        )
         raise ValueError(
-            f"streaming: the model must be a Classifier, got {type(model).__name__}; a pair of "
-            "documents cannot be read as one stream"
+            f"streaming: the model must be a Classifier, got {type(model).__name__}; {remedy}"
         )
     encoder = model.encoder
     layers = [block.layer for block in encoder.blocks]

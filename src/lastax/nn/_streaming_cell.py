@@ -200,6 +200,11 @@ class StreamingCell(eqx.Module):
         self, function: str, state: StreamingState, x: Array, steps: tuple[None, ...]
     ) -> Array:
         """Check the arguments, and convert features to the dtype of the cell."""
+        if not isinstance(state, StreamingState):
+            raise ValueError(
+                f"{function}: the first argument must be a state, from init() or the last call; "
+                f"got {type(state).__name__}"
+            )
         x, weight = jnp.asarray(x), self.embed.weight
         expected = (*steps, *(() if self.tokens else weight.shape[:1]))
         fits = len(x.shape) == len(expected) and all(

@@ -69,8 +69,14 @@ def score_states(
             (`calibrate(model, batches).moments`).
 
     Raises:
-        ValueError: if the method is unknown, has no scores, or lacks an argument that it needs.
+        ValueError: if the method is unknown, has no scores, or lacks an argument that it needs; if
+            `systems` is a model.
     """
+    if not isinstance(systems, Sequence):
+        raise ValueError(
+            f"score_states: needs a list of systems, got {type(systems).__name__}; pass "
+            "lastax.systems(model)"
+        )
     return _score_states(
         "score_states", systems, method, score_contexts(systems, length, key, moments)
     )

@@ -1,6 +1,9 @@
 """Numbers of states that remain, in exact integer arithmetic."""
 
+import numbers
 from fractions import Fraction
+
+import numpy as np
 
 Ratio = float | int | Fraction
 
@@ -37,16 +40,18 @@ def requested_count(
     if states is None:
         assert ratio is not None
         return _keep_count(function, total, ratio, layers)
+    if not isinstance(states, int | np.integer):
+        raise ValueError(f"{function}: states must be an integer, got {states!r}")
     if not layers <= states <= total:
         raise ValueError(
             f"{function}: states must be between {layers} (one per layer) and {total} (all), "
             f"got {states}"
         )
-    return states
+    return int(states)
 
 
 def _keep_count(function: str, total: int, ratio: Ratio, at_least: int) -> int:
-    if not 0 <= ratio < 1:
-        raise ValueError(f"{function}: ratio must be in [0, 1), got {ratio}")
+    if not isinstance(ratio, numbers.Real) or not 0 <= ratio < 1:
+        raise ValueError(f"{function}: ratio must be in [0, 1), got {ratio!r}")
     exact = ratio if isinstance(ratio, Fraction) else Fraction(str(ratio))
     return max(int((1 - exact) * total), at_least)

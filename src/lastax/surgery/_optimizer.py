@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Bool, PyTree
 
 from lastax._typing import Array, Model
@@ -42,8 +43,9 @@ def keep_states_with_optimizer(
         The smaller model, as from `keep_states`, and the optimizer state for it.
 
     Raises:
-        ValueError: if the masks do not suit the model, or if an array of the optimizer state
-            belongs to a parameter that shrinks, but in a way that its shape does not tell.
+        ValueError: if the masks do not suit the model, if the optimizer state is not one for the
+            parameters of `model`, or if an array of it belongs to a parameter that shrinks, but in
+            a way that its shape does not tell.
     """
     if adopted(model) is not model:
         raise ValueError(
@@ -51,6 +53,7 @@ def keep_states_with_optimizer(
             "arranged otherwise; train lastax.interop.adopt(model) instead"
         )
     small = keep_states(model, keep)
+    _check_optimizer_state(model, optimizer_state)
     masks = dict(zip(map(layer_identity, find_layers(model)), keep, strict=True))
     parameters: dict[_Path, _Parameter] = {}
     for place, layer in layer_nodes(model):
@@ -69,6 +72,27 @@ def keep_states_with_optimizer(
 
     shrunk = jax.tree_util.tree_map_with_path(shrink, optimizer_state)
     return small, _with_static_fields_of(dict(layer_nodes(small)), shrunk)
+
+
+def _check_optimizer_state(model: PyTree, optimizer_state: PyTree) -> None:
+    """Refuse a state whose arrays belong to no parameter of the model; they would not follow it.
+
+    A state without arrays of several values, as that of plain gradient descent, suits every model.
+    """
+    if isinstance(optimizer_state, optax.GradientTransformation):
+        raise ValueError(f"{_NAME}: got an optimizer; pass its state, from optimizer.init(...)")
+    own = {path for path, _ in jax.tree_util.tree_leaves_with_path(model)}
+    arrays = [
+        path
+        for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer_state)
+        if np.size(leaf) > 1
+    ]
+    if arrays and not any(path[i:] in own for path in arrays for i in range(len(path))):
+        raise ValueError(
+            f"{_NAME}: no array of the optimizer state has the path of a parameter of the model, "
+            f"for example {jax.tree_util.keystr(arrays[0])}; start with a new state, "
+            "optimizer.init(equinox.filter(model, equinox.is_inexact_array))"
+        )
 
 
 class _Parameter(NamedTuple):

@@ -25,6 +25,14 @@ def state_penalty(model: PyTree, penalty: SystemPenalty) -> Float[Array, ""]:
 
     Returns:
         A scalar; from 0 to 1 for the penalties of `lastax.analysis`.
+
+    Raises:
+        ValueError: if `penalty` is not a function.
     """
+    if not callable(penalty):
+        raise ValueError(
+            "state_penalty: penalty must be a function of a system, for example "
+            f"lastax.analysis.modal_penalty; got {penalty!r}"
+        )
     values = [penalty(layer.system()) for layer in find_layers(model)]
     return jnp.mean(jnp.stack(values))
