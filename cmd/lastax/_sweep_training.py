@@ -23,8 +23,9 @@ from lastax.cmd._sweep_values import UNIDIRECTIONAL
 def trained_runs(
     tasks: list[str],
     layers: list[str],
-    size: str,
     seeds: list[int],
+    *,
+    size: str,
     flags: list[str],
     location: DataLocation,
     executor: Executor | None,

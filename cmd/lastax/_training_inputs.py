@@ -34,9 +34,10 @@ def new_run(
     task: str,
     size: str,
     preset: Preset,
+    chosen: dict[str, Any],
+    *,
     seed: int,
     devices: int | None,
-    chosen: dict[str, Any],
     root: Path | None,
 ) -> tuple[RunConfig, Data]:
     """Configuration and data of a run with the settings of a preset."""
@@ -71,9 +72,10 @@ def new_run(
 
 def continued_run(
     source: Path,
+    chosen: dict[str, Any],
+    *,
     seed: int | None,
     devices: int | None,
-    chosen: dict[str, Any],
     root: Path | None,
 ) -> tuple[RunConfig, Data, Network]:
     """Configuration, data and weights of a run that starts from another one."""
@@ -101,15 +103,15 @@ def continued_run(
 
 
 def resumed_run(
-    folder: Path, given: Mapping[str, Any], devices: int | None, root: Path | None
+    folder: Path, given: Mapping[str, Any], *, devices: int | None, root: Path | None
 ) -> tuple[RunConfig, Data]:
     """Configuration and data of a run that was interrupted.
 
     Args:
         folder: the run.
-        given: the settings that flags repeat. `data` may differ: the data may have been moved, and
-            `reopen_data` checks that they are the same.
-        devices: number of devices; that of the run if None and present.
+        given: settings of the run that flags repeat. `data` may have another value, if the data
+            were moved; `reopen_data` checks that they are the same.
+        devices: number of devices. If None, that of the run, if as many are present.
         root: folder of the data sets.
     """
     config = load_config(folder)

@@ -15,12 +15,13 @@ def train_with_progress(
     config: RunConfig,
     data: Data,
     folder: Path,
+    *,
     start: Network | None,
     resume: bool,
     workers: int,
     root: Path | None,
 ) -> dict[str, Any]:
-    """Train a run, and return its results. An interruption says how to resume it."""
+    """Train a run, and return its results. If it is interrupted, say how to resume it."""
     with Counter("training") as counter:
 
         def begin(steps: int) -> None:

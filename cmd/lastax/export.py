@@ -125,7 +125,9 @@ def export(
             err.print(note)
         record, line = {"file": str(file), "notes": list(notes)}, _size(file)
     else:
-        record, line = _write_program(run, file, target, name, quantize, sequences, location)
+        record, line = _write_program(
+            run, file, target, name=name, quantize=quantize, sequences=sequences, location=location
+        )
     if as_json:
         emit(record)
     else:
@@ -136,12 +138,13 @@ def _write_program(
     run: Path,
     file: Path,
     target: str,
+    *,
     name: str,
     quantize: lastax.deployment.Quantization | None,
     sequences: int | None,
     location: DataLocation,
 ) -> tuple[dict[str, Any], str]:
-    """Write a program for a machine without lastax; what to print, as JSON and as text."""
+    """Write a program for a machine without lastax, and return what to print: JSON, and text."""
     config, network = lastax.training.load_run(run)
     data, batch = None, None
     if quantize is not None:

@@ -185,7 +185,10 @@ def sweep(
         raise click.UsageError("--jobs and --scheduler exclude each other: leave one out")
     location = location.absolute()
     with _executor(jobs, scheduler) as executor:
-        chosen = [*runs, *trained_runs(tasks or [], layers, size, seeds, flags, location, executor)]
+        trained = trained_runs(
+            tasks or [], layers, seeds, size=size, flags=flags, location=location, executor=executor
+        )
+        chosen = [*runs, *trained]
         chosen = chosen or [resolve_run(None)]
         for run in chosen:
             _warn_of_unstable_states(run)

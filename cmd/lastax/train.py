@@ -150,20 +150,26 @@ def train(
     if resume:
         folder = folder or newest_unfinished(task, size)
         given = {"task": task, "size": size, "seed": seed, **chosen}
-        config, data = resumed_run(folder, given, devices, root)
+        config, data = resumed_run(folder, given, devices=devices, root=root)
     else:
         if source is None:
             size, preset = preset_for(task, chosen.get("layer"), size)
-            config, data = new_run(task, size, preset, seed or 0, devices, chosen, root)
+            config, data = new_run(
+                task, size, preset, chosen, seed=seed or 0, devices=devices, root=root
+            )
         else:
-            config, data, start = continued_run(source, seed, devices, chosen, root)
+            config, data, start = continued_run(
+                source, chosen, seed=seed, devices=devices, root=root
+            )
         folder = folder or unused_folder(config)
         if source is not None:
             config = dataclasses.replace(config, start=os.path.relpath(source, folder))
         if folder.exists():
             raise RunError(f"{folder} already exists: pass --resume to resume it, or another --out")
     with contextlib.nullcontext() if distributed is None else distributed.explain_losses():
-        result = train_with_progress(config, data, folder, start, resume, workers, root)
+        result = train_with_progress(
+            config, data, folder, start=start, resume=resume, workers=workers, root=root
+        )
     if jax.process_index() > 0:
         return
     if as_json:

@@ -117,7 +117,7 @@ def error_hinf(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool =
 
 
 def error_h2(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool = True) -> float:
-    """H2 norm of the removed states: the root-mean-square error for white noise, as `Certificate`.
+    """H2 norm of the removed states: the root-mean-square error of `Certificate.h2`.
 
     Args:
         system: original system.

@@ -6,7 +6,7 @@ a layer down and the weights after it up. Scaling single channels differently do
 
 A state with `|lam| >= 1` counts as one just inside the unit circle, and its gradient along `|lam|`
 is zero. It dominates all others, so the penalty of such a layer is small. The penalties do not make
-layers stable; `clip_eigenvalues=True` keeps S5 layers so. S4D and LRU layers are stable anyway.
+layers stable: S4D and LRU layers always are, and S5 layers need `clip_eigenvalues=True`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lastax.ssm._system import System
 
 SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
 
-# The smallest `1 - |lam|^2`. Eigenvalues beyond are moved there, along the ray from the origin.
+# The smallest `1 - |lam|^2`. An eigenvalue with a smaller one is moved toward the origin.
 _MARGIN = 1e-6
 # Singular values below this share of the largest one are mostly rounding errors in float32. Their
 # gradients fade out.
@@ -76,7 +76,7 @@ def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
     if system.states == 0:
         return jnp.zeros(())
     lam, B, C = _per_channel(system) if isinstance(system, MultiSISO) else _as_one(system)
-    # Otherwise the Gramians would be those of no system, and indefinite.
+    # Of unstable states, the formulas of the Gramians give indefinite matrices.
     lam = _inside(lam)
     reached = jax.vmap(_reached)(lam, B)
     observed = jax.vmap(_reached)(lam.conj(), C.swapaxes(1, 2).conj())
@@ -181,7 +181,7 @@ def _factor(gramian: Array) -> Array:
 
 
 def _inside(lam: Array) -> Array:
-    """The eigenvalues, where those near or outside the unit circle are moved to the margin."""
+    """The eigenvalues, moved so that `1 - |lam|^2` is at least the margin."""
     squares, limit = _squares(lam), 1 - _MARGIN
     outside = squares > limit
     return jnp.where(outside, lam * jnp.sqrt(limit / jnp.where(outside, squares, 1)), lam)

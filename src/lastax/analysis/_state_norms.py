@@ -49,25 +49,14 @@ def finite_horizon_hinf_norms(system: AnySystem, length: int) -> Float[Array, " 
         ValueError: if `length` is not a positive integer.
     """
     check_single("finite_horizon_hinf_norms", system)
-    check_length("finite_horizon_hinf_norms", length)
+    if not isinstance(length, int | np.integer) or length < 1:
+        raise ValueError(
+            f"finite_horizon_hinf_norms: length must be a positive number of steps, got {length!r}"
+        )
     norms, modulus = hinf_norms(system), abs(system.lam)
     xp = modulus.__array_namespace__()
     stable = modulus < 1
     return norms * xp.where(stable, 1 - xp.where(stable, modulus, 0.0) ** length, 1.0)
-
-
-def check_length(function: str, length: int) -> None:
-    """Check the number of steps of a finite horizon.
-
-    Args:
-        function: name of the function that the user called.
-        length: the number.
-
-    Raises:
-        ValueError: if it is not a positive integer.
-    """
-    if not isinstance(length, int | np.integer) or length < 1:
-        raise ValueError(f"{function}: length must be a positive number of steps, got {length!r}")
 
 
 def magnitudes(system: AnySystem) -> Float[Array, " P"]:

@@ -22,8 +22,7 @@ _EXACT_PER_BLOCK = 32
 # that the largest gain is beside a grid point within this fraction.
 _EXACT_ABOVE = 0.95
 
-# The largest `|lam|` of a stable state. Beyond, `1 - |lam|` is a few units of rounding in float64,
-# and all that is computed from it is noise.
+# States with this `|lam|` count as unstable: in float64, `1 - |lam|` is then mostly rounding error.
 _STABLE_BELOW = 1 - 8 * float(np.finfo(float).eps)
 
 

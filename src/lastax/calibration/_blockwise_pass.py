@@ -124,26 +124,28 @@ def blockwise_pass(
     forward = resolve_forward(function, model, forward)
     check_concrete(function, model)
     given, model = model, adopted(model)
-    layers = [layer_of(block) for block in forward.blocks(model)]
+    blocks = forward.blocks(model)
+    layers = [layer_of(block) for block in blocks]
     layer_counts(function, layers)
-    _check_linear_maps(function, model, forward)
+    _check_linear_maps(function, forward, forward.head(model), blocks)
     values = max(map(_values_per_step, layers))
     return BlockwisePass(
         model, forward, calibration_chunks(function, batches, values_per_step=values), given
     )
 
 
-def _check_linear_maps(function: str, model: PyTree, forward: BlockwiseForward) -> None:
-    maps = [("head", forward.head(model))]
-    for block in forward.blocks(model):
-        maps += [("linears", linear) for linear in forward.linears(block)]
-    for method, linear in maps:
-        if linear is not None and not isinstance(linear, Linear):
+def _check_linear_maps(
+    function: str, forward: BlockwiseForward, head: object, blocks: Sequence[PyTree]
+) -> None:
+    heads = () if head is None else (("head", head),)
+    linears = (("linears", linear) for block in blocks for linear in forward.linears(block))
+    for method, linear in (*heads, *linears):
+        if not isinstance(linear, Linear):
             raise ValueError(
                 f"{function}: {method} of {type(forward).__name__} returns "
                 f"{type(linear).__module__}.{type(linear).__name__}; it must be a "
-                "lastax.nn.Linear, whose weight has shape (inputs, outputs). Leave other maps to "
-                "features or after"
+                "lastax.nn.Linear, whose weight has shape (inputs, outputs). Apply other maps "
+                "in features or after"
             )
 
 

@@ -70,7 +70,6 @@ def calibration_chunks(
             of range.
     """
     shapes: dict[tuple[object, ...], list[_Records]] = {}
-    ranks: set[int] = set()
     count, sharding = 0, None
     for batch in _each_batch(function, batches):
         sharding = sharding or _sharding_of_rows(batch["x"])
@@ -80,12 +79,6 @@ def calibration_chunks(
         x = x[real]
         if not len(x):
             continue
-        ranks.add(x.ndim)
-        if len(ranks) > 1:
-            raise ValueError(
-                f"{function}: batches of calibration data have different numbers of axes, "
-                f"{sorted(ranks)}; pass inputs only, without labels"
-            )
         _check_records(function, x, length, count)
         count += len(x)
         key = (x.shape[1:], x.dtype, None if length is None else length.shape[1:])
@@ -94,6 +87,12 @@ def calibration_chunks(
         raise ValueError(
             f"{function}: the calibration data hold no sequence; pass at least one (16 to 64 are "
             "usual)"
+        )
+    axes = sorted({parts[0][0].ndim for parts in shapes.values()})
+    if len(axes) > 1:
+        raise ValueError(
+            f"{function}: batches of calibration data have different numbers of axes, {axes}; "
+            "pass inputs only, without labels"
         )
     chunks: list[Chunk] = []
     for parts in shapes.values():

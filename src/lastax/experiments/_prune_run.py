@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,9 +144,17 @@ def prune_run(
     reducer = make_reducer(
         model, config, batch, calibration, seed=options.seed, on_progress=on_progress
     )
-    method, count = _amount(reducer, config, data, options, placement, on_trial, on_failure)
+
+    def accuracy(model: Network, split: str) -> float:
+        return evaluate_split(model, data, split, limit=options.limit, placement=placement).accuracy
+
+    method, count = _amount(
+        reducer, config.states, options, accuracy, on_trial=on_trial, on_failure=on_failure
+    )
     reduction = reducer.reduce(method, states=count)
-    small = _post_processed(reduction.model, model, config, data, batch, options, on_progress)
+    small = _post_processed(
+        model, reduction.model, config, options, data=data, batch=batch, on_progress=on_progress
+    )
     on_progress("computing certificates and accuracies")
     certificates = [certify(*pair) for pair in zip(reducer.systems, systems(small), strict=True)]
     measured = functools.partial(compare_split, data=data, limit=options.limit, placement=placement)
@@ -157,7 +165,11 @@ def prune_run(
         **size_results(model, small, reduction, batch),
         **score_results(reduction.scores, certificates),
         **{split: fidelity_results(measured(model, small, split=split)) for split in SPLITS},
-        "compared": _compared(reducer, method, count, data, options, placement),
+        "compared": {
+            other: _accuracies(reducer.reduce(other, states=count).model, accuracy)
+            for other in options.compare_with
+            if other != method
+        },
     }
     with folder_written_at_once(target, replace=replace) as fresh:
         smaller = dataclasses.replace(
@@ -188,30 +200,26 @@ def _target(
 
 def _amount(
     reducer: Reducer,
-    config: RunConfig,
-    data: TrainingData,
+    counts: Sequence[int],
     options: PruneOptions,
-    placement: Placement | None,
+    accuracy: Callable[[Network, str], float],
+    *,
     on_trial: Callable[[Trial], None],
     on_failure: Callable[[str, ValueError], None],
 ) -> tuple[str, int]:
-    """The method, and the number of states to keep."""
-    total, max_loss = sum(config.states), options.max_loss
+    """The method, and the number of states to keep of `counts` per layer."""
+    max_loss = options.max_loss
     if options.method == AUTO and options.ratio is None and options.states is None:
         max_loss = DEFAULT_MAX_LOSS if max_loss is None else max_loss
     states = options.states
     if states is None and max_loss is None:
         ratio = DEFAULT_RATIO if options.ratio is None else options.ratio
-        states = keep_count(total, ratio, at_least=len(config.states))
+        states = keep_count(sum(counts), ratio, at_least=len(counts))
     if options.method != AUTO and states is not None:
         return options.method, states
     found = search_method(
         reducer,
-        lambda model: (
-            evaluate_split(
-                model, data, "validation", limit=options.limit, placement=placement
-            ).accuracy
-        ),
+        lambda model: accuracy(model, "validation"),
         methods=AUTO_METHODS if options.method == AUTO else (options.method,),
         max_loss=max_loss,
         states=states,
@@ -222,14 +230,16 @@ def _amount(
 
 
 def _post_processed(
-    small: Network,
     model: Network,
+    small: Network,
     config: RunConfig,
+    options: PruneOptions,
+    *,
     data: TrainingData,
     batch: Batch | None,
-    options: PruneOptions,
     on_progress: OnProgress,
 ) -> Network:
+    """The pruned network after the steps that `options` adds."""
     if options.recalibrate_batch_norm:
         assert batch is not None
         small = recalibrate_batch_norm(small, batch)
@@ -250,26 +260,8 @@ def _post_processed(
     ).model
 
 
-def _compared(
-    reducer: Reducer,
-    method: str,
-    count: int,
-    data: TrainingData,
-    options: PruneOptions,
-    placement: Placement | None,
-) -> Record:
-    """Accuracies of the other methods of `options`, at as many states."""
-    accuracies: Record = {}
-    for other in options.compare_with:
-        if other != method:
-            model = reducer.reduce(other, states=count).model
-            accuracies[other] = {
-                split: evaluate_split(
-                    model, data, split, limit=options.limit, placement=placement
-                ).accuracy
-                for split in SPLITS
-            }
-    return accuracies
+def _accuracies(model: Network, accuracy: Callable[[Network, str], float]) -> dict[str, float]:
+    return {split: accuracy(model, split) for split in SPLITS}
 
 
 def _is_pruned_from(target: Path, run: Path) -> bool:

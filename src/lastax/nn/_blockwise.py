@@ -225,12 +225,10 @@ def _check_methods(function: str, forward: object) -> None:
     if isinstance(forward, type):
         name = forward.__name__
         raise ValueError(f"{function}: forward= is the class {name}; pass an object, {name}()")
-    found = {
-        name: getattr(type(forward), name, None) for name in (*_WITHOUT_DEFAULTS, *_WITH_DEFAULTS)
-    }
     # A class that inherits from the protocol has its empty methods.
-    empty = [getattr(BlockwiseForward, name) for name in _WITHOUT_DEFAULTS]
-    missing = [name for name, method in found.items() if method is None or method in empty]
+    absent = (None, *(getattr(BlockwiseForward, name) for name in _WITHOUT_DEFAULTS))
+    names = (*_WITHOUT_DEFAULTS, *_WITH_DEFAULTS)
+    missing = [name for name in names if getattr(type(forward), name, None) in absent]
     if missing:
         raise ValueError(
             f"{function}: {type(forward).__name__} lacks {', '.join(missing)}; define what "

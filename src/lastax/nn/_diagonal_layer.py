@@ -182,9 +182,12 @@ class DiagonalLayer(eqx.Module):
             )
         return at_least_float32(jnp.where(jnp.asarray(mask)[:, None], u, 0))
 
-    def _checked(self: LayerT) -> LayerT:
-        """Check the parameters, and convert them to float32 at least."""
+    def _checked(self: LayerT, step_rescale: Scalar = 1.0) -> LayerT:
+        """Check the arguments of `system`, and convert the parameters to float32 at least."""
         name = type(self).__name__
+        # Arrays may be traced, so their values are not checked.
+        if isinstance(step_rescale, int | float) and not step_rescale > 0:
+            raise ValueError(f"{name}: step_rescale must be positive, got {step_rescale}")
         check_complete(self)
         first = dataclasses.fields(self)[0].name
         shape = getattr(self, first).shape

@@ -15,7 +15,7 @@ from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
 from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._step_sizes import StepSizes, check_positive_rescale
+from lastax.ssm._step_sizes import StepSizes
 from lastax.ssm._system import System, kept_indices, take_states
 
 
@@ -121,8 +121,7 @@ class LRU(DiagonalLayer):
             ValueError: if parameters are missing, if the layer is a stack of layers, or if
                 `step_rescale` is not positive.
         """
-        check_positive_rescale(type(self).__name__, step_rescale)
-        layer = self._checked()
+        layer = self._checked(step_rescale)
         z = jax.lax.complex(-jnp.exp(layer.nu_log), jnp.exp(layer.theta_log))
         held = jnp.expm1(step_rescale * z) / jnp.expm1(z)
         B = (held * jnp.exp(layer.gamma_log))[:, None] * as_complex(layer.B)

@@ -24,7 +24,7 @@ from lastax.nn._initialization import (
 from lastax.ssm._discretization import Discretization, discretize_zoh
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._step_sizes import StepSizes, check_positive_rescale, step_sizes_of
+from lastax.ssm._step_sizes import StepSizes, step_sizes_of
 from lastax.ssm._system import System, kept_indices, take_states
 
 # Upper bound of the real parts of clipped eigenvalues, as in the published code.
@@ -136,8 +136,7 @@ class S5(DiagonalLayer):
             ValueError: if parameters are missing, if the layer is a stack of layers, or if
                 `step_rescale` is not positive.
         """
-        check_positive_rescale(type(self).__name__, step_rescale)
-        layer = self._checked()
+        layer = self._checked(step_rescale)
         Lambda, step = layer._continuous(step_rescale)
         lam, B = self.discretize(Lambda, as_complex(layer.B), step)
         reverse = None if layer.C_reverse is None else as_complex(layer.C_reverse)
@@ -146,7 +145,7 @@ class S5(DiagonalLayer):
 
     def step_sizes(self, step_rescale: Scalar = 1.0) -> StepSizes | None:
         """How the system depends on the step size; None for other discretization rules."""
-        Lambda, step = self._checked()._continuous(step_rescale)
+        Lambda, step = self._checked(step_rescale)._continuous(step_rescale)
         return step_sizes_of(self.discretize, Lambda * step)
 
     def _continuous(self, step_rescale: Scalar) -> tuple[Array, Array]:

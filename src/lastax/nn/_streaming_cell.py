@@ -200,11 +200,7 @@ class StreamingCell(eqx.Module):
         self, function: str, state: StreamingState, x: Array, steps: tuple[None, ...]
     ) -> Array:
         """Check the arguments, and convert features to the dtype of the cell."""
-        if not isinstance(state, StreamingState):
-            raise ValueError(
-                f"{function}: the first argument must be a state, from init() or the last call; "
-                f"got {type(state).__name__}"
-            )
+        self._check_state(function, state)
         x, weight = jnp.asarray(x), self.embed.weight
         expected = (*steps, *(() if self.tokens else weight.shape[:1]))
         fits = len(x.shape) == len(expected) and all(
@@ -222,7 +218,6 @@ class StreamingCell(eqx.Module):
                 f"{function}: {'xs' if steps else 'x'} must be {kind} of shape {shape}, got "
                 f"{x.dtype} of shape {x.shape}{hint}"
             )
-        self._check_state(function, state)
         return x if self.tokens else x.astype(weight.dtype)
 
     def _check_step_rescale(
@@ -233,6 +228,11 @@ class StreamingCell(eqx.Module):
             check_step_rescale(function, step_rescale, shape, *sizes)
 
     def _check_state(self, function: str, state: StreamingState) -> None:
+        if not isinstance(state, StreamingState):
+            raise ValueError(
+                f"{function}: the first argument must be a state, from init() or the last call; "
+                f"got {type(state).__name__}"
+            )
         own, given = (jax.tree.map(np.shape, tree) for tree in (self.init(), state))
         if own != given:
             raise ValueError(

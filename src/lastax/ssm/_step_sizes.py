@@ -67,20 +67,6 @@ def step_sizes_of(discretize: Discretization, exponent: Complex[Array, " P"]) ->
     return StepSizes(exponent.real, exponent.imag, discretize is discretize_bilinear)
 
 
-def check_positive_rescale(function: str, step_rescale: Scalar) -> None:
-    """Check a factor on all step sizes that is known when a program is traced.
-
-    Args:
-        function: what the caller called, for the error message.
-        step_rescale: the factor.
-
-    Raises:
-        ValueError: if it is a Python number and not positive.
-    """
-    if isinstance(step_rescale, int | float) and not step_rescale > 0:
-        raise ValueError(f"{function}: step_rescale must be positive, got {step_rescale}")
-
-
 def check_step_rescale(
     function: str, step_rescale: StepRescale, shape: tuple[int, ...], *sizes: StepSizes | None
 ) -> None:
