@@ -306,6 +306,14 @@ def test_a_step_size_that_is_not_positive_is_refused(kind, step_rescale):
         layer(inputs(), step_rescale=step_rescale)
 
 
+@kinds
+@pytest.mark.parametrize(("sizes", "name"), [((0, 4), "channels"), ((4, 0), "states")])
+def test_a_layer_without_channels_or_states_is_refused(kind, sizes, name):
+    message = f"{kind.__name__}.initialize: {name} must be at least 1, got 0"
+    with pytest.raises(ValueError, match=message):
+        kind.initialize(*sizes, key=jax.random.key(0))
+
+
 # Surgery
 
 

@@ -17,6 +17,21 @@ Values = Shaped[Array, "*shape"] | Shaped[np.ndarray, "*shape"]
 Lengths = int | np.integer | Shaped[Array, "*lengths"] | Shaped[np.ndarray, "*lengths"]
 
 
+def check_sizes(function: str, **sizes: int) -> None:
+    """Check that sizes are positive.
+
+    Args:
+        function: what the caller called, for the error message.
+        sizes: sizes by the names of the caller's arguments.
+
+    Raises:
+        ValueError: if a size is not positive.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{function}: {name} must be at least 1, got {size}")
+
+
 def check_complete(module: eqx.Module) -> None:
     """Check that no parameter is missing, as in the parts of `equinox.filter` and `partition`.
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float
 
+from lastax.nn._checks import check_sizes
+
 
 class NormalPart(NamedTuple):
     """Eigendecomposition `A + p p^T = V diag(Lambda) V^H` of the normal part of HiPPO-LegS.
@@ -58,7 +60,7 @@ def hippo_legs(size: int) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "
     Raises:
         ValueError: if `size` is less than 1.
     """
-    _require_positive("hippo_legs", "size", size)
+    check_sizes("hippo_legs", size=size)
     root = np.sqrt(2.0 * np.arange(size) + 1.0)
     A = -np.tril(np.outer(root, root), k=-1) - np.diag(np.arange(size) + 1.0)
     return A, root
@@ -70,7 +72,7 @@ def hippo_low_rank(size: int) -> Float[np.ndarray, " n"]:
     Raises:
         ValueError: if `size` is less than 1.
     """
-    _require_positive("hippo_low_rank", "size", size)
+    check_sizes("hippo_low_rank", size=size)
     return np.sqrt(np.arange(size) + 0.5)
 
 
@@ -90,7 +92,7 @@ def hippo_normal_part(size: int) -> NormalPart:
     Raises:
         ValueError: if `size` is less than 1.
     """
-    _require_positive("hippo_normal_part", "size", size)
+    check_sizes("hippo_normal_part", size=size)
     return _normal_part(size)
 
 
@@ -124,7 +126,7 @@ def hippo_block_basis(states: int, *, blocks: int = 1, conj_sym: bool = True) ->
     Raises:
         ValueError: unless `states` is a positive multiple of `blocks`.
     """
-    _require_positive("hippo_block_basis", "states", states)
+    check_sizes("hippo_block_basis", states=states)
     if blocks < 1 or states % blocks:
         raise ValueError(
             f"hippo_block_basis: states must be a multiple of blocks, got {states} states and "
@@ -135,8 +137,3 @@ def hippo_block_basis(states: int, *, blocks: int = 1, conj_sym: bool = True) ->
     block = hippo_normal_part(size)
     V = np.kron(np.eye(blocks), block.V[:, :kept])
     return BlockBasis(np.tile(block.Lambda[:kept], blocks), V, V.conj().T)
-
-
-def _require_positive(function: str, name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{function}: {name} must be at least 1, got {value}")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._checks import check_sizes
 from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
 from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
@@ -76,8 +77,10 @@ class LRU(DiagonalLayer):
             The layer.
 
         Raises:
-            ValueError: unless `0 < radius_range[0] < radius_range[1] < 1` and `phase_maximum > 0`.
+            ValueError: if `channels` or `states` is not positive, or unless
+                `0 < radius_range[0] < radius_range[1] < 1` and `phase_maximum > 0`.
         """
+        check_sizes("LRU.initialize", channels=channels, states=states)
         low, high = radius_range
         if not (0 < low < high < 1 and phase_maximum > 0):
             raise ValueError(

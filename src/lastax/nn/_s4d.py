@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._checks import check_sizes
 from lastax.nn._diagonal_layer import DiagonalLayer, check_stable, continuous_parameters
 from lastax.nn._initialization import as_complex, as_pair, initialize_log_step
 from lastax.nn._s4d_eigenvalues import Eigenvalues, s4d_legs
@@ -95,8 +96,10 @@ class S4D(DiagonalLayer):
             The layer.
 
         Raises:
-            ValueError: unless `0 < step_range[0] <= step_range[1]`.
+            ValueError: if `channels` or `states` is not positive, or unless
+                `0 < step_range[0] <= step_range[1]`.
         """
+        check_sizes("S4D.initialize", channels=channels, states=states)
         C_key, C_reverse_key, D_key, step_key = jax.random.split(key, 4)
         Lambda, B = (eigenvalues or s4d_legs)(states)
         size = channels * states

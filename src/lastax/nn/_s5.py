@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
+from lastax.nn._checks import check_sizes
 from lastax.nn._diagonal_layer import DiagonalLayer, check_stable, continuous_parameters
 from lastax.nn._hippo import hippo_block_basis
 from lastax.nn._initialization import (
@@ -101,9 +102,10 @@ class S5(DiagonalLayer):
             The layer.
 
         Raises:
-            ValueError: if `states` is not a multiple of `blocks`, or unless
-                `0 < step_range[0] <= step_range[1]`.
+            ValueError: if `channels` or `states` is not positive, if `states` is not a multiple of
+                `blocks`, or unless `0 < step_range[0] <= step_range[1]`.
         """
+        check_sizes("S5.initialize", channels=channels, states=states)
         B_key, C_key, C_reverse_key, D_key, step_key = jax.random.split(key, 5)
         basis = hippo_block_basis(states, blocks=blocks, conj_sym=conj_sym)
         return cls(
