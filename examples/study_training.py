@@ -33,13 +33,18 @@ METHODS = ("last", "aire", "calibrated")
 CLIPS = 256
 # Ways to a network that is small when training ends, with their names in the tables.
 REDUCED = "reduced"
+REDUCED_CALIBRATED = "reduced-calibrated"
 SCRATCH = "scratch"
 DISTILLED = "distilled"
 WAYS = {
     REDUCED: "reduced during training",
+    REDUCED_CALIBRATED: "reduced during training with calibrated",
     SCRATCH: "from scratch",
     DISTILLED: "distilled from scratch",
 }
+DEFAULT_WAYS = (REDUCED, SCRATCH, DISTILLED)
+# Options of `lastax train` for networks whose states are removed during training.
+REDUCTIONS = {REDUCED: [], REDUCED_CALIBRATED: ["--reduce-method", "calibrated"]}
 SMALL_ROWS = tuple(WAYS.values())
 
 
@@ -102,9 +107,10 @@ class Study:
         config = lastax.training.load_config(plain)
         states = max(1, round((1 - ratio) * config.model.states))
         name = f"{row.replace(',', '').replace(' ', '-')}-{ratio:g}"
-        if way == REDUCED:
-            options = ["--epochs", epochs] if epochs else []
-            run = self.train(name, seed, ["--reduce-during-training", str(ratio), *options])
+        if way in REDUCTIONS:
+            options = ["--reduce-during-training", str(ratio), *REDUCTIONS[way]]
+            options += ["--epochs", epochs] if epochs else []
+            run = self.train(name, seed, options)
             _, model = lastax.training.load_run(run)
         elif way == SCRATCH:
             run = self.train(name, seed, ["--states", str(states)])
@@ -272,8 +278,9 @@ WAY = NameWithNumber("way", WAYS, click.IntRange(min=1), [SCRATCH, DISTILLED])
     help="Shares of states that are gone when training ends; one training per way and share.",
 )  # fmt: skip
 @click.option(
-    "--ways", default=",".join(WAYS), show_default=True, callback=several(WAY),
-    help="Ways to a network that is small when training ends. reduced:44 sets the epochs.",
+    "--ways", default=",".join(DEFAULT_WAYS), show_default=True, callback=several(WAY),
+    help=f"Ways to a network that is small when training ends: {', '.join(WAYS)}. reduced:44 sets "
+    "the epochs.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Number of test examples.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-training"))

@@ -212,12 +212,13 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
         trained.append(run.name)
         return made
 
-    weights, epochs = set(), set()
+    weights, reductions = set(), set()
 
     def train(command, check):
         options = dict(itertools.pairwise(map(str, command)))
         weights.add(options.get("--penalty-weight"))
-        epochs.add((options.get("--reduce-during-training"), options.get("--epochs")))
+        names = ("--reduce-during-training", "--reduce-method", "--epochs")
+        reductions.add(tuple(map(options.get, names)))
         network(Path(options["--out"]), int(options.get("--states", 8)))
 
     def sweep(runs, grid, *_, on_cell):
@@ -233,25 +234,34 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     settings = study["main"].callback.__globals__
     monkeypatch.setattr(settings["subprocess"], "run", train)
     monkeypatch.setattr(lastax.experiments, "sweep", sweep)
-    correct = iter([[1, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0]] * 4)
+    correct = iter([[1, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0]] * 5)
     monkeypatch.setattr(
         lastax.training, "correct_predictions", lambda *_: np.array(next(correct), bool)
     )
     settings["distill"] = lambda run, states, out: network(out, states)
     arguments = ["--task=arrays", "--seeds=0,1", "--trainings=modal:0.10", "--ratios=0.5"]
-    arguments += ["--ways=reduced,reduced:44,scratch,distilled"]
+    arguments += ["--ways=reduced,reduced-calibrated,reduced:44,scratch,distilled"]
     arguments += ["--sizes=0.75", "--limit=6", "--out=study"]
     shown = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
-    assert len(trained) == 2 * (2 + 4)
+    assert len(trained) == 2 * (2 + 5)
     assert weights == {None, "0.1"}
-    assert epochs == {(None, None), ("0.75", None), ("0.75", "44")}
+    assert reductions == {
+        (None, None, None),
+        ("0.75", None, None),
+        ("0.75", None, "44"),
+        ("0.75", "calibrated", None),
+    }
     states = {
         record["row"]: record["states"]
         for record in map(
             json.loads, Path("study/arrays-s5/networks.jsonl").read_text().splitlines()
         )
     }
-    reduced = ["reduced during training", "reduced during training, 44 epochs"]
+    reduced = [
+        "reduced during training",
+        "reduced during training with calibrated",
+        "reduced during training, 44 epochs",
+    ]
     assert states == dict.fromkeys(reduced, 8) | {"from scratch": 2, "distilled from scratch": 2}
     rows = [line.strip("| ").split(" | ") for line in shown.splitlines() if line.startswith("|")]
     accuracies, differences = rows[: len(rows) // 2], rows[len(rows) // 2 :]
@@ -273,7 +283,7 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     assert "takes no number" in wrong.output
     # Another run trains and measures nothing again.
     again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
-    assert len(trained) == 2 * (2 + 4)
+    assert len(trained) == 2 * (2 + 5)
     assert again.splitlines() == shown.splitlines()[-len(again.splitlines()) :]
 
 
