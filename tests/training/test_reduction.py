@@ -291,6 +291,19 @@ def test_a_run_records_the_remaining_states(config, tmp_path, monkeypatch):
     assert reduction_for(tuning[0], data) is None
 
 
+def test_a_removal_with_calibration_data_resumes_to_the_same_bits(config, tmp_path):
+    """A refit changes the remaining states, so a checkpoint must hold their new values."""
+    refitting = dataclasses.replace(REDUCING, reduce_method="calibrated")
+    config = dataclasses.replace(config, training=refitting)
+    whole = training.train(config, Tones(), tmp_path / "whole")
+    stops = Stops("epoch 2, undone False")
+    with pytest.raises(StopHereError):
+        training.train(config, Tones(), tmp_path / "run", on_epoch=stops.on_epoch)
+    resumed = training.train(config, Tones(), tmp_path / "run", resume=True)
+    assert lastax.state_counts(resumed.model) == [2]
+    assert eqx.tree_equal(resumed.model, whole.model)
+
+
 def test_impossible_settings_are_named(config, tmp_path):
     for name, value, message in (
         ("reduce_epochs", 3, "an epoch must follow"),
