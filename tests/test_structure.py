@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,16 @@ def test_public_names_are_documented_and_annotated(name):
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():
             assert parameter.annotation is not inspect.Parameter.empty, f"{name}: {parameter}"
+
+
+@pytest.mark.parametrize(("value", "checked"), [("1", True), ("0", False), ("", False)])
+def test_a_variable_switches_checks_of_types_on(value, checked):
+    code = "import lastax; print(hasattr(lastax.keep_count, '__wrapped__'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LASTAX_TYPECHECK": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(checked)

@@ -5,7 +5,7 @@ This module is imported first, because the hook applies only to modules that are
 
 import os
 
-if os.environ.get("LASTAX_TYPECHECK"):
+if os.environ.get("LASTAX_TYPECHECK", "0") not in ("", "0"):
     from jaxtyping import install_import_hook
 
     install_import_hook("lastax", "beartype.beartype")

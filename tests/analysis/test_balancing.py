@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 import lastax
 
@@ -131,3 +132,10 @@ def test_directions_that_data_do_not_reach_have_zero_score():
     gramians = lastax.calibration.empirical_gramians(system, moments)
     scores = lastax.pruning.hankel_scores(system, gramians=gramians)
     assert np.sum(scores > 1e-9) == 1
+
+
+def test_a_mask_of_integers_is_refused():
+    ones = np.ones(4, complex)
+    system = lastax.ssm.MultiSISO(ones / 2, ones, ones, None, np.zeros(2), (2, 2))
+    with pytest.raises((ValueError, TypeCheckError), match=r"boolean array|Bool"):
+        lastax.analysis.balanced_truncation(system, np.array([1, 0, 1, 0]))

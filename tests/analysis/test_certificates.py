@@ -264,3 +264,30 @@ def test_certificate_of_balanced_truncation_is_within_its_bound():
 def test_incompatible_systems_raise():
     with pytest.raises(ValueError, match="certify: the systems must have the same class, channels"):
         lastax.certify(draw(0), draw(0, bidirectional=True))
+
+
+def test_equal_states_of_one_system_all_count():
+    one = np.ones((1, 1), complex)
+    single = lastax.ssm.System(np.array([0.1 + 0j]), one, one, None, np.zeros(1))
+    C = np.array([[10, 1 + 0j]])
+    twice = lastax.ssm.System(np.full(2, 0.5 + 0j), np.ones((2, 1), complex), C, None, np.zeros(1))
+    # 2 (11 / (1 - 0.5) - 1 / (1 - 0.1)) at frequency zero: the states stand for pairs.
+    expected = 2 * (11 / 0.5 - 1 / 0.9)
+    for pair in ((single, twice), (twice, single)):
+        certificate = lastax.certify(*pair)
+        np.testing.assert_allclose(certificate.hinf, expected, rtol=1e-9)
+        assert certificate.bound >= certificate.hinf
+    assert lastax.certify(twice, twice).hinf == 0
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_channels_without_a_norm_are_not_hidden(place):
+    lam = np.full(2, 0.5 + 0j)
+    lam[place] = np.nan
+    ones = np.ones(2, complex)
+    system = lastax.ssm.MultiSISO(lam, ones, ones, None, np.zeros(2), (1, 1))
+    nothing = np.zeros(2, bool)
+    assert np.isnan(lastax.analysis.hinf_norm(system))
+    assert np.isnan(lastax.analysis.error_bound(system, nothing))
+    swept = lastax.analysis.swept_hinf_norms(system, pairs=True)
+    np.testing.assert_array_equal(np.isnan(swept), np.isnan(lam))

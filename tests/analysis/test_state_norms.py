@@ -209,3 +209,30 @@ def test_finite_horizon_norms_of_stable_states_ignore_unstable_ones():
     scores = lastax.pruning.finite_horizon_last_scores(system, 10)
     assert np.isinf(scores[1:3]).all()
     assert scores.max(where=np.isfinite(scores), initial=0) == 1
+
+
+@pytest.mark.parametrize("part", ["B", "C"])
+@pytest.mark.parametrize(
+    "norms", [lastax.hinf_norms, lastax.analysis.impulse_energies, lastax.analysis.magnitudes]
+)
+def test_a_state_without_input_or_output_has_a_gradient(norms, part):
+    lam = jnp.array([0.5 + 0j, 0.9])
+    maps = {"B": jnp.ones((2, 1)), "C": jnp.ones((1, 2))}
+    maps[part] = jnp.array([0.0, 2.0]).reshape(maps[part].shape)
+
+    def total(values):
+        arrays = {name: array + 0j for name, array in (maps | {part: values}).items()}
+        return norms(lastax.ssm.System(lam, arrays["B"], arrays["C"], None, jnp.zeros(1))).sum()
+
+    gradient = jax.grad(total)(maps[part])
+    assert jnp.isfinite(gradient).all()
+    # The other state has the slope of a finite difference.
+    step = jnp.array([0.0, 0.01]).reshape(gradient.shape)
+    slope = (total(maps[part] + step) - total(maps[part] - step)) / 0.02
+    np.testing.assert_allclose(gradient.ravel()[1], slope, rtol=1e-3)
+
+
+def test_a_system_without_states_has_no_norms():
+    B = np.zeros((0, 2), complex)
+    empty = lastax.ssm.System(np.zeros(0, complex), B, B.T, None, np.zeros(2))
+    assert lastax.analysis.swept_hinf_norms(empty, pairs=True).shape == (0,)

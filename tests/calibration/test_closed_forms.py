@@ -473,3 +473,18 @@ def test_channel_moments_leave_what_they_cannot_express_to_the_rows():
         assert not has_closed_form(edge, valid)
     valid[0, 3] = False
     assert not has_closed_form(system, valid)
+
+
+@pytest.mark.parametrize("value", [0.0, 123.4])
+def test_a_constant_input_keeps_its_weights(value):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1003, 3))
+    x[:, 1] = value
+    weight = rng.normal(size=(3, 2))
+    wanted = np.array([[1.0, -2.0], [0, 0], [0.5, 3.0]])
+    targets = x @ wanted + 1.5
+    rows = np.concatenate([x, np.ones((1003, 1)), targets], axis=1)
+    refitted, bias = lastax.calibration.refit_linear(rows.T @ rows / len(rows), weight, ridge=1e-8)
+    np.testing.assert_allclose(refitted[1], weight[1], rtol=1e-6)
+    np.testing.assert_allclose(refitted[[0, 2]], wanted[[0, 2]], rtol=1e-4)
+    np.testing.assert_allclose(x @ refitted + bias, targets, rtol=1e-4, atol=1e-4)

@@ -420,6 +420,18 @@ def test_errors_name_the_argument_and_the_value(batches, options, message):
         lastax.refit(network(), batches, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": [np.ones(5, bool), np.ones(5, int)]}, r"masks; those of layers \[1\]|keep"),
+        ({"states": 5.0}, "refit: states must be an integer, got 5.0|states"),
+    ],
+)
+def test_values_of_another_type_are_named(options, message):
+    with pytest.raises((ValueError, TypeCheckError), match=message):
+        lastax.refit(network(), calibrated(), **options)
+
+
 def test_a_foreign_model_needs_a_blockwise_forward():
     with pytest.raises(ValueError, match="refit: no block-wise forward pass is known for list"):
         lastax.refit([random_layer(0)], data(), ratio=0.5)
@@ -446,3 +458,25 @@ def test_calibration_data_may_be_arrays_mappings_or_an_iterable_of_them():
             _chunks.calibration_chunks("refit", given)
     with pytest.raises(ValueError, match=r"different numbers of axes, \[1, 3\]; .* without labels"):
         _chunks.calibration_chunks("refit", (x, np.zeros(6)))
+
+
+def test_the_least_number_of_states_may_be_a_number_of_numpy():
+    model, calibration = network(), calibrated()
+    one, other = (
+        lastax.refit(model, calibration, states=5, minimum=least)[0] for least in (2, np.int64(2))
+    )
+    assert eqx.tree_equal(one, other)
+
+
+def test_channels_whose_poles_are_not_fitted_keep_their_continuous_eigenvalues():
+    """A state may turn by more than half a circle per step, so `lam` does not determine them."""
+    settings = {"layer": "s4d", "states": 12, "bidirectional": False, "eigenvalues": "inv"}
+    model = network(step_minimum=0.08, **settings)
+    before = lastax.find_layers(model)[0]
+    # Channels of at most 8 states have their poles fitted.
+    keep = np.concatenate([np.ones(12, bool), *[np.arange(12) < 2] * 5])
+    small, _ = lastax.refit(model, data(), keep=[keep, keep])
+    after = lastax.find_layers(small)[0]
+    for name in ("Lambda_im", "log_decay"):
+        old = getattr(before, name)[:12]
+        assert np.array_equal(getattr(after, name)[:12], old), name

@@ -59,3 +59,56 @@ def test_a_new_input_matrix_fits_states_that_turn_by_more_than_half_a_circle(get
     feedthrough = layer.D[None] * u
     expected = 2 * (layer(u) - feedthrough) + feedthrough
     np.testing.assert_allclose(moved(u), expected, rtol=1e-4, atol=1e-4)
+
+
+KINDS = {
+    "s5": lambda key: lastax.S5.initialize(3, 8, step_range=(0.3, 0.5), key=key),
+    "s4d": lambda key: lastax.S4D.initialize(3, 4, step_range=(0.3, 0.5), key=key),
+    "s4d with B": lambda key: lastax.S4D.initialize(
+        3, 4, step_range=(0.3, 0.5), train_B=True, key=key
+    ),
+    "lru": lambda key: lastax.LRU.initialize(3, 8, key=key),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_systems_of_a_model_can_be_written_back(getkey, kind):
+    """`lastax.systems` computes in float64, so its systems are not bitwise those of the layer."""
+    layer = KINDS[kind](getkey())
+    (again,) = lastax.surgery.write_systems([layer], lastax.systems([layer]))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(layer):
+        name = jax.tree_util.keystr(path)
+        other = dict(jax.tree_util.tree_leaves_with_path(again))[path]
+        np.testing.assert_allclose(other, leaf, rtol=1e-6, atol=1e-7, err_msg=name)
+    for name in ("Lambda_im", "log_step", "log_decay", "theta_log"):
+        if hasattr(layer, name):
+            np.testing.assert_array_equal(getattr(again, name), getattr(layer, name))
+
+
+@pytest.mark.parametrize("kind", ["s5", "s4d", "s4d with B"])
+def test_a_state_that_moves_little_keeps_its_turns_per_step(getkey, kind):
+    """Otherwise the layer would compute something else at another step size."""
+    layer = KINDS[kind](getkey())
+    (system,) = lastax.systems([layer])
+    moved = layer.with_system(dataclasses.replace(system, lam=0.999 * system.lam))
+    assert (np.abs(layer.Lambda_im) * np.exp(np.max(layer.log_step)) > np.pi).any()
+    np.testing.assert_allclose(moved.Lambda_im, layer.Lambda_im, rtol=1e-5, atol=1e-5)
+    u = jax.random.normal(getkey(), (12, 3))
+    np.testing.assert_allclose(
+        moved(u, step_rescale=0.5), layer(u, step_rescale=0.5), rtol=0.05, atol=0.02
+    )
+    written = moved.system()
+    np.testing.assert_allclose(written.lam, 0.999 * system.lam, rtol=1e-4)
+    np.testing.assert_allclose(written.B, system.B, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["s5", "s4d"])
+def test_an_eigenvalue_of_zero_can_be_written(getkey, kind):
+    layer = KINDS[kind](getkey())
+    (system,) = lastax.systems([layer])
+    lam = np.array(system.lam)
+    lam[1] = 0
+    wanted = dataclasses.replace(system, lam=lam)
+    written = layer.with_system(wanted).system()
+    np.testing.assert_allclose(written.lam, lam, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(written.B, wanted.B, rtol=1e-4, atol=1e-5)

@@ -204,3 +204,36 @@ def test_scores_use_nothing_newer_than_numpy_2_0(monkeypatch, getkey):
         if not lastax.METHODS[method].uses_moments:
             options = {"method": method, "length": 20, "key": getkey()}
             assert sum(lastax.state_counts(lastax.prune(layers, ratio=0.5, **options))) == 4
+
+
+def test_the_calibration_of_another_model_is_refused(getkey):
+    models = [network(getkey, [random_layer(i, states=4)]) for i in range(2)]
+    batch = {"x": np.random.default_rng(0).normal(size=(2, LENGTH, 2)).astype(np.float32)}
+    calibration = lastax.calibrate(models[0], batch)
+    for method in ("empirical-energy", "empirical-balanced", "calibrated"):
+        with pytest.raises(ValueError, match="prune: the Calibration is of another model"):
+            lastax.prune(models[1], states=2, method=method, calibration=calibration)
+
+
+def test_a_dense_feedthrough_of_the_calibration_counts_as_states(getkey):
+    layer = lastax.S5.initialize(CHANNELS, 8, key=getkey())
+    model = network(getkey, [layer])
+    batch = {"x": np.random.default_rng(0).normal(size=(4, LENGTH, 2)).astype(np.float32)}
+    calibration = lastax.calibrate(model, batch, dense_feedthrough=True)
+    (count,) = calibration.feedthrough_states
+    assert count > 0
+    for method in ("last-refitted", "calibrated"):
+        small = lastax.prune(model, states=6, method=method, calibration=calibration)
+        assert lastax.state_counts(small) == [6 - count]
+
+
+def test_calibration_data_that_can_be_read_once_suffice_for_reconstruction(getkey):
+    model = network(getkey, [random_layer(0, states=4)])
+    x = np.random.default_rng(0).normal(size=(4, LENGTH, 2)).astype(np.float32)
+    small = [
+        lastax.pruning.Reducer(model, given, reconstruction_steps=1)
+        .reduce("calibrated", states=2)
+        .model
+        for given in ([x], iter([x]))
+    ]
+    assert eqx.tree_equal(*small)

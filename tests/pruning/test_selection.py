@@ -135,3 +135,9 @@ def test_nan_scores_are_rejected():
     for select in (lastax.select_global, lastax.pruning.select_uniform):
         with pytest.raises(ValueError, match=r"scores of states \[1\] of layer 0 are NaN"):
             select(scores, 2)
+
+
+@pytest.mark.parametrize("count", [-1, 6])
+def test_as_many_states_are_kept_as_there_are(count):
+    with pytest.raises(ValueError, match=f"count must be 0 to 5, got {count}"):
+        lastax.pruning.select_top(np.arange(5.0), count)

@@ -398,3 +398,10 @@ def test_unknown_method_raises():
         unchecked(lam, b.real, DIRECTIONS, method="parallel")
     with pytest.raises(TypeCheckError):
         lastax.diagonal_scan(lam, b, method="parallel")
+
+
+def test_the_method_is_checked_for_all_eigenvalues():
+    lam, b = jnp.full((4, 2), 0.5 + 0j), jnp.ones((4, 2), jnp.complex64)
+    for eigenvalues in (lam, lam[0]):
+        with pytest.raises((ValueError, TypeCheckError), match=r"method.* 'parallel'"):
+            lastax.diagonal_scan(eigenvalues, b, method="parallel")

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 
 from lastax.analysis._single import check_concrete, check_single
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, channel_systems, joined_channels
-from lastax.ssm._system import System, real_system, replace_arrays
+from lastax.ssm._system import System, kept_indices, real_system, replace_arrays
 
 # Controllability Gramians in the real coordinates `sqrt(2) [Re x; Im x]`: one for a `System`, one
 # per channel for a `MultiSISO`.
@@ -89,14 +89,14 @@ def balanced_truncation(
         The reduced system, with NumPy arrays.
 
     Raises:
-        ValueError: if a state has `|lam| >= 1`.
+        ValueError: if a state has `|lam| >= 1`, or `keep` is not a boolean mask of the states.
     """
     check_single("balanced_truncation", system)
     check_concrete("balanced_truncation", system)
-    keep = np.asarray(keep)
+    kept = kept_indices(keep, system.states)
     if isinstance(system, MultiSISO):
         per_channel = [None] * len(system.counts) if gramians is None else gramians
-        budgets = np.bincount(system.channel[keep], minlength=len(system.counts))
+        budgets = np.bincount(system.channel[kept], minlength=len(system.counts))
         parts = [
             _truncate(part, int(budget), gramian)
             for part, budget, gramian in zip(
@@ -104,7 +104,7 @@ def balanced_truncation(
             )
         ]
         return joined_channels(system, parts)
-    return _truncate(system, int(keep.sum()), None if gramians is None else gramians[0])
+    return _truncate(system, len(kept), None if gramians is None else gramians[0])
 
 
 def _truncate(

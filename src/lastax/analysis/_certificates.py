@@ -9,6 +9,7 @@ The channels of a `MultiSISO` are independent: its H-infinity norm is the maximu
 and its H2 norm is the root of the sum of their squares.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +102,8 @@ def error_bound(system: AnySystem, keep: Bool[np.ndarray, " P"], *, pairs: bool 
     """
     removed = _removed(system, keep)
     if isinstance(removed, MultiSISO):
-        return max(sum_of_norms(part, pairs) for part in channel_systems(removed))
+        # Unlike the built-in `max`, this keeps NaN.
+        return float(np.max([sum_of_norms(part, pairs) for part in channel_systems(removed)]))
     return sum_of_norms(removed, pairs)
 
 
@@ -155,16 +157,22 @@ def _description(system: AnySystem) -> str:
 
 def _subtract(system: System, reduced: System) -> System:
     original, other = literal_system(system, pairs=False), literal_system(reduced, pairs=False)
-    unmatched = {_identity(other, i): i for i in range(other.states)}
+    # Several states of a system may be equal.
+    unmatched: dict[bytes, list[int]] = {}
+    for j in range(other.states):
+        unmatched.setdefault(_identity(other, j), []).append(j)
     # Each state of `reduced` is matched with at most one state of `system`.
-    pairs = [(i, unmatched.pop(_identity(original, i), None)) for i in range(original.states)]
-    new = np.array(sorted(unmatched.values()), int)
+    pairs = []
+    for i in range(original.states):
+        equal = unmatched.get(_identity(original, i))
+        if equal:
+            pairs.append((i, equal.pop(0)))
+    new = np.array(sorted(itertools.chain.from_iterable(unmatched.values())), int)
 
     def subtract_outputs(C: np.ndarray, C_reduced: np.ndarray) -> np.ndarray:
         C = np.array(C)
         for i, j in pairs:
-            if j is not None:
-                C[:, i] -= C_reduced[:, j]
+            C[:, i] -= C_reduced[:, j]
         return np.concatenate([C, -C_reduced[:, new]], axis=1)
 
     C = subtract_outputs(np.asarray(original.C), np.asarray(other.C))

@@ -23,7 +23,7 @@ from lastax._typing import Array
 from lastax.analysis._single import check_single
 from lastax.ssm._multi_siso import AnySystem, MultiSISO, subsystems
 from lastax.ssm._precision import exact_products
-from lastax.ssm._system import System
+from lastax.ssm._system import System, safe_sqrt, squares
 
 SystemPenalty = Callable[[AnySystem], Float[Array, ""]]
 
@@ -51,9 +51,9 @@ def modal_penalty(system: AnySystem) -> Float[Array, ""]:
     check_single("modal_penalty", system)
     single = subsystems(system)
     C = _stacked_outputs(single)
-    energies = jnp.sum(_squares(C), axis=0) * jnp.sum(_squares(single.B), axis=1)
-    energies = energies / (1 - _squares(_inside(single.lam)))
-    return _concentration(jnp.sum(_safe_sqrt(energies)), jnp.sum(energies), system.states)
+    energies = jnp.sum(squares(C), axis=0) * jnp.sum(squares(single.B), axis=1)
+    energies = energies / (1 - squares(_inside(single.lam)))
+    return _concentration(jnp.sum(safe_sqrt(energies)), jnp.sum(energies), system.states)
 
 
 def hankel_penalty(system: AnySystem) -> Float[Array, ""]:
@@ -92,7 +92,7 @@ STATE_PENALTIES: Mapping[str, SystemPenalty] = MappingProxyType(
 
 def _concentration(total: Array, squares: Array, count: int) -> Array:
     """The sum of `count` values, relative to its largest value for the same sum of squares."""
-    norm = _safe_sqrt(count * squares)
+    norm = safe_sqrt(count * squares)
     return jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1), 0)
 
 
@@ -182,17 +182,6 @@ def _factor(gramian: Array) -> Array:
 
 def _inside(lam: Array) -> Array:
     """The eigenvalues, moved so that `1 - |lam|^2` is at least the margin."""
-    squares, limit = _squares(lam), 1 - _MARGIN
-    outside = squares > limit
-    return jnp.where(outside, lam * jnp.sqrt(limit / jnp.where(outside, squares, 1)), lam)
-
-
-def _squares(array: Array) -> Array:
-    """`|a|^2`, which has a derivative at zero, unlike `abs(a) ** 2`."""
-    return jnp.square(array.real) + jnp.square(array.imag)
-
-
-def _safe_sqrt(values: Array) -> Array:
-    """The root, with derivative zero at zero."""
-    positive = values > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)
+    moduli, limit = squares(lam), 1 - _MARGIN
+    outside = moduli > limit
+    return jnp.where(outside, lam * jnp.sqrt(limit / jnp.where(outside, moduli, 1)), lam)

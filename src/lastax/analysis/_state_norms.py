@@ -127,6 +127,8 @@ def swept_hinf_norms(system: AnySystem, *, pairs: bool) -> Float[np.ndarray, " P
         One norm per state, shape `(P,)`; infinity where `|lam_i| >= 1`.
     """
     check_single("swept_hinf_norms", system)
+    if system.states == 0:
+        return np.zeros(0)
     system = subsystems(system)
     lam, B, C = (np.asarray(a, complex) for a in (system.lam, system.B, system.C))
     C_reverse = None if system.C_reverse is None else np.asarray(system.C_reverse, complex)
@@ -165,7 +167,8 @@ def swept_hinf_norms(system: AnySystem, *, pairs: bool) -> Float[np.ndarray, " P
 
     with np.errstate(divide="ignore", invalid="ignore"):
         peaks = peak_gains(gains, lam[:, None])
-    return np.where(np.abs(lam) < 1, peaks, np.inf)
+    # A broken state, whose eigenvalue is NaN, has the norm NaN.
+    return np.where(np.abs(lam) >= 1, np.inf, peaks)
 
 
 def _gain(system: AnySystem) -> Float[Array, " P"]:

@@ -42,6 +42,8 @@ def hinf_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = Fals
     if isinstance(system, MultiSISO):
         largest = 0.0
         parts = [(_quick_bound(part, pairs, feedthrough), part) for part in channel_systems(system)]
+        if any(np.isnan(bound) for bound, _ in parts):
+            return float("nan")
         # The norm of a channel cannot exceed its bound, so most channels need no sweep.
         for bound, part in sorted(parts, key=lambda pair: -pair[0]):
             if bound <= largest:
@@ -101,7 +103,9 @@ def h2_norm(system: AnySystem, *, pairs: bool = True, feedthrough: bool = False)
 def norm_bound(system: AnySystem, pairs: bool, feedthrough: bool = False) -> float:
     """The smaller of two upper bounds of `hinf_norm`: `sum_of_norms`, and twice the Hankel sum."""
     if isinstance(system, MultiSISO):
-        return max(norm_bound(part, pairs, feedthrough) for part in channel_systems(system))
+        # Unlike the built-in `max`, this keeps NaN.
+        bounds = [norm_bound(part, pairs, feedthrough) for part in channel_systems(system)]
+        return float(np.max(bounds))
     quick = _quick_bound(system, pairs, feedthrough)
     if not pairs or not np.isfinite(quick) or system.states == 0:
         return quick

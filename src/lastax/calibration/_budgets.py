@@ -88,7 +88,7 @@ def distribute_states(
     total: int,
     *,
     budget: str | Budget = "probe",
-    minimum: int | Sequence[int] = 1,
+    minimum: int | np.integer | Sequence[int] = 1,
     maximum: Sequence[int] | None = None,
 ) -> list[int]:
     """Number of states that each layer keeps.
@@ -132,11 +132,15 @@ def distribute_states(
 
 
 def _bounds(
-    calibration: Calibration, minimum: int | Sequence[int], maximum: Sequence[int] | None
+    calibration: Calibration,
+    minimum: int | np.integer | Sequence[int],
+    maximum: Sequence[int] | None,
 ) -> tuple[list[int], list[int]]:
     """Least and largest number of states per layer. Unstable states must be kept."""
     sizes = calibration.sizes
-    least = [minimum] * len(sizes) if isinstance(minimum, int) else list(minimum)
+    if isinstance(minimum, int | np.integer):
+        minimum = [int(minimum)] * len(sizes)
+    least = list(minimum)
     most = sizes if maximum is None else list(maximum)
     for name, bounds in (("minimum", least), ("maximum", most)):
         if len(bounds) != len(sizes):

@@ -13,6 +13,9 @@ from lastax.calibration._elimination import RIDGE
 from lastax.calibration._moments import LEAST_UNEXPLAINED, Moments
 from lastax.calibration._unit_scale import unit_scale
 
+# An input whose variance is a smaller share of its mean square is constant.
+_CONSTANT = 1e-12
+
 # Ridges that `refit_head` compares. Infinity keeps the weights.
 HEAD_RIDGES = (*np.logspace(-4, 4, 33).tolist(), float("inf"))
 
@@ -110,9 +113,11 @@ def refit_linear(
     x_mean, t_mean = gram[inputs, :inputs], gram[inputs, inputs + 1 :]
     covariance = gram[:inputs, :inputs] - np.outer(x_mean, x_mean)
     cross = gram[:inputs, inputs + 1 :] - np.outer(x_mean, t_mean)
-    variance = np.maximum(np.diag(covariance), 0)
-    # A constant input does not affect the fit; any positive penalty keeps its weight.
-    penalty = np.where(variance > 0, ridge * variance, 1.0)
+    variance, power = np.diag(covariance), np.diag(gram)[:inputs]
+    # A constant input does not affect the fit; a large penalty keeps its weight. Its variance is
+    # not exactly zero, but a rounding error.
+    constant = variance <= _CONSTANT * power
+    penalty = np.where(constant, np.where(power > 0, power, 1.0), ridge * variance)
     change = np.linalg.solve(covariance + np.diag(penalty), cross - covariance @ weight)
     refitted = weight + change
     return refitted, t_mean - x_mean @ refitted

@@ -13,7 +13,7 @@ from lastax.calibration._chunks import CalibrationBatches
 from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
-from lastax.surgery._counts import Ratio, requested_count
+from lastax.surgery._counts import Ratio, checked_count, requested_count
 from lastax.surgery._states import writable_layers
 
 
@@ -25,7 +25,7 @@ def refit(
     states: int | None = None,
     keep: Sequence[Bool[np.ndarray, " _"]] | None = None,
     budget: str | Budget = "probe",
-    minimum: int | Sequence[int] = 1,
+    minimum: int | np.integer | Sequence[int] = 1,
     maximum: Sequence[int] | None = None,
     linear_maps: bool = True,
     poles: bool = True,
@@ -106,9 +106,10 @@ def refit(
     if keep is not None:
         choices = _checked_masks(keep, sizes)
     else:
-        total = states
-        if total is None:
+        if states is None:
             total = requested_count("refit", sum(sizes), len(sizes), ratio, None)
+        else:
+            total = checked_count("refit", states)
         choices = distribute_states(
             calibration, total, budget=budget, minimum=minimum, maximum=maximum
         )
@@ -119,6 +120,9 @@ def _checked_masks(
     keep: Sequence[Bool[np.ndarray, " _"]], sizes: list[int]
 ) -> list[Bool[np.ndarray, " _"]]:
     lengths = [len(mask) for mask in keep]
+    wrong = [index for index, mask in enumerate(keep) if np.asarray(mask).dtype != bool]
+    if wrong:
+        raise ValueError(f"refit: keep must hold boolean masks; those of layers {wrong} are not")
     if lengths != sizes:
         raise ValueError(
             f"refit: keep must hold one mask per layer, of {sizes} states, got masks of {lengths}"

@@ -14,10 +14,15 @@ from lastax._typing import Array, PRNGKeyArray, Scalar, StepRescale
 from lastax.nn._checks import check_complete
 from lastax.nn._initialization import as_pair
 from lastax.nn._per_step import apply_per_step
-from lastax.ssm._discretization import Discretization, inverse_of
+from lastax.ssm._discretization import Discretization, discretize_zoh, inverse_of
 from lastax.ssm._multi_siso import AnySystem
-from lastax.ssm._precision import at_least_float32, in_dtype_of
+from lastax.ssm._precision import at_least_float32, in_dtype_of, in_float64
 from lastax.ssm._step_sizes import StepSizes, check_step_rescale
+
+# Stands for an eigenvalue of zero, which no continuous eigenvalue has.
+_SMALLEST_LAM = 1e-30
+# An eigenvalue that moved by less than this is that of the same state.
+_SMALL_MOVE = 0.1
 
 LayerT = TypeVar("LayerT", bound="DiagonalLayer")
 
@@ -201,6 +206,12 @@ class DiagonalLayer(eqx.Module):
             lambda leaf: at_least_float32(leaf) if eqx.is_inexact_array(leaf) else leaf, self
         )
 
+    def _exact_system(self) -> AnySystem:
+        """`system()`, discretized in float64, as NumPy arrays."""
+        with jax.enable_x64(True):
+            exact: Any = in_float64(self)
+            return jax.tree.map(np.asarray, exact.system())
+
     def _pair(self, z: Complex[np.ndarray, "..."]) -> Float[Array, "..."]:
         """A complex parameter as real pairs of the dtype of the layer."""
         pair = as_pair(jnp.asarray(z, jnp.result_type(self.C, 1j)))
@@ -247,8 +258,10 @@ def continuous_parameters(
 ) -> tuple[Complex[np.ndarray, " P"], Complex[np.ndarray, "P H"]]:
     """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64.
 
-    `lam` does not determine `Lambda` if a state turns by more than half a circle per step. States
-    with an unchanged `lam` therefore keep their own `Lambda`, and get the `B` that belongs to it.
+    With zero-order hold, `lam` does not determine `Lambda` if a state may turn by more than half a
+    circle per step. States with an unchanged `lam` therefore keep their own `Lambda`, and get the
+    `B` that belongs to it. A state whose `lam` moved little keeps its number of turns per step, and
+    any other state turns by less than half a circle.
 
     Args:
         discretize: the discretization rule.
@@ -259,9 +272,21 @@ def continuous_parameters(
         same: mask of the states with an unchanged `lam`.
     """
     kept = np.asarray(own, complex)
+    column = np.ones_like(B[:, :1])
     with jax.enable_x64(True):
-        Lambda, continuous_B = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
-        _, gain = discretize(*map(jnp.asarray, (kept, np.ones_like(B[:, :1]), step)))
-        # The gains of changed states are not used, and may be zero.
-        own_B = B / np.where(same[:, None], gain, 1)
-    return np.where(same, kept, Lambda), np.where(same[:, None], own_B, continuous_B)
+        if discretize is discretize_zoh:
+            # Zero has no logarithm.
+            lam = np.where(lam == 0, _SMALLEST_LAM, lam)
+        inverse = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
+        Lambda, continuous_B = map(np.asarray, inverse)
+        own_lam = np.asarray(discretize(*map(jnp.asarray, (kept, column, step)))[0])
+        turns = np.zeros(len(lam))
+        if discretize is discretize_zoh:
+            near = np.abs(lam - own_lam) < _SMALL_MOVE
+            turns = np.where(near, np.round((kept - Lambda).imag * step / (2 * np.pi)), 0)
+        Lambda = np.where(same, kept, Lambda + 2j * np.pi * turns / step)
+        gain = np.asarray(discretize(*map(jnp.asarray, (Lambda, column, step)))[1])
+    by_gain = same | (turns != 0)
+    # The gains of other states are not used, and may be zero.
+    own_B = B / np.where(by_gain[:, None], gain, 1)
+    return Lambda, np.where(by_gain[:, None], own_B, continuous_B)

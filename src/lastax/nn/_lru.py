@@ -185,7 +185,7 @@ class LRU(DiagonalLayer):
         check_replacement("LRU.with_system", own, system)
         lam = np.asarray(system.lam, complex)
         check_stable("LRU.with_system", lam)
-        same_lam, same_B = unchanged_states(own, system)
+        same_lam, same_B = unchanged_states(own, self._exact_system(), system)
         modulus = np.abs(lam)
         # The logarithm needs a positive angle.
         angle = np.angle(lam) % (2 * np.pi)

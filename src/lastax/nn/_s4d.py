@@ -203,7 +203,7 @@ class S4D(DiagonalLayer):
             )
         lam = np.asarray(system.lam, complex)
         check_stable("S4D.with_system", lam)
-        same_lam, same_B = unchanged_states(before, system)
+        same_lam, same_B = unchanged_states(before, self._exact_system(), system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         column = np.asarray(system.B, complex)[:, None]
         own = self._checked()._continuous(1.0)[0]

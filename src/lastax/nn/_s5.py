@@ -198,7 +198,7 @@ class S5(DiagonalLayer):
         """
         before = self.system()
         check_replacement("S5.with_system", before, system)
-        same_lam, same_B = unchanged_states(before, system)
+        same_lam, same_B = unchanged_states(before, self._exact_system(), system)
         lam, B = np.asarray(system.lam, complex), np.asarray(system.B, complex)
         step = np.exp(np.asarray(self.log_step, float))
         parameters = functools.partial(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,11 @@ class Reducer:
     function: str = "Reducer.reduce"
 
     @functools.cached_property
+    def _data(self) -> CalibrationData | None:
+        """The calibration data, which are read more than once."""
+        return list(self.data) if isinstance(self.data, Iterator) else self.data
+
+    @functools.cached_property
     def systems(self) -> list[AnySystem]:
         """The systems of the layers, in float64 on the host."""
         return systems_of(self.function, self.model)
@@ -98,16 +104,21 @@ class Reducer:
         """What one pass over the calibration data has shown.
 
         Raises:
-            ValueError: if there are no calibration data.
+            ValueError: if there are no calibration data, or the `Calibration` is of another model.
         """
-        if self.data is None:
+        if self._data is None:
             raise ValueError(f"{self.function}: this needs calibration data: pass calibration=")
-        if isinstance(self.data, Calibration):
-            return self.data
+        if isinstance(self._data, Calibration):
+            if self._data.data.given is not self.model:
+                raise ValueError(
+                    f"{self.function}: the Calibration is of another model; call calibrate for "
+                    "this one"
+                )
+            return self._data
         return measure(
             self.function,
             self.model,
-            self.data,
+            self._data,
             dense_feedthrough=self.dense_feedthrough,
             forward=self.forward,
             on_progress=self.on_progress,
@@ -116,7 +127,10 @@ class Reducer:
     @functools.cached_property
     def feedthrough_states(self) -> int:
         """Number of states that the weights of the dense feedthrough matrices count as."""
-        return sum(self.calibration.feedthrough_states) if self.dense_feedthrough else 0
+        # A `Calibration` has its own setting.
+        if not self.dense_feedthrough and not isinstance(self.data, Calibration):
+            return 0
+        return sum(self.calibration.feedthrough_states)
 
     def reduce(
         self, method: str | Method, *, ratio: Ratio | None = None, states: int | None = None
@@ -141,7 +155,7 @@ class Reducer:
 
     def reconstruct(self, reduction: Reduction, steps: int) -> Reduction:
         """The reduction after `steps` of block-wise reconstruction (`lastax.reconstruct`)."""
-        data = self.calibration.batches if isinstance(self.data, Calibration) else self.data
+        data = self.calibration.batches if isinstance(self._data, Calibration) else self._data
         if data is None:
             raise ValueError(f"{self.function}: this needs calibration data: pass calibration=")
         small = reconstruct(

@@ -39,8 +39,14 @@ def uniform_counts(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def select_top(scores: Float[np.ndarray, " P"], count: int) -> Bool[np.ndarray, " P"]:
-    """Mask of the `count` highest scores; of equal scores the earlier state is kept."""
+    """Mask of the `count` highest scores; of equal scores the earlier state is kept.
+
+    Raises:
+        ValueError: if there are fewer than `count` scores, or if a score is NaN.
+    """
     scores = _checked("select_top", scores)
+    if not 0 <= count <= len(scores):
+        raise ValueError(f"select_top: count must be 0 to {len(scores)}, got {count}")
     mask = np.zeros(len(scores), bool)
     mask[np.argsort(-scores, stable=True)[:count]] = True
     return mask
@@ -70,7 +76,7 @@ def select_global(scores: Scores, total: int, *, minimum: int = 1) -> Masks:
     scores = _checked_layers("select_global", scores)
     sizes = [len(layer) for layer in scores]
     _check_total("select_global", total, sizes, minimum)
-    reserved = np.concatenate([select_top(layer, minimum) for layer in scores])
+    reserved = np.concatenate([select_top(layer, min(minimum, len(layer))) for layer in scores])
     order = np.lexsort((-np.concatenate(scores), ~reserved))
     mask = np.zeros(sum(sizes), bool)
     mask[order[:total]] = True

@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Shaped
+import numpy as np
+from jaxtyping import Float, PyTree, Shaped
 
 from lastax._typing import Array
 
@@ -36,6 +38,18 @@ def at_least_float32(x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
     if jnp.issubdtype(x.dtype, jnp.floating) and not _is_narrow(x):
         return x
     return jnp.asarray(x, jnp.float32)
+
+
+def in_float64(tree: PyTree) -> PyTree:
+    """A PyTree with its floating-point arrays in float64 and complex128; needs 64-bit JAX."""
+
+    def widen(leaf: PyTree) -> PyTree:
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        dtype = jnp.complex128 if jnp.iscomplexobj(leaf) else jnp.float64
+        return jnp.asarray(np.asarray(leaf), dtype)
+
+    return jax.tree.map(widen, tree)
 
 
 def in_dtype_of(y: Float[Array, "*shape"], x: Shaped[Array, "..."]) -> Float[Array, "*shape"]:

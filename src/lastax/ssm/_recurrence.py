@@ -71,6 +71,7 @@ def diagonal_scan(
     lam, b = jnp.asarray(lam), jnp.asarray(b)
     if b.shape[0] == 0:
         return b, jnp.zeros(b.shape[1:], b.dtype) if initial is None else jnp.asarray(initial)
+    _checked_method(method, b.shape[0])
     if lam.ndim == 2:
         order = slice(None, None, -1 if reverse else 1)
         states = varying_scan(lam[order], b[order], initial=initial)[order]

@@ -76,13 +76,13 @@ class System(eqx.Module):
     @property
     def input_norms(self) -> Float[Array, " P"]:
         """Norm `||B_i||` of the input row of each state, shape `(P,)`."""
-        return (abs(self.B) ** 2).sum(axis=1) ** 0.5
+        return safe_sqrt(squares(self.B).sum(axis=1))
 
     @property
     def output_norms(self) -> tuple[Float[Array, " P"], ...]:
         """Norm `||C_i||` of the output column of each state, shape `(P,)`, for each direction."""
         maps = (C for C in (self.C, self.C_reverse) if C is not None)
-        return tuple((abs(C) ** 2).sum(axis=0) ** 0.5 for C in maps)
+        return tuple(safe_sqrt(squares(C).sum(axis=0)) for C in maps)
 
     def keep(self, mask: Bool[np.ndarray, " P"]) -> System:
         """The system of the states where `mask` is true, in the same order.
@@ -257,6 +257,18 @@ def replace_arrays(system: SystemT, **arrays: np.ndarray | None) -> SystemT:
     # The annotations of the fields name JAX arrays for static checkers, see `_typing`.
     changes: dict[str, Any] = dict(arrays)
     return dataclasses.replace(system, **changes)
+
+
+def squares(array: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`|a|^2`, which has a derivative at zero, unlike `abs(a) ** 2`."""
+    return array.real**2 + array.imag**2
+
+
+def safe_sqrt(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root, with derivative zero at zero."""
+    xp = values.__array_namespace__()
+    is_zero = values == 0
+    return xp.where(is_zero, values, xp.where(is_zero, 1, values) ** 0.5)
 
 
 def kept_indices(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K"]:

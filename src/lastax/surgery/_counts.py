@@ -40,13 +40,23 @@ def requested_count(
     if states is None:
         assert ratio is not None
         return _keep_count(function, total, ratio, layers)
-    if not isinstance(states, int | np.integer):
-        raise ValueError(f"{function}: states must be an integer, got {states!r}")
+    states = checked_count(function, states)
     if not layers <= states <= total:
         raise ValueError(
             f"{function}: states must be between {layers} (one per layer) and {total} (all), "
             f"got {states}"
         )
+    return states
+
+
+def checked_count(function: str, states: object) -> int:
+    """A number of states, as an integer.
+
+    Raises:
+        ValueError: naming `function`, if it is of another type.
+    """
+    if not isinstance(states, int | np.integer):
+        raise ValueError(f"{function}: states must be an integer, got {states!r}")
     return int(states)
 
 

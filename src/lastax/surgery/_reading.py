@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from lastax.analysis._single import check_concrete
 from lastax.nn._layer import Layer, WritableLayer
-from lastax.ssm._precision import exact_products
+from lastax.ssm._precision import exact_products, in_float64
 
 # Floating-point types in which no complex number and no eigenvalue near 1 can be represented.
 _HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
@@ -42,7 +42,7 @@ def host_system(function: str, index: int, layer: Layer) -> PyTree:
     """
     check_concrete(function, layer)
     with jax.enable_x64(True):
-        system = _read(function, index, layer, lambda one: _compiled_system(_in_float64(one)))
+        system = _read(function, index, layer, lambda one: _compiled_system(in_float64(one)))
         return jax.tree.map(np.asarray, system)
 
 
@@ -111,16 +111,6 @@ def _is_shape_tree(tree: PyTree) -> bool:
 
 def _is_half(leaf: PyTree) -> bool:
     return eqx.is_inexact_array(leaf) and leaf.dtype in _HALF
-
-
-def _in_float64(layer: Layer) -> Layer:
-    def widen(leaf: PyTree) -> PyTree:
-        if not eqx.is_inexact_array(leaf):
-            return leaf
-        dtype = jnp.complex128 if jnp.iscomplexobj(leaf) else jnp.float64
-        return jnp.asarray(np.asarray(leaf), dtype)
-
-    return jax.tree.map(widen, layer)
 
 
 def _read(function: str, index: int, layer: Layer, system: Callable[[Layer], PyTree]) -> PyTree:
