@@ -100,12 +100,26 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
             raise click.UsageError(
                 f"{flag_of(name)} has no effect without {flag_of(other)}: leave it out"
             )
+    rising = _rising_rate(chosen)
+    if rising is not None:
+        raise click.UsageError(
+            f"{flag_of('minimum_learning_rate', chosen['minimum_learning_rate'])} is above "
+            f"{flag_of(rising, chosen[rising])}, so this learning rate would rise: lower it"
+        )
     for name, (other, value) in needed.items():
         if name in given and chosen[other] != value:
             raise click.UsageError(
                 f"{_given_flag(name, given)} has no effect with "
                 f"{flag_of(other, chosen[other])}: leave it out, or pass {flag_of(other, value)}"
             )
+
+
+def _rising_rate(chosen: Mapping[str, Any]) -> str | None:
+    """A learning rate that is below the one at the end of its cosine."""
+    if not chosen.get("anneal"):
+        return None
+    names = ("learning_rate", "ssm_learning_rate")
+    return next((n for n in names if chosen[n] < chosen["minimum_learning_rate"]), None)
 
 
 def _given_flag(name: str, given: Mapping[str, Any]) -> str:

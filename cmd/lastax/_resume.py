@@ -1,5 +1,6 @@
 """Which run a training resumes, whether it may, and the devices that it uses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import jax
 
 from lastax._errors import RunError
 from lastax.cmd._console import RUNS, err
-from lastax.serialization import MODEL_FILE
 from lastax.training import (
     RunConfig,
     failure_reason,
     find_runs,
+    has_finished,
     installed_versions,
     load_config,
 )
@@ -60,15 +61,14 @@ def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None
         click.UsageError: if a given setting differs from that of the run.
         RunError: if the run has finished, or would fail again.
     """
-    own = {name: getattr(config, name) for name in ("task", "size", "seed")}
-    recorded = vars(config.data) | vars(config.model) | vars(config.training) | own
+    recorded = _settings_of(config)
     for name, value in given.items():
         if recorded[name] != value:
             raise click.UsageError(
                 f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
-    if (folder / MODEL_FILE).is_file():
+    if has_finished(folder):
         raise RunError(
             f"run {folder} has finished: there is nothing to resume; to train further, start a "
             f"run from it: lastax train --from {folder}"
@@ -82,10 +82,27 @@ def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None
         err.print(f"versions differ from those the run began with: {', '.join(changed)}")
 
 
-def runs_of(task: str, size: str | None, *, finished: bool) -> list[Path]:
-    """The runs of a task that have finished, or that have not, the newest last."""
-    found = [(run, load_config(run)) for run in find_runs(RUNS, finished=finished)]
-    return [run for run, it in found if it.task == task and size in (None, it.size)]
+def runs_of(
+    task: str, size: str | None, *, finished: bool, given: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """The runs of a task that have finished, or that have not, the newest last.
+
+    Args:
+        task: the task.
+        size: name of the preset; None for any.
+        finished: whether they have finished.
+        given: settings that the runs have; None stands for any value.
+    """
+    wanted = {"task": task, "size": size, **(given or {})}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    found = [(run, _settings_of(load_config(run))) for run in find_runs(RUNS, finished=finished)]
+    return [run for run, own in found if wanted.items() <= own.items()]
+
+
+def _settings_of(config: RunConfig) -> dict[str, Any]:
+    """All settings of a run that flags of `lastax train` choose."""
+    own = {name: getattr(config, name) for name in ("task", "size", "seed")}
+    return vars(config.data) | vars(config.model) | vars(config.training) | own
 
 
 def newest_unfinished(task: str, size: str | None) -> Path:

@@ -74,6 +74,12 @@ def parts_of_preset(task: str, size: str | None, chosen: Mapping[str, Any]) -> P
     return override_all((TASKS[task].data_for(preset), preset.model, preset.training), chosen)
 
 
+def parts_of_run(run: Path) -> Parts:
+    """The settings of a run."""
+    config = load_config(run)
+    return config.data, config.model, config.training
+
+
 def parts_from_run(source: Path, chosen: Mapping[str, Any]) -> Parts:
     """The settings of a run, with those that flags change.
 

@@ -1,5 +1,6 @@
 """Training with a progress bar and a line per epoch."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def train_with_progress(
         except KeyboardInterrupt as error:
             if not (folder / CONFIG_FILE).is_file():
                 raise
-            again = f"lastax train --task {config.task} --out {folder} --resume"
-            again += f" --data-dir {root}" if root is not None else ""
-            raise click.Abort(f"resume the run with: {again}") from error
+            words = ["lastax", "train", "--task", config.task, "--out", str(folder), "--resume"]
+            words += [] if root is None else ["--data-dir", str(root)]
+            raise click.Abort(f"resume the run with: {shlex.join(words)}") from error
     return run.summary()
 
 

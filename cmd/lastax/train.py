@@ -32,6 +32,7 @@ from lastax.cmd._train_settings import (
     chosen_data_settings,
     parts_from_run,
     parts_of_preset,
+    parts_of_run,
     preset_for,
     print_settings,
 )
@@ -42,12 +43,13 @@ from lastax.cmd._training_inputs import (
     unused_folder,
 )
 from lastax.cmd._training_progress import train_with_progress
-from lastax.serialization import MODEL_FILE, RunError
+from lastax.serialization import RunError
 from lastax.training import (
     TASKS,
     DataConfig,
     RunConfig,
     TrainingConfig,
+    has_finished,
     load_config,
     load_results,
 )
@@ -73,7 +75,9 @@ SECTIONS = {
     "--size", type=click.Choice(SIZES), help="Preset.  [default: first of the task, small]"
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of everything random.  [default: 0]"
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of everything random.  [default: 0, or that of --from]",
 )
 @click.option(
     "--out",
@@ -90,7 +94,9 @@ SECTIONS = {
 )
 @click.option("--show-settings", is_flag=True, help="Print all settings, and do not train.")
 @click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
-@click.option("--if-missing", is_flag=True, help="Do nothing if a run of the task has finished.")
+@click.option(
+    "--if-missing", is_flag=True, help="Only if no run of the task has finished; may resume."
+)
 @click.option(
     "--devices", type=int, help="Devices that share each batch.  [default: as many as possible]"
 )
@@ -130,25 +136,33 @@ def train(
         distributed.join()
     chosen = {name: value for name, value in settings.items() if value is not None}
     if source is not None:
-        task = _task_of(source, task, resume=resume, if_missing=if_missing)
+        task = _task_of(source, task, size, resume=resume, if_missing=if_missing)
     if task is None:
         raise click.UsageError("pass --task, one of " + ", ".join(sorted(TASKS)))
     chosen |= chosen_data_settings(TASKS[task].data.name, chosen)
     if if_missing:
         finished = [folder] if folder is not None else runs_of(task, size, finished=True)
-        if finished and (finished[-1] / MODEL_FILE).is_file():
+        if finished and has_finished(finished[-1]):
             if as_json:
                 emit(load_results(finished[-1]))
             return
-        unfinished = [folder] if folder is not None else runs_of(task, size, finished=False)
-        resume = bool(unfinished) and unfinished[-1].exists()
+        if folder is None:
+            given = {"seed": seed, **chosen}
+            folder = next(reversed(runs_of(task, size, finished=False, given=given)), None)
+        resume = folder is not None and folder.exists()
+    if resume:
+        folder = folder or newest_unfinished(task, size)
     if show_settings:
-        parts = parts_from_run(source, chosen) if source else parts_of_preset(task, size, chosen)
+        if resume and folder is not None:
+            parts = parts_of_run(folder)
+        elif source is not None:
+            parts = parts_from_run(source, chosen)
+        else:
+            parts = parts_of_preset(task, size, chosen)
         print_settings(parts, as_json)
         return
     start = None
-    if resume:
-        folder = folder or newest_unfinished(task, size)
+    if resume and folder is not None:
         given = {"task": task, "size": size, "seed": seed, **chosen}
         config, data = resumed_run(folder, given, devices=devices, root=root)
     else:
@@ -189,11 +203,17 @@ def _remaining(before: RunConfig, after: RunConfig) -> str:
     return f"{states} of {total} states remain: {1 - states / total:.0%} removed of {share:.0%}"
 
 
-def _task_of(source: Path, task: str | None, *, resume: bool, if_missing: bool) -> str:
+def _task_of(
+    source: Path, task: str | None, size: str | None, *, resume: bool, if_missing: bool
+) -> str:
     """The task of a run to start from."""
     if resume or if_missing:
         other = "--resume" if resume else "--if-missing"
         raise click.UsageError(f"--from starts a new run: leave out {other} or --from")
+    if size is not None:
+        raise click.UsageError(
+            f"--size {size}: --from uses the settings of {source}; leave out --size or --from"
+        )
     own = load_config(source).task
     if task not in (None, own):
         raise click.UsageError(f"--task {task}: {source} was trained on {own}")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.numpy
@@ -173,3 +174,24 @@ def test_a_reduction_is_chosen_by_its_share_and_not_repeated(cli, tmp_path):
     for flags, share in (((), 0), (("--reduce-during-training", 0.3), 0.3)):
         shown = cli("train", "--from", tmp_path, *flags, "--show-settings", "--json").result
         assert shown["training"]["reduce_during_training"] == share
+
+
+def test_if_missing_resumes_only_a_run_with_the_same_settings(cli, tmp_path):
+    base = tmp_path / "runs/speech"
+    settings = lastax.ModelConfig(layers=2, channels=8, states=4)
+    untrained_run(base / "one", settings)
+    for name in ("model.safetensors", "results.json"):
+        (base / "one" / name).unlink(missing_ok=True)
+    assert lastax.training.find_runs("runs", finished=False) == [Path("runs/speech/one")]
+    shown = []
+    for flags in (("--channels", 8), ("--channels", 16)):
+        ended = cli("train", "--task", "speech", "--if-missing", "--show-settings", *flags)
+        shown.append(re.search(r"--layers \d", ended.stdout)[0])
+    # The other one would start with the settings of the preset.
+    assert shown == ["--layers 2", "--layers 4"]
+
+
+def test_settings_of_the_run_to_resume_are_shown(cli, trained):
+    ended = cli("train", "--task", "speech", "--out", trained, "--resume", "--show-settings")
+    assert ended.status == 0
+    assert "--channels 8" in ended.stdout

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import lastax
-from lastax.serialization import RunError
+from lastax.serialization import RunError, folder_written_at_once
 
 
 def network(**settings):
@@ -202,3 +203,48 @@ def test_a_pruned_model_is_restored_from_its_masks(tmp_path):
     whole = eqx.filter_eval_shape(own_model, jax.random.key(0))
     like = lastax.keep_states(whole, [np.array([True, False, True, True])])
     assert_same(small, lastax.load(tmp_path, like=like))
+
+
+def test_arrays_of_the_same_name_are_refused(tmp_path):
+    tree = {"a.b": jnp.ones(2), "a": {"b": jnp.zeros(2)}}
+    with pytest.raises(ValueError, match=r"two arrays have the name a\.b"):
+        lastax.save(tmp_path / "model", tree)
+    assert not (tmp_path / "model").exists()
+
+
+def test_named_tuples_need_a_template(tmp_path):
+    model = network()
+    tree = (model, optax.adam(1e-3).init(eqx.filter(model, eqx.is_array)))
+    lastax.save(tmp_path / "both", tree)
+    with pytest.raises(RunError, match="arrays without a structure; pass like="):
+        lastax.load(tmp_path / "both")
+    assert_same(lastax.load(tmp_path / "both", like=tree), tree)
+
+
+def test_infinite_parts_of_complex_numbers_are_kept(tmp_path):
+    values = np.array([1 + np.inf * 1j, complex(np.inf, 2), 3 - 4j], np.complex64)
+    values[0] = complex(1, np.inf)
+    lastax.save(tmp_path / "model", {"a": values})
+    np.testing.assert_array_equal(np.asarray(lastax.load(tmp_path / "model")["a"]), values)
+
+
+@pytest.mark.parametrize("moment", [KeyboardInterrupt, OSError("full")])
+def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch, moment):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def fail(path, other):
+        if path.name == "new":
+            raise moment
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with (
+        pytest.raises((KeyboardInterrupt, RunError)),
+        folder_written_at_once(target, replace=True) as fresh,
+    ):
+        (fresh / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in target.iterdir()] == ["old"]

@@ -9,6 +9,8 @@ import pytest
 import lastax
 from lastax import training
 from lastax.serialization import RunError
+from lastax.training._lock import lock_run
+from lastax.training._loop import FitResult
 
 
 class Tones:
@@ -129,6 +131,72 @@ def test_interrupted_and_resumed_is_bit_identical(run, config, data, tmp_path):
         whole.folder / "model.safetensors"
     ).read_bytes()
     assert resumed.test == whole.test
+
+
+@pytest.fixture
+def interrupted(config, data, tmp_path):
+    """A run that was stopped after its second epoch."""
+
+    def interrupt(record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(config, data, tmp_path / "run", on_epoch=interrupt)
+    return tmp_path / "run"
+
+
+def test_a_run_that_was_stopped_before_its_results_can_be_resumed(
+    run, config, data, tmp_path, monkeypatch
+):
+    def stop(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("lastax.training._train.evaluate_split", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, data, folder)
+    assert (folder / "model.safetensors").is_file()
+    assert not training.has_finished(folder)
+    assert training.find_runs(tmp_path) == []
+    assert training.find_runs(tmp_path, finished=False) == [folder]
+    assert training.train(config, data, folder, resume=True).test == run[0].test
+    assert training.has_finished(folder)
+    assert training.find_runs(tmp_path) == [folder]
+
+
+def test_one_process_at_a_time_trains_a_run(config, data, interrupted):
+    with (
+        lock_run(interrupted),
+        pytest.raises(RunError, match="another process is training the run"),
+    ):
+        training.train(config, data, interrupted, resume=True)
+    training.train(config, data, interrupted, resume=True)
+    assert training.has_finished(interrupted)
+
+
+def test_a_partial_checkpoint_of_a_killed_process_is_removed(config, data, interrupted):
+    partial = interrupted / "checkpoints" / "11.orbax-checkpoint-tmp"
+    partial.mkdir()
+    (partial / "arrays").write_bytes(b"half")
+    training.train(config, data, interrupted, resume=True)
+    assert not partial.exists()
+
+
+def test_fine_tuning_scales_all_learning_rates(run, config, data, monkeypatch):
+    used = []
+
+    def fit_network(network, config, *rest, **settings):
+        used.append(config.training)
+        return FitResult(network, 1, 0.0, 0.0)
+
+    monkeypatch.setattr("lastax.training._fine_tune.fit_network", fit_network)
+    rates = {"learning_rate": 0.5, "ssm_learning_rate": 0.25, "minimum_learning_rate": 0.125}
+    before = dataclasses.replace(config, training=dataclasses.replace(config.training, **rates))
+    training.fine_tune(run[0].model, before, data, epochs=1, rate=0.5)
+    for name, rate in rates.items():
+        assert getattr(used[0], name) == rate / 2
 
 
 def test_fine_tuning_starts_from_the_pruned_network(run, config, data):

@@ -9,9 +9,19 @@ import numpy as np
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
-    """The arrays (or `jax.ShapeDtypeStruct`) of a PyTree by path, as `encoder.blocks.0.layer.B`."""
+    """The arrays (or `jax.ShapeDtypeStruct`) of a PyTree by path, as `encoder.blocks.0.layer.B`.
+
+    Raises:
+        ValueError: if two arrays have the same name, because a key contains a dot.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_array))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    arrays: dict[str, Any] = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in arrays:
+            raise ValueError(f"two arrays have the name {name}: use keys without dots")
+        arrays[name] = leaf
+    return arrays
 
 
 def with_named_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:

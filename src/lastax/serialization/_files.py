@@ -53,11 +53,16 @@ def folder_written_at_once(path: str | Path, *, replace: bool = False) -> Iterat
         fresh = workplace / "new"
         fresh.mkdir()
         yield fresh
-        if replace and path.exists():
-            path.rename(workplace / "old")
+        old = workplace / "old"
         try:
+            if replace and path.exists():
+                path.rename(old)
             fresh.rename(path)
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror}") from error
+        finally:
+            # An interrupt may come at any time.
+            if old.exists() and not path.exists():
+                old.rename(path)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)

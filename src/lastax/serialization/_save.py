@@ -71,7 +71,8 @@ def load(folder: str | Path, like: Any = None) -> Any:
             of lastax.
 
     Returns:
-        The tree with the stored arrays, as JAX arrays in the stored precision.
+        The tree with the stored arrays, as JAX arrays. Without `jax_enable_x64`, JAX rounds 64-bit
+        numbers to 32 bits.
 
     Raises:
         RunError: if the folder holds no model, needs `like`, or is damaged or of another model.
@@ -127,7 +128,7 @@ def _encoded(array: np.ndarray) -> np.ndarray:
 
 def _decoded(array: np.ndarray, dtype: str | None) -> np.ndarray:
     if dtype in _COMPLEX:
-        return (array[..., 0] + 1j * array[..., 1]).astype(dtype)
+        return np.ascontiguousarray(array).view(dtype)[..., 0]
     if dtype == "bfloat16" and array.dtype == np.uint16:
         return array.view(ml_dtypes.bfloat16)
     return array

@@ -41,7 +41,8 @@ def describe(node: Any) -> Any:
         return node
     if isinstance(node, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         return {"array": [str(node.dtype), list(node.shape)]}
-    if isinstance(node, tuple | list):
+    # Named tuples are classes of other code, such as the state of an optimizer.
+    if type(node) in (tuple, list):
         return {type(node).__name__: [describe(item) for item in node]}
     if isinstance(node, dict) and all(isinstance(key, str) for key in node):
         return {"dict": {key: describe(value) for key, value in node.items()}}

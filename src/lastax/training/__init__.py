@@ -45,6 +45,7 @@ from lastax.training._run_config import untrained_counts as untrained_counts
 from lastax.training._runs import METRICS_FILE as METRICS_FILE
 from lastax.training._runs import failure_reason as failure_reason
 from lastax.training._runs import find_runs as find_runs
+from lastax.training._runs import has_finished as has_finished
 from lastax.training._runs import layer_sizes as layer_sizes
 from lastax.training._runs import load_results as load_results
 from lastax.training._runs import load_run as load_run
@@ -102,6 +103,7 @@ __all__ = [
     "fine_tune",
     "fit",
     "fit_network",
+    "has_finished",
     "installed_versions",
     "keep_in_config",
     "kept_masks",

@@ -47,7 +47,12 @@ class Checkpoints:
             raise MissingPackageError("training with checkpoints", error) from error
         self.folder = folder
         self._args = orbax.args
-        options = orbax.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        options = orbax.CheckpointManagerOptions(
+            max_to_keep=2,
+            enable_async_checkpointing=False,
+            # What a process left behind that was killed while it wrote a checkpoint.
+            cleanup_tmp_directories=True,
+        )
         with _interrupts_held():
             self._manager = orbax.CheckpointManager(folder.resolve(), options=options)
 

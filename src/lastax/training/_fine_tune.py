@@ -32,7 +32,7 @@ def fine_tune(
         config: configuration of the run that it was pruned from.
         data: the opened data set.
         epochs: number of epochs; the best one by validation accuracy is returned.
-        rate: initial learning rates, as a share of those in `config`.
+        rate: all learning rates, as a share of those in `config`.
         teacher: the unpruned network, to distill from its outputs instead of using labels.
         on_start: as for `train`.
         on_step: as for `train`.
@@ -47,6 +47,7 @@ def fine_tune(
         reduce_during_training=0.0,
         learning_rate=rate * config.training.learning_rate,
         ssm_learning_rate=rate * config.training.ssm_learning_rate,
+        minimum_learning_rate=rate * config.training.minimum_learning_rate,
     )
     tuning = dataclasses.replace(config, training=training, states=tuple(state_counts(network)))
     with tempfile.TemporaryDirectory() as folder:

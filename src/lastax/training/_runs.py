@@ -53,6 +53,11 @@ def load_run(folder: str | Path) -> tuple[RunConfig, Network]:
         raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error
 
 
+def has_finished(folder: str | Path) -> bool:
+    """Whether a folder has the model and the results of a run, which are written last."""
+    return all((Path(folder) / name).is_file() for name in (MODEL_FILE, RESULTS_FILE))
+
+
 def find_runs(root: str | Path, *, finished: bool = True) -> list[Path]:
     """Trained runs below `root`, the newest last. Pruned runs are left out.
 
@@ -65,8 +70,8 @@ def find_runs(root: str | Path, *, finished: bool = True) -> list[Path]:
     for path in root.rglob(CONFIG_FILE):
         folder = path.parent
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
-        ended = [(folder / name).is_file() for name in (MODEL_FILE, RESULTS_FILE)]
-        if hidden or (not ended[0] if finished else any(ended)):
+        wanted = has_finished(folder) if finished else not (folder / RESULTS_FILE).is_file()
+        if hidden or not wanted:
             continue
         with contextlib.suppress(RunError):
             if load_config(folder).parent is None:

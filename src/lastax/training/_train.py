@@ -1,5 +1,6 @@
 """Training a run from a configuration and a data set: what `lastax train` runs."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from lastax.training._agreement import require_agreement
 from lastax.training._data import TrainingData, data_fingerprint, evaluate_split
 from lastax.training._evaluation import Evaluation
 from lastax.training._fit_network import OnEpoch, OnStep, fit_network
+from lastax.training._lock import lock_run
 from lastax.training._placement import Placement
 from lastax.training._reduction import Masks
 from lastax.training._run_config import (
@@ -94,8 +96,9 @@ def train(
         on_epoch: called after each epoch, with the record that `metrics.jsonl` gets.
 
     Raises:
-        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed; on all
-            processes, if they disagree on versions, configuration or data.
+        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed; if
+            another process trains the run; on all processes, if they disagree on versions,
+            configuration or data.
         TrainingDivergedError: if the loss or a parameter is not finite. `results.json` then says
             so, and the run cannot be resumed.
     """
@@ -121,6 +124,8 @@ def train(
     if resume and (folder / START_FOLDER).is_dir():
         network = load(folder / START_FOLDER, like=None if reduces else network)
 
+    lock = contextlib.ExitStack()
+
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
         if writes and not resume:
@@ -128,6 +133,8 @@ def train(
                 save_config(fresh, config)
                 if start is not None or reduces:
                     save(fresh / START_FOLDER, network)
+        if writes:
+            lock.enter_context(lock_run(folder))
         # No process goes on before the folder exists.
         require_agreement({"the number of steps": steps})
         on_start(steps)
@@ -137,30 +144,31 @@ def train(
         if writes and config.states == tuple(state_counts(network)):
             save_config(folder, keep_in_config(config, keep))
 
-    try:
-        result = fit_network(
-            network,
-            config,
-            data,
-            folder,
-            resume=resume,
-            workers=workers,
-            on_start=begin,
-            on_step=on_step,
-            on_epoch=on_epoch,
-            on_reduced=record_states,
+    with lock:
+        try:
+            result = fit_network(
+                network,
+                config,
+                data,
+                folder,
+                resume=resume,
+                workers=workers,
+                on_start=begin,
+                on_step=on_step,
+                on_epoch=on_epoch,
+                on_reduced=record_states,
+            )
+        except TrainingDivergedError as error:
+            if writes:
+                save_results(folder, {"run": str(folder), "diverged": str(error)})
+            raise
+        # The loop has measured the validation split already; large splits take minutes.
+        validation = Evaluation(
+            result.validation_accuracy, result.validation_loss, data.records("validation")
         )
-    except TrainingDivergedError as error:
+        placement = Placement.over(jax.devices()[: config.devices])
+        test = evaluate_split(result.model, data, "test", placement=placement)
+        run = TrainedRun(folder, result.model, result.epoch, validation, test)
         if writes:
-            save_results(folder, {"run": str(folder), "diverged": str(error)})
-        raise
-    # The loop has measured the validation split already; large splits take minutes.
-    validation = Evaluation(
-        result.validation_accuracy, result.validation_loss, data.records("validation")
-    )
-    placement = Placement.over(jax.devices()[: config.devices])
-    test = evaluate_split(result.model, data, "test", placement=placement)
-    run = TrainedRun(folder, result.model, result.epoch, validation, test)
-    if writes:
-        save_results(folder, run.summary())
+            save_results(folder, run.summary())
     return run
