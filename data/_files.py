@@ -3,6 +3,8 @@
 A data set that can read such files sets `Data.read_file`. The records have no "label".
 """
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +86,7 @@ def read_numbers(path: Path, *, size: int) -> Float32[np.ndarray, "n L d"]:
         values = loaded if isinstance(loaded, np.ndarray) else loaded["x"]
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, EOFError, KeyError) as error:
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is neither a .npy file nor a .npz file with x ({error})") from None
     values = _as_sequences(values, size)
     if (

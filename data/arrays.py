@@ -253,6 +253,9 @@ def _classes(file: Npz, labels: Int64[np.ndarray, " n"]) -> list[str]:
         if len(file.headers["classes"].shape) != 1:
             raise file.error("classes", "must have one axis")
         names = file.read("classes").tolist()
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise file.error("classes", f"has {repeated!r} more than once; names must differ")
     unused = [number for number in range(len(names)) if number not in used]
     if unused:
         raise file.error(

@@ -158,8 +158,8 @@ class Counter:
 def resolve_run(run: Path | None) -> Path:
     """The run that was named, or the newest trained one below `runs/`."""
     if run is not None:
-        # `.` has no name of its own, but pruned runs are named after it.
-        return run if run.name else run.resolve()
+        # `.` and `..` have no names of their own, but pruned runs are named after the run.
+        return run.resolve() if run.name in ("", "..") else run
     found = lastax.training.find_runs(RUNS)
     if not found:
         raise RunError(f"no run below {RUNS}/ yet: train one with lastax train --task speech")

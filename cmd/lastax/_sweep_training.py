@@ -31,6 +31,7 @@ def trained_runs(
     executor: Executor | None,
 ) -> list[Path]:
     """Runs of presets; those that do not exist yet are trained by `lastax train`."""
+    flags = [*flags, *(["--skip-bad"] if location.skip_bad else [])]
     found, missing = [], []
     changes = "".join("-" + re.sub(r"[^\w.]+", "-", word).strip("-") for word in flags)
     for task, layer, seed in itertools.product(tasks, layers, seeds):
@@ -40,7 +41,7 @@ def trained_runs(
         suffix = "" if size == "small" else f"-{size}"
         run = RUNS / task / f"{layer}{suffix}{changes}-seed{seed}"
         found.append(run)
-        if (run / lastax.serialization.MODEL_FILE).is_file():
+        if lastax.training.has_finished(run):
             continue
         command = ["train", "--task", task, "--layer", kind, "--size", size, "--seed", str(seed)]
         command += [*(["--no-bidirectional"] if layer != kind else []), *flags]

@@ -20,7 +20,7 @@ IMPORT_VARIABLE = "LASTAX_IMPORT"
 COMMANDS = {
     "data": ("lastax.cmd.data:data", "List, fetch, generate, check and draw data sets."),
     "train": ("lastax.cmd.train:train", "Train a network on a task."),
-    "import": ("lastax.cmd.import_:import_", "Write other people's checkpoint as a run."),
+    "import": ("lastax.cmd.import_:import_", "Write a checkpoint of other code as a run."),
     "evaluate": ("lastax.cmd.evaluate:evaluate", "Accuracy and loss of a run on a split."),
     "predict": ("lastax.cmd.predict:predict", "Class and probability of files."),
     "stream": ("lastax.cmd.stream:stream", "Class probabilities while a sound comes in."),

@@ -169,6 +169,7 @@ def sweep(
         require_flag(names, "--task")
     if not finetune:
         require_flag({"finetune_rate": "--finetune-rate", "distill": "--distill"}, "--finetune")
+    _check_methods(methods or list(lastax.METHODS), recalibrate, reconstruct)
     grid = lastax.experiments.Grid(
         methods=tuple(methods or lastax.METHODS),
         ratios=tuple(ratios),
@@ -204,6 +205,20 @@ def sweep(
         emit(results | {"csv": str(folder / lastax.experiments.SWEEP_TABLE)})
     else:
         _print(folder, groups, grid.ratios, results)
+
+
+def _check_methods(methods: list[str], recalibrate: list[str], reconstruct: list[str]) -> None:
+    """Refuse options that affect none of the methods."""
+    for parameter, names in (("recalibrate", recalibrate), ("reconstruct", reconstruct)):
+        flag = "--recalibrate-batch-norm" if parameter == "recalibrate" else "--reconstruct"
+        others = [name for name in names if name not in methods]
+        if others:
+            require_flag({parameter: flag}, f"{others[0]} among --methods")
+    if not any(lastax.METHODS[name].uses_budget for name in methods):
+        require_flag({"budget": "--budget"}, "calibrated among --methods")
+    followed = {*recalibrate, *reconstruct} & set(methods)
+    if not followed and not any(lastax.METHODS[name].needs_calibration for name in methods):
+        require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
 
 
 def _warn_of_unstable_states(run: Path) -> None:

@@ -74,6 +74,28 @@ from lastax.data import speech
         (["train", "--from", "RUN", "--channels", "9"], 2, ["--channels 9", "--channels 8"]),
         (["train", "--from", "RUN", "--task", "text"], 2, ["--task text", "speech"]),
         (["train", "--from", "RUN", "--resume"], 2, ["--from", "--resume"]),
+        (["train", "--from", "RUN", "--size", "paper"], 2, ["--size paper", "--from"]),
+        (
+            ["train", "--task", "speech", "--minimum-learning-rate", "0.005"],
+            2,
+            ["--minimum-learning-rate 0.005 is above --ssm-learning-rate", "lower it"],
+        ),
+        (["sweep", "RUN", "--methods", "aire", "--budget", "probe"], 2, ["--budget", "calibrated"]),
+        (
+            ["sweep", "RUN", "--methods", "aire", "--reconstruct", "last,aire"],
+            2,
+            ["--reconstruct", "last among --methods"],
+        ),
+        (
+            ["sweep", "RUN", "--methods", "aire", "--recalibrate-batch-norm", "last"],
+            2,
+            ["--recalibrate-batch-norm", "last among --methods"],
+        ),
+        (
+            ["sweep", "RUN", "--methods", "aire", "--calibration", "8"],
+            2,
+            ["--calibration", "calibration data"],
+        ),
         (["score", "RUN", "--seed", "-1"], 2, ["--seed"]),
         (["export", "RUN", "--to", "c", "--out", "x"], 1, ["bidirectional", "--no-bidirectional"]),
         (["export", "RUN", "--to", "c", "--format", "npz", "--out", "x"], 2, ["--to", "--format"]),

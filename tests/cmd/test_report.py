@@ -190,6 +190,21 @@ def test_commands_of_the_page_reproduce_the_run(cli, pruned, small, tmp_path, mo
         assert dataclasses.replace(config, **ignored) == dataclasses.replace(expected, **ignored)
 
 
+def test_the_command_of_a_run_that_starts_from_another_one_names_it(pruned, tmp_path):
+    source = tmp_path / "with space" / "first"
+    shutil.copytree(pruned / "tiny", source)
+    second = tmp_path / "second"
+    shutil.copytree(source, second)
+    config = lastax.training.load_config(source)
+    training = dataclasses.replace(config.training, epochs=7)
+    changed = dataclasses.replace(config, training=training, seed=3, start="../with space/first")
+    lastax.training.save_config(second, changed)
+    page = html.unescape(lastax.plots.report_page([second], time_forward=False))
+    (command,) = re.search(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)[1].splitlines()
+    words = ["lastax", "train", "--from", str(source), "--seed", "3", "--epochs", "7"]
+    assert shlex.split(command) == [*words, "--out", str(second)]
+
+
 def test_page_of_a_sweep(cli, pruned):
     folder = pruned / "sweep"
     options = ("--limit", 50, "--methods", "aire,lamp", "--ratios", "0.25,0.5", "--out", folder)

@@ -398,6 +398,11 @@ def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
         "train --task speech --layer s5 --size small --seed 0 --reduce-during-training 0.7 "
         "--no-anneal --out runs/speech/s5-reduce-during-training-0.7-no-anneal-seed0"
     )
+    cli("sweep", "--task", "speech", "--skip-bad")
+    assert " ".join(called.pop()) == (
+        "train --task speech --layer s5 --size small --seed 0 --skip-bad "
+        "--out runs/speech/s5-skip-bad-seed0"
+    )
 
 
 def cells(task, method, accuracies, layer="s5"):

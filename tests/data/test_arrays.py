@@ -294,6 +294,7 @@ BAD = {
     "one class": ({"y_train": np.zeros(12, int)}, "y_train must have at least two classes"),
     "names": ({"classes": np.array(["a", "b", "c"])}, "y_train has no label 2"),
     "names are numbers": ({"classes": np.arange(2)}, "classes has dtype int64, expected strings"),
+    "equal names": ({"classes": np.array(["a", "a"])}, "classes has 'a' more than once"),
     "names in a square": ({"classes": np.array([["a", "b"]])}, "classes must have one axis"),
 }
 

@@ -13,6 +13,7 @@ from lastax.experiments import (
     PruneOptions,
     prune_run,
 )
+from lastax.experiments._prune_results import pruning_record
 from lastax.training import DataConfig, RunConfig, TrainingConfig
 
 from ..runs import untrained_run
@@ -42,7 +43,7 @@ DENSE = CalibrationOptions(dense_feedthrough=True)
         ({"states": 1}, "states", "2 (one per layer) to 8"),
         ({"max_loss": float("inf")}, "max_loss", "0 to 100 percentage points"),
         ({"method": "lst"}, "method", "no 'lst'"),
-        ({"compare_with": ("auto",)}, "method", "no 'auto'"),
+        ({"compare_with": ("auto",)}, "compare_with", "no 'auto'; choose one of"),
         ({"calibration": DENSE}, "dense_feedthrough", "last-refitted, calibrated"),
         ({"distill": True}, "distill", "number of epochs"),
     ],
@@ -157,3 +158,43 @@ def test_rows_of_post_processing_differ():
     labels = {step.label("last", 3) for step in PostProcessing}
     assert len(labels) == len(PostProcessing)
     assert PostProcessing.DISTILLED.label("last", 3) == "last + 3 epochs, distilled"
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "expected"),
+    [
+        (PruneOptions("auto"), "aire", {"max_loss": 1.0}),
+        (PruneOptions("auto"), "calibrated", {"max_loss": 1.0, "budget": "probe"}),
+        (PruneOptions("auto", states=5), "last", {"states": 5}),
+        (PruneOptions("empirical-energy"), "empirical-energy", {"sequences": 64}),
+        (PruneOptions("last", compare_with=("calibrated",)), "last", {}),
+    ],
+)
+def test_the_record_of_a_pruning_has_what_its_method_used(options, method, expected):
+    record = pruning_record(options, CalibrationOptions(), method)
+    assert record["method"] == method
+    assert expected.items() <= record.items()
+    uses_data = lastax.METHODS[method].needs_calibration
+    assert ("sequences" in record, "budget" in record) == (uses_data, method == "calibrated")
+
+
+def test_a_method_that_fails_in_a_comparison_does_not_stop_the_pruning(tmp_path, monkeypatch):
+    model = lastax.ModelConfig(layers=1, channels=4, states=4, bidirectional=False)
+    settings = {"input_size": 2, "classes": 2, "length": 16}
+    untrained_run(tmp_path / "run", model, **settings)
+    reduce = lastax.pruning.Reducer.reduce
+
+    def fail(reducer, method, **amount):
+        if method == "balanced":
+            raise ValueError("an unstable state")
+        return reduce(reducer, method, **amount)
+
+    monkeypatch.setattr(lastax.pruning.Reducer, "reduce", fail)
+    failed = []
+    options = PruneOptions("last", ratio=0.5, compare_with=("balanced", "aire"))
+    pruned = prune_run(
+        tmp_path / "run", Tones(), options, on_failure=lambda *given: failed.append(given[0])
+    )
+    assert failed == ["balanced"]
+    assert pruned.results["compared"].keys() == {"aire"}
+    assert lastax.state_counts(lastax.load(pruned.folder)) == [2]

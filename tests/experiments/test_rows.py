@@ -1,9 +1,16 @@
 """Rows of a summary: cells with different settings are not averaged."""
 
+import numpy as np
 import pytest
 
 import lastax
-from lastax.experiments import PostProcessing, paired_differences, sweep_groups, sweep_summary
+from lastax.experiments import (
+    PostProcessing,
+    pack_correct,
+    paired_differences,
+    sweep_groups,
+    sweep_summary,
+)
 from lastax.plots._style import method_styles
 
 
@@ -57,3 +64,31 @@ def test_settings_differ_in_their_markers():
     assert len({first.marker, second.marker, plain.marker}) == 3
     assert second.linestyle != first.linestyle
     assert plain.marker == method_styles(["calibrated"])["calibrated"].marker
+
+
+def with_run(run, accuracy, **other):
+    return {**cell(accuracy), "run": run, **other}
+
+
+def test_a_method_that_fails_on_a_run_is_compared_with_the_others():
+    unpruned = {"method": "unpruned", "ratio": 0.0}
+    cells = [
+        with_run("good", 0.9, **unpruned),
+        with_run("bad", 0.5, **unpruned),
+        with_run("good", None, method="last"),
+        with_run("bad", 0.5, method="last"),
+        with_run("good", 0.75, method="aire"),
+        with_run("bad", None, method="aire"),
+    ]
+    (curves,) = sweep_groups(cells).values()
+    assert curves.validation_losses["last"] == {0.8: 0}
+    assert curves.test_losses["aire"][0.8] == pytest.approx(0.15)
+    rows = {row["method"]: row for row in sweep_summary(cells)}
+    # Removing 80 % costs nothing by `last`, and 15 points by `aire`.
+    assert (rows["last"]["ratio"], rows["last"]["loss"]) == (0.8, 0)
+    assert (rows["aire"]["ratio"], rows["aire"]["loss"]) == (0, 0)
+
+
+def test_cells_may_be_read_once():
+    cells = [with_run("one", 0.5, **pack_correct(np.ones(4, bool)))]
+    assert paired_differences(iter(cells), "calibrated") == paired_differences(cells, "calibrated")

@@ -1,6 +1,8 @@
 """Pruned models under the names of the foreign code."""
 
+import ast
 import dataclasses
+import re
 import sys
 import zipfile
 
@@ -189,3 +191,47 @@ def test_configurations_need_equal_blocks(tmp_path):
     encoder = dataclasses.replace(network.encoder, blocks=blocks)
     with pytest.raises(ValueError, match="no configuration describes this network"):
         configuration_of(dataclasses.replace(network, encoder=encoder))
+
+
+def foreign_free(**settings):
+    settings = {"layers": 2, "channels": 4, "states": 4, "bidirectional": False} | settings
+    config = lastax.ModelConfig(**settings)
+    return lastax.build_network(config, input_size=2, classes=3, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "unstored"),
+    [
+        ({"layer": "s4d", "activation": "full_glu"}, "s4", {"pooling", "prenorm", "gelu"}),
+        ({"layer": "s5", "activation": "half_glu2"}, "s5", {"pooling", "activation"}),
+        ({"layer": "lru", "activation": "full_glu"}, "minimal-lru", {"pooling"}),
+    ],
+)
+def test_settings_that_a_file_cannot_hold_are_named(tmp_path, settings, kind, unstored):
+    network = foreign_free(pooling="last", dropout=0.0, mask_padding=False, **settings)
+    (note,) = write(tmp_path / "file", network, format=kind)
+    named = dict(re.findall(r"(\w+)=('?\w+'?)", note))
+    assert named.keys() == unstored
+    # With them, the file has the same outputs; without them, it has others.
+    x = {"x": np.random.default_rng(0).normal(size=(2, 9, 2)).astype(np.float32)}
+    options = {name: ast.literal_eval(value) for name, value in named.items()}
+    again = read(tmp_path / "file", **options).model
+    expected = lastax.predict(network, x)
+    np.testing.assert_allclose(lastax.predict(again, x), expected, rtol=1e-4, atol=1e-5)
+    other = lastax.predict(read(tmp_path / "file").model, x)
+    assert np.abs(other - expected).max() > 1e-3
+
+
+def test_public_lru_networks_have_both_maps_of_a_gate(tmp_path):
+    network = foreign_free(layer="lru", activation="half_glu1")
+    with pytest.raises(RunError, match="its activation is half_glu1, the format has full_glu"):
+        write(tmp_path / "refused", network, format="minimal-lru")
+
+
+def test_a_network_with_other_layers_does_not_replace_that_of_a_file(tmp_path):
+    imported = read(stored(tmp_path, writers.s5_network()))
+    encoder = imported.model.encoder
+    shorter = dataclasses.replace(encoder, blocks=encoder.blocks[:1])
+    model = dataclasses.replace(imported.model, encoder=shorter)
+    with pytest.raises(RunError, match="the model has 1 layers, the file 2"):
+        write(tmp_path / "refused", model, like=imported)

@@ -92,6 +92,7 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
         RunError: if no cell belongs to the baseline, if a cell does not say which test examples are
             correct, or if the runs of a group have test splits of different sizes.
     """
+    cells = list(cells)
     label_of = row_labels(cells)
     known = dict.fromkeys(map(label_of, cells))
     if baseline not in known:

@@ -88,9 +88,14 @@ class PruneOptions:
                 raise OptionError("states", f"this run allows {allowed}, got {self.states}")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError("ratio", f"must be at least 0 and below 1, got {self.ratio}")
-        for name in (*(() if self.method == AUTO else (self.method,)), *self.compare_with):
+        if self.method not in (*METHODS, AUTO):
+            known = ", ".join((*METHODS, AUTO))
+            raise OptionError("method", f"no {self.method!r}; choose one of {known}")
+        for name in self.compare_with:
             if name not in METHODS:
-                raise OptionError("method", f"no {name!r}; choose of {', '.join(METHODS)}, {AUTO}")
+                raise OptionError(
+                    "compare_with", f"no {name!r}; choose one of {', '.join(METHODS)}"
+                )
         if self._calibration.dense_feedthrough and not (
             self.method in METHODS and METHODS[self.method].refit
         ):

@@ -11,8 +11,9 @@ from lastax._typing import Batch, Record
 from lastax.analysis._certificates import Certificate
 from lastax.calibration._layer_errors import layer_errors
 from lastax.experiments._calibration_options import CalibrationOptions
-from lastax.experiments._prune_options import PruneOptions
+from lastax.experiments._prune_options import AUTO, DEFAULT_MAX_LOSS, PruneOptions
 from lastax.nn._networks import Network
+from lastax.pruning._methods import METHODS
 from lastax.pruning._reducer import Reduction
 from lastax.surgery._layers import state_counts
 from lastax.training._evaluation import Fidelity
@@ -75,11 +76,16 @@ def pruning_record(
 ) -> Mapping[str, Any]:
     """What the configuration of a pruned run says of its pruning."""
     amounts = {"ratio": options.ratio, "states": options.states, "max_loss": options.max_loss}
+    if options.method == AUTO and all(amount is None for amount in amounts.values()):
+        amounts["max_loss"] = DEFAULT_MAX_LOSS
     record: Record = {"method": method, "seed": options.seed, **amounts}
     if options.limit is not None:
         record["limit"] = options.limit
-    if options.needs_calibration:
+    # The methods that `method` was compared with play no part.
+    if dataclasses.replace(options, method=method, compare_with=()).needs_calibration:
         record |= dataclasses.asdict(calibration)
+        if not METHODS[method].uses_budget:
+            del record["budget"]
     if options.recalibrate_batch_norm:
         record["recalibrate_batch_norm"] = True
     if options.finetune:

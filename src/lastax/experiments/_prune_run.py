@@ -123,7 +123,7 @@ def prune_run(
         loaded: configuration and network of `run`, if they are loaded already (`load_run`).
         on_progress: called with a short description of each part of the work.
         on_trial: called after each reduced network of a search.
-        on_failure: called with a method that a search leaves out, and the reason.
+        on_failure: called with a method that a search or a comparison leaves out, and the reason.
 
     Raises:
         RunError: if the run cannot be read, or the folder exists or cannot be written.
@@ -157,6 +157,14 @@ def prune_run(
     )
     on_progress("computing certificates and accuracies")
     certificates = [certify(*pair) for pair in zip(reducer.systems, systems(small), strict=True)]
+    compared = {}
+    for other in options.compare_with:
+        if other == method:
+            continue
+        try:
+            compared[other] = _accuracies(reducer.reduce(other, states=count).model, accuracy)
+        except ValueError as error:
+            on_failure(other, error)
     measured = functools.partial(compare_split, data=data, limit=options.limit, placement=placement)
     results = {
         "method": method,
@@ -165,11 +173,7 @@ def prune_run(
         **size_results(model, small, reduction, batch),
         **score_results(reduction.scores, certificates),
         **{split: fidelity_results(measured(model, small, split=split)) for split in SPLITS},
-        "compared": {
-            other: _accuracies(reducer.reduce(other, states=count).model, accuracy)
-            for other in options.compare_with
-            if other != method
-        },
+        "compared": compared,
     }
     with folder_written_at_once(target, replace=replace) as fresh:
         smaller = dataclasses.replace(

@@ -21,6 +21,8 @@ Cell = Mapping[str, Any]
 
 # Accuracies, one per seed, by ratio of removed states.
 AccuracyCurve = Mapping[float, list[float]]
+# Mean accuracy lost by ratio of removed states, from 0 to 1.
+LossCurve = Mapping[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +34,17 @@ class SweepCurves:
         test: by method and ratio, test accuracies of the pruned networks.
         validation_unpruned: as `unpruned`, on the validation split.
         validation: as `test`, on the validation split.
+        test_losses: by method and ratio, the mean difference between the unpruned and the pruned
+            network of the same run. A run on which a method failed plays no part.
+        validation_losses: as `test_losses`, on the validation split.
     """
 
     unpruned: list[float]
     test: Mapping[str, AccuracyCurve]
     validation_unpruned: list[float]
     validation: Mapping[str, AccuracyCurve]
+    test_losses: Mapping[str, LossCurve] = dataclasses.field(default_factory=dict)
+    validation_losses: Mapping[str, LossCurve] = dataclasses.field(default_factory=dict)
 
 
 def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
@@ -127,8 +134,30 @@ def _curves(cells: Sequence[Cell], label: Callable[[Cell], str]) -> SweepCurves:
                 points = curves[split].setdefault(name, {})
                 points.setdefault(cell["ratio"], []).append(accuracy)
     return SweepCurves(
-        unpruned["test"], curves["test"], unpruned["validation"], curves["validation"]
+        unpruned["test"],
+        curves["test"],
+        unpruned["validation"],
+        curves["validation"],
+        _mean_losses(cells, label, "test_accuracy"),
+        _mean_losses(cells, label, "validation_accuracy"),
     )
+
+
+def _mean_losses(
+    cells: Sequence[Cell], label: Callable[[Cell], str], accuracy: str
+) -> dict[str, dict[float, float]]:
+    """For each row and ratio, the mean loss of accuracy within runs."""
+    measured = [cell for cell in cells if cell[accuracy] is not None]
+    unpruned = {cell["run"]: cell[accuracy] for cell in measured if cell["method"] == UNPRUNED}
+    losses: dict[str, dict[float, list[float]]] = {}
+    for cell in measured:
+        if cell["method"] != UNPRUNED and cell["run"] in unpruned:
+            points = losses.setdefault(label(cell), {})
+            points.setdefault(cell["ratio"], []).append(unpruned[cell["run"]] - cell[accuracy])
+    return {
+        name: {ratio: float(np.mean(found)) for ratio, found in points.items()}
+        for name, points in losses.items()
+    }
 
 
 def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -> float:
@@ -136,12 +165,11 @@ def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -
 
     Means over seeds; 0 if no ratio qualifies. The test split plays no part.
     """
-    unpruned = np.mean(curves.validation_unpruned)
     qualifying = [
         ratio
-        for ratio, values in curves.validation.get(method, {}).items()
+        for ratio, loss in curves.validation_losses.get(method, {}).items()
         # Accuracies are ratios of counts; the margin covers their rounding.
-        if 100 * (unpruned - np.mean(values)) <= most + 1e-7
+        if 100 * loss <= most + 1e-7
     ]
     return max(qualifying, default=0.0)
 
@@ -164,9 +192,7 @@ def sweep_summary(cells: Iterable[Cell], *, most: float = 1.0) -> list[Record]:
             if method not in curves.test:
                 continue
             ratio = compressible_ratio(curves, method, most=most)
-            loss = 0.0
-            if ratio > 0:
-                loss = 100 * float(np.mean(curves.unpruned) - np.mean(curves.test[method][ratio]))
+            loss = 100 * curves.test_losses[method][ratio] if ratio > 0 else 0.0
             found.append((ratio, loss))
         compressible = [pair for pair in found if pair[0] > 0]
         rows.append(

@@ -8,9 +8,10 @@ from lastax._errors import RunError
 from lastax.interop._flax_networks import read_flax_network, write_flax_network
 from lastax.interop._format import Arrays, Format, LayerFormat
 from lastax.interop._options import ImportOptions
-from lastax.interop._parts import check_layer, to_jax, to_numpy
+from lastax.interop._parts import check_classifier, check_layer, to_jax, to_numpy
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._lru import LRU
+from lastax.nn._networks import Classifier
 
 _CELL = "OnlineLRUCell_0.LRUCell_0."
 
@@ -69,6 +70,13 @@ def _read_rtrl(scope: Scope, options: ImportOptions) -> LRU:
     return _layer(scope, _CELL, _RTRL_PARTS, matrix=True)
 
 
+def _write_network(model: object, like: Mapping[str, np.ndarray]) -> Arrays:
+    """The arrays of a network. The public code always has both maps of a gate."""
+    if not like and isinstance(model, Classifier):
+        check_classifier(model, ("full_glu",))
+    return write_flax_network(model, like, write_lru, "normalization")
+
+
 LRU_LAYER = LayerFormat(
     names=("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D"),
     read=read_lru,
@@ -90,7 +98,7 @@ MINIMAL_LRU = Format(
     },
     network=r"(|.*\.)encoder\.layers_\d+\.seq\.nu_log$",
     read_network=lambda scope, options: read_flax_network(scope, options, read_lru),
-    write_network=lambda model, like: write_flax_network(model, like, write_lru, "normalization"),
+    write_network=_write_network,
     container="msgpack",
     flax=True,
 )

@@ -18,6 +18,7 @@ from lastax.interop._read import Imported
 from lastax.interop._scope import NotRepresentableError
 from lastax.interop._torch_files import write_torch
 from lastax.interop._trees import without_averages
+from lastax.interop._unstored import unstored_settings
 from lastax.nn._lru import LRU
 from lastax.nn._networks import Classifier, Retrieval
 from lastax.nn._s4d import S4D
@@ -70,6 +71,7 @@ def write(
             notes += _losses(replaced, container, like)
         else:
             content = _content(path, model, chosen, container)
+        notes += _settings_note(model, chosen, like)
     except NotRepresentableError as error:
         raise RunError(f"write: {chosen.name} cannot express the model: {error}") from error
     write_atomically(path, content)
@@ -153,6 +155,11 @@ def _content(path: Path, model: Any, chosen: Format, container: str) -> bytes:
 def _replaced(model: Any, chosen: Format, like: Imported) -> Arrays:
     """The arrays of the model, by their names in the original file."""
     original = {short: like.contents.arrays[name] for short, name in like.names.items()}
+    layers = find_layers(model)
+    if len(layers) != len(like.layer_paths):
+        raise RunError(
+            f"write: the model has {len(layers)} layers, the file {len(like.layer_paths)}"
+        )
     if like.path is not None:
         if chosen.write_network is None:
             raise NotRepresentableError("the format has single layers only")
@@ -166,11 +173,6 @@ def _replaced(model: Any, chosen: Format, like: Imported) -> Arrays:
         arrays = {start + name: array for name, array in written.items()}
     else:
         arrays = {}
-        layers = find_layers(model)
-        if len(layers) != len(like.layer_paths):
-            raise RunError(
-                f"write: the model has {len(layers)} layers, the file {len(like.layer_paths)}"
-            )
         for layer_path, layer in zip(like.layer_paths, layers, strict=True):
             start = f"{layer_path}." if layer_path else ""
             inside = {
@@ -201,6 +203,21 @@ def _content_like(path: Path, replaced: Arrays, container: str, like: Imported) 
         return _flat(flat, container)
     tree = nested({paths[name]: value for name, value in (everything | dict(like.values)).items()})
     return _nested(path, tree, container)
+
+
+def _settings_note(model: Any, chosen: Format, like: Imported | None) -> list[str]:
+    """The settings that the file does not contain, except those of the file it is written like."""
+    unstored = unstored_settings(model, chosen)
+    if like is not None and like.format == chosen.name:
+        known = unstored_settings(like.model, chosen)
+        unstored = {name: unstored[name] for name in unstored if unstored[name] != known.get(name)}
+    if not unstored:
+        return []
+    listed = ", ".join(f"{name}={value!r}" for name, value in unstored.items())
+    return [
+        f"the file does not contain {listed}: set this in the code that loads it, and pass it to "
+        "lastax.interop.read"
+    ]
 
 
 def _losses(replaced: Arrays, container: str, like: Imported) -> list[str]:

@@ -30,7 +30,7 @@ from lastax.pruning._methods import METHODS
 from lastax.pruning._plan import score_states
 from lastax.surgery._layers import systems
 from lastax.training._presets import TASKS
-from lastax.training._run_config import RunConfig, kept_masks, untrained_counts
+from lastax.training._run_config import RunConfig, kept_masks, load_config, untrained_counts
 from lastax.training._runs import layer_sizes, load_results, load_run
 
 _SPLITS = ("validation", "test")
@@ -304,7 +304,12 @@ def _commands(run: LoadedRun) -> str:
     """
     trained = run.trained
     first = trained.config
-    words = _train_words(first) if first.imported is None else _import_words(first, first.imported)
+    if first.imported is not None:
+        words = _import_words(first, first.imported)
+    elif first.start is not None:
+        words = _continue_words(first, (trained.folder / first.start).resolve())
+    else:
+        words = _train_words(first)
     lines = []
     step = run
     while step.parent is not None:
@@ -314,23 +319,48 @@ def _commands(run: LoadedRun) -> str:
             if value is not None and value is not False
         ]
         lines.append(
-            f"lastax prune {step.parent.folder} {' '.join(flags)} --out {step.folder.resolve()}"
+            f"lastax prune {_quoted(step.parent.folder)} {' '.join(flags)} "
+            f"--out {_quoted(step.folder.resolve())}"
         )
         step = step.parent
-    lines.append(" ".join([*words, f"--out {trained.folder}"]))
+    lines.append(" ".join([*words, f"--out {_quoted(trained.folder)}"]))
     return "\n".join(reversed(lines))
 
 
 def _train_words(config: RunConfig) -> list[str]:
-    task = TASKS[config.task]
-    preset = task.presets.get((config.model.layer, config.size or ""))
     words = [f"lastax train --task {config.task} --layer {config.model.layer} --seed {config.seed}"]
     words += [] if config.size is None else [f"--size {config.size}"]
-    if preset is not None:
-        words += _changed_flags(config.data, task.data_for(preset))
-        words += _changed_flags(config.model, preset.model)
-        words += _changed_flags(config.training, preset.training)
-    return words
+    return words + _flags_beside_preset(config)
+
+
+def _continue_words(config: RunConfig, source: Path) -> list[str]:
+    """The command of a run that started from another one, and has its settings by default."""
+    words = [f"lastax train --from {_quoted(source)} --seed {config.seed}"]
+    try:
+        base = load_config(source)
+    except RunError:
+        return words + _flags_beside_preset(config)
+    # As in `lastax train --from`: the states are gone already.
+    training = dataclasses.replace(base.training, reduce_during_training=0.0)
+    words += _changed_flags(config.data, base.data) + _changed_flags(config.model, base.model)
+    return words + _changed_flags(config.training, training)
+
+
+def _flags_beside_preset(config: RunConfig) -> list[str]:
+    """Flags for the settings that differ from those of the preset."""
+    task = TASKS[config.task]
+    preset = task.presets.get((config.model.layer, config.size or ""))
+    if preset is None:
+        return []
+    return [
+        *_changed_flags(config.data, task.data_for(preset)),
+        *_changed_flags(config.model, preset.model),
+        *_changed_flags(config.training, preset.training),
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _import_words(config: RunConfig, imported: Mapping[str, Any]) -> list[str]:
