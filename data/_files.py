@@ -34,9 +34,9 @@ def read_waveform(path: Path, *, rate: int, scale: SoundScale = NORMAL) -> Wavef
         sound = read_sound(packed)
         if sound.floating:
             scale.check(float(np.abs(sound.waveform).max()))
+        waveform = resample(sound.waveform, sound.rate, rate)
     except DataError as error:
         raise DataError(f"{path} {error}; pass a sound like those of the training data") from None
-    waveform = resample(sound.waveform, sound.rate, rate)
     return waveform * np.float32(scale.factor) if sound.floating else waveform
 
 

@@ -26,6 +26,7 @@ _AU = struct.Struct(">4sII")  # magic, place of the samples, their bytes
 _AU_UNKNOWN = 2**32 - 1
 _UNKNOWN_LENGTH = 2**63 - 1
 _NOTHING = np.zeros(0, np.float32)
+_LARGEST_RATIO = 100  # of the rates after and before resampling
 
 Waveform = Float32[np.ndarray, " samples"]
 
@@ -171,9 +172,16 @@ def decode_blocks(
 
 
 def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, " resampled"]:
-    """`waveform` at another rate, with an anti-aliasing filter."""
+    """`waveform` at another rate, with an anti-aliasing filter.
+
+    Raises:
+        DataError: if the new rate is more than 100 times as high; the header of the file is then
+            probably wrong. The message is the reason alone.
+    """
     if rate == wanted:
         return waveform
+    if wanted > _LARGEST_RATIO * rate:
+        raise DataError(f"has {rate} samples per second, too few for {wanted}")
     with warnings.catch_warnings():
         # On Python 3.11 and 3.12, librosa imports modules that are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from lastax.data._sample_reader import SampleReader
 from lastax.data._sound_blocks import SoundBlocks
 from lastax.data._stream_features import Features, StreamFeatures
 from lastax.nn import StreamingCell, StreamingState
+
+# The longest time between two outputs, in seconds.
+_HOUR = 3600
 
 Probabilities = Float32[np.ndarray, " classes"]
 
@@ -94,11 +98,14 @@ def stream_sound(
     Raises:
         DataError: if the sound is damaged, has no samples, is out of scale, or has a sample that is
             not finite.
-        ValueError: if the cell does not fit the features, or if a time is not positive.
+        ValueError: if the cell does not fit the features, or if a time is not positive or not
+            finite, or `every` is more than an hour.
     """
     for name, value in (("every", every), ("reset", reset)):
-        if value is not None and not value > 0:
-            raise ValueError(f"stream_sound: {name} must be positive, got {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"stream_sound: {name} must be positive and finite, got {value}")
+    if every > _HOUR:
+        raise ValueError(f"stream_sound: every must be at most {_HOUR} seconds, got {every}")
     length = max(round(every * features.steps_per_second), 1)
     chunks_per_reset = None
     if reset is not None:

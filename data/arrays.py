@@ -256,13 +256,15 @@ def _classes(file: Npz, labels: Int64[np.ndarray, " n"]) -> list[str]:
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
             raise file.error("classes", f"has {repeated!r} more than once; names must differ")
+    bad = np.flatnonzero(labels < 0)
+    also = f"; y_train[{bad[0]}] is {file.read('y_train')[bad[0]]}" if len(bad) else ""
     unused = [number for number in range(len(names)) if number not in used]
     if unused:
         raise file.error(
-            "y_train", f"has no label {unused[0]}; each of the labels 0..k-1 must occur"
+            "y_train", f"has no label {unused[0]}; each of the labels 0..k-1 must occur{also}"
         )
     if len(names) < 2:
-        raise file.error("y_train", "must have at least two classes")
+        raise file.error("y_train", f"must have at least two classes{also}")
     return names
 
 

@@ -19,7 +19,7 @@ from lastax.data._ragged import open_ragged, save_lengths
 from lastax.data._sequence_files import mean_and_deviation, save_splits
 from lastax.data._skipping import HINT, Skipping
 from lastax.data._sound_encoding import SoundEncoding
-from lastax.data._sound_files import Sound, read_sound, resample
+from lastax.data._sound_files import Sound, Waveform, read_sound, resample
 from lastax.data._sound_folders import READABLE, SoundFolder, find_clips
 from lastax.data._sound_scale import SoundScale, fitting_scale
 from lastax.data._sound_steps import FEATURES, SoundSteps
@@ -248,7 +248,7 @@ def _encode(
         for number, path in enumerate(paths):
             with skipping.item():
                 sound = _read(path, scale)
-                waveform = resample(sound.waveform, sound.rate, rate)
+                waveform = _resampled(path, sound, rate)
                 if sound.floating:
                     clips.peaks[number] = np.abs(sound.waveform).max()
                     waveform = waveform * np.float32(scale.factor)
@@ -270,6 +270,13 @@ def _read(path: Path, scale: SoundScale) -> Sound:
     except DataError as error:
         raise DataError(f"{path} {error}; {HINT}") from None
     return sound
+
+
+def _resampled(path: Path, sound: Sound, rate: int) -> Waveform:
+    try:
+        return resample(sound.waveform, sound.rate, rate)
+    except DataError as error:
+        raise DataError(f"{path} {error}; {HINT}") from None
 
 
 def _is_present(root: Path) -> bool:

@@ -55,7 +55,7 @@ def curves(rows: list[list[str]], column: slice, name: str, ratios: list[float])
     if missing:
         raise ValueError(f"{name}: no row of {', '.join(missing)}")
     ordered = {method: test[method] for method in METHODS}
-    return SweepCurves([numbers(name)[-1] / 100], ordered, [], {})
+    return SweepCurves([numbers(name)[-1] / 100], ordered, [], {}, {}, {})
 
 
 def study_curves() -> dict[str, SweepCurves]:
@@ -89,7 +89,7 @@ def sweep_curves() -> dict[str, SweepCurves]:
                 numbers(percent)[0] / 100: [numbers(cell)[0] / 100]
                 for percent, cell in zip(header[1:], cells, strict=True)
             }
-    return {name: SweepCurves(group.unpruned, test, [], {})}
+    return {name: SweepCurves(group.unpruned, test, [], {}, {}, {})}
 
 
 def step_times() -> dict[str, dict[str, list[float]]]:

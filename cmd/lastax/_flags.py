@@ -101,7 +101,7 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
                 f"{flag_of(name)} has no effect without {flag_of(other)}: leave it out"
             )
     rising = _rising_rate(chosen)
-    if rising is not None:
+    if rising is not None and given.keys() & {rising, "minimum_learning_rate"}:
         raise click.UsageError(
             f"{flag_of('minimum_learning_rate', chosen['minimum_learning_rate'])} is above "
             f"{flag_of(rising, chosen[rising])}, so this learning rate would rise: lower it"

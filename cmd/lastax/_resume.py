@@ -54,12 +54,11 @@ def devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
     return devices
 
 
-def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
+def check_settings_of_run(config: RunConfig, given: Mapping[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them.
 
     Raises:
         click.UsageError: if a given setting differs from that of the run.
-        RunError: if the run has finished, or would fail again.
     """
     recorded = _settings_of(config)
     for name, value in given.items():
@@ -68,6 +67,16 @@ def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None
                 f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
+
+
+def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
+    """Check that a run can be resumed, with the same settings.
+
+    Raises:
+        click.UsageError: if a given setting differs from that of the run.
+        RunError: if the run has finished, or would fail again.
+    """
+    check_settings_of_run(config, given)
     if has_finished(folder):
         raise RunError(
             f"run {folder} has finished: there is nothing to resume; to train further, start a "

@@ -31,7 +31,8 @@ def trained_runs(
     executor: Executor | None,
 ) -> list[Path]:
     """Runs of presets; those that do not exist yet are trained by `lastax train`."""
-    flags = [*flags, *(["--skip-bad"] if location.skip_bad else [])]
+    if location.skip_bad and "--skip-bad" not in flags:
+        flags = [*flags, "--skip-bad"]
     found, missing = [], []
     changes = "".join("-" + re.sub(r"[^\w.]+", "-", word).strip("-") for word in flags)
     for task, layer, seed in itertools.product(tasks, layers, seeds):

@@ -10,6 +10,7 @@ import click
 from lastax import ModelConfig
 from lastax.cmd._console import emit, out
 from lastax.cmd._flags import check_flags, flag_of, setting_names
+from lastax.cmd._resume import check_settings_of_run
 from lastax.data import DATASETS, data_settings
 from lastax.training import (
     TASKS,
@@ -74,9 +75,13 @@ def parts_of_preset(task: str, size: str | None, chosen: Mapping[str, Any]) -> P
     return override_all((TASKS[task].data_for(preset), preset.model, preset.training), chosen)
 
 
-def parts_of_run(run: Path) -> Parts:
-    """The settings of a run."""
+def parts_of_run(run: Path, given: Mapping[str, Any]) -> Parts:
+    """The settings of a run, which flags may repeat but not change."""
     config = load_config(run)
+    repeated = {name: value for name, value in given.items() if value is not None}
+    # The data may have been moved.
+    repeated.pop("data", None)
+    check_settings_of_run(config, repeated)
     return config.data, config.model, config.training
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import lastax
 from lastax.cmd._console import (
@@ -208,12 +209,15 @@ def sweep(
 
 
 def _check_methods(methods: list[str], recalibrate: list[str], reconstruct: list[str]) -> None:
-    """Refuse options that affect none of the methods."""
+    """Refuse options and names of methods that have no effect on the methods of the sweep."""
+    context = click.get_current_context()
     for parameter, names in (("recalibrate", recalibrate), ("reconstruct", reconstruct)):
         flag = "--recalibrate-batch-norm" if parameter == "recalibrate" else "--reconstruct"
         others = [name for name in names if name not in methods]
-        if others:
-            require_flag({parameter: flag}, f"{others[0]} among --methods")
+        if others and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{flag} {others[0]}: {others[0]} is not among --methods; leave it out, or add it"
+            )
     if not any(lastax.METHODS[name].uses_budget for name in methods):
         require_flag({"budget": "--budget"}, "calibrated among --methods")
     followed = {*recalibrate, *reconstruct} & set(methods)

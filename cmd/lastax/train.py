@@ -154,7 +154,8 @@ def train(
         folder = folder or newest_unfinished(task, size)
     if show_settings:
         if resume and folder is not None:
-            parts = parts_of_run(folder)
+            given = {"task": task, "size": size, "seed": seed, **chosen}
+            parts = parts_of_run(folder, given)
         elif source is not None:
             parts = parts_from_run(source, chosen)
         else:

@@ -225,7 +225,7 @@ def test_a_state_without_input_or_output_has_a_gradient(norms, part):
         return norms(lastax.ssm.System(lam, arrays["B"], arrays["C"], None, jnp.zeros(1))).sum()
 
     gradient = jax.grad(total)(maps[part])
-    assert jnp.isfinite(gradient).all()
+    assert gradient.ravel()[0] == 0
     # The other state has the slope of a finite difference.
     step = jnp.array([0.0, 0.01]).reshape(gradient.shape)
     slope = (total(maps[part] + step) - total(maps[part] - step)) / 0.02

@@ -84,12 +84,12 @@ from lastax.data import speech
         (
             ["sweep", "RUN", "--methods", "aire", "--reconstruct", "last,aire"],
             2,
-            ["--reconstruct", "last among --methods"],
+            ["--reconstruct last", "not among --methods"],
         ),
         (
             ["sweep", "RUN", "--methods", "aire", "--recalibrate-batch-norm", "last"],
             2,
-            ["--recalibrate-batch-norm", "last among --methods"],
+            ["--recalibrate-batch-norm last", "not among --methods"],
         ),
         (
             ["sweep", "RUN", "--methods", "aire", "--calibration", "8"],

@@ -291,6 +291,10 @@ BAD = {
     "lengths": ({"lengths_train": np.ones(11, int)}, "lengths_train has shape (11,), expected"),
     "fractions": ({"y_train": np.full(12, 0.5)}, "y_train has fractions, expected labels"),
     "from 1": ({"y_train": np.arange(12) % 2 + 1}, "y_train has no label 0; each of the labels"),
+    "one class beside labels that are none": (
+        {"y_train": np.where(np.arange(12) % 3 == 1, np.nan, 0)},
+        "y_train must have at least two classes; y_train[1] is nan",
+    ),
     "one class": ({"y_train": np.zeros(12, int)}, "y_train must have at least two classes"),
     "names": ({"classes": np.array(["a", "b", "c"])}, "y_train has no label 2"),
     "names are numbers": ({"classes": np.arange(2)}, "classes has dtype int64, expected strings"),

@@ -9,7 +9,7 @@ import soundfile
 
 from lastax.data import DataError
 from lastax.data._compressed_sound import _frames
-from lastax.data._sound_files import read_pcm16, read_sound
+from lastax.data._sound_files import read_pcm16, read_sound, resample
 
 from . import sound_fixtures as fixtures
 
@@ -186,3 +186,10 @@ def test_an_au_file_of_unknown_size_is_read_to_the_end():
     packed = packed_as(SAMPLES, format="AU", endian="BIG")
     packed = packed[:8] + b"\xff" * 4 + packed[12:]
     np.testing.assert_array_equal(read_sound(packed).waveform * 2**15, SAMPLES)
+
+
+def test_a_header_with_a_wrong_rate_does_not_fill_the_memory():
+    sound = read_sound(packed_as(noise(seconds=0.1), rate=1, format="WAV"))
+    assert sound.rate == 1
+    with pytest.raises(DataError, match="has 1 samples per second, too few for 16000"):
+        resample(sound.waveform, sound.rate, 16000)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import shutil
 import struct
 import tracemalloc
@@ -347,6 +348,9 @@ def test_wrong_streams(opened, cell):
     features = opened["speech"][0].stream_features()
     with pytest.raises(DataError, match="no samples"):
         stream(cell, features, [])
+    for wrong in ({"every": math.inf}, {"reset": math.inf}, {"every": 1e9}):
+        with pytest.raises(ValueError, match=f"stream_sound: {next(iter(wrong))} must be"):
+            stream(cell, features, [], **wrong)
     with pytest.raises(ValueError, match="every must be positive"):
         stream(cell, features, [noise(10)], every=0)
     with pytest.raises(ValueError, match=r"shape \(L, 40\)"):

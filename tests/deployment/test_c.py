@@ -249,6 +249,19 @@ def test_errors_name_the_function_and_the_remedy(tmp_path, monkeypatch):
             r"to_c: example .*\(L, 3\).*\(4, 2\)",
         ),
         (lambda: to_c(tokens, target, example=jnp.ones(4)), r"to_c: example must be tokens"),
+        (
+            lambda: to_c(model, target, example=jnp.full((4, 3), jnp.nan)),
+            "to_c: example has values that are not finite",
+        ),
+        (
+            lambda: to_c(model, target, example=np.full((4, 3), 1e39)),
+            "to_c: example has values that are not finite",
+        ),
+        (lambda: to_c(model, target, example=jnp.ones((4, 3)) * 1j), "got complex64"),
+        (
+            lambda: footprint(model, quantize="int8", calibration=np.zeros((2, 0, 3))),
+            r"footprint: calibration data must be sequences .* L >= 1",
+        ),
     ):
         with pytest.raises(ValueError, match=message) as raised:
             call()

@@ -13,6 +13,7 @@ from scipy.special import erfc
 
 from lastax.deployment import footprint, quantized_cell, to_c, to_onnx
 from lastax.deployment._functions import definitions
+from lastax.deployment._rounding import to_int8
 from lastax.nn._blocks import Linear
 
 from .networks import CLASSES, inputs, logits, lru, network, s4d, s5, streaming, without_states
@@ -297,8 +298,8 @@ def test_bad_calibration_data_are_refused(tmp_path):
         ),
         (
             {"quantize": "int8", "calibration": x[..., :2]},
-            r"to_c: calibration data must be sequences of shape \(N, L, 3\), got float32 of shape "
-            r"\(2, 5, 2\)",
+            r"to_c: calibration data must be sequences of shape \(N, L, 3\) with L >= 1, got "
+            r"float32 of shape \(2, 5, 2\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -308,6 +309,13 @@ def test_bad_calibration_data_are_refused(tmp_path):
     # Its scales stay.
     assert footprint(rounded, quantize="int8") == footprint(cell, quantize="int8", calibration=x)
     tokens = streaming(network(s5(), tokens=True))
-    with pytest.raises(ValueError, match=r"quantized_cell: .*tokens of shape \(N, L\), got float"):
+    with pytest.raises(ValueError, match=r"quantized_cell: .* of tokens .* got float"):
         quantized_cell(tokens, calibration=x)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_tiny_numbers_count_as_zeros():
+    rows = np.array([[3e-44, -1e-44], [1.0, -0.5]], np.float32)
+    integers, scales = to_int8(rows)
+    np.testing.assert_array_equal(integers, [[0, 0], [127, -64]])
+    assert (scales > 0).all()

@@ -7,6 +7,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from lastax._errors import MissingPackageError
 from lastax.deployment import to_stablehlo
@@ -100,4 +101,11 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(MissingPackageError, match=r"to_stablehlo needs flatbuffers: .*\[cli\]"):
         to_stablehlo(UNIDIRECTIONAL["postnorm"](), tmp_path / "net.bin")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("platforms", ["cpu", (), ("cpu", "npu")])
+def test_unknown_platforms_are_refused(tmp_path, platforms):
+    with pytest.raises((ValueError, TypeCheckError), match="platforms"):
+        to_stablehlo(UNIDIRECTIONAL["postnorm"](), tmp_path / "net.bin", platforms=platforms)
     assert not list(tmp_path.iterdir())

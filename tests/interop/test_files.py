@@ -1,6 +1,7 @@
 """Files of every kind are read; nothing in them is executed; faults are named."""
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ import safetensors.numpy
 import lastax
 from lastax._errors import RunError
 from lastax.interop import open_contents, read, write
+from lastax.interop._torch_files import write_torch
 
 from . import writers
 
@@ -463,3 +465,63 @@ def read_npz(folder, tree):
 def test_values_are_shown_as_json(tmp_path):
     (tmp_path / "file").write_bytes(writers.torch_zip({"model": writers.s4_network(), "acc": 84.5}))
     assert json.dumps(dict(read(tmp_path / "file").values)) == '{"acc": 84.5}'
+
+
+def test_a_small_pickle_cannot_repeat_its_parts_without_end(tmp_path):
+    node = [0.0, 0.0]
+    for _ in range(30):
+        node = [node, node]
+    path = tmp_path / "file.pkl"
+    path.write_bytes(pickle.dumps({"a": node}, 2))
+    with pytest.raises(RunError, match="more than 1,000,000 values"):
+        open_contents(path)
+
+
+def test_sizes_in_a_pickle_allocate_nothing(tmp_path):
+    """A billion zeros, and a memo of 2^31 entries, each in a few bytes."""
+    path = tmp_path / "file.pkl"
+    memo = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
+    path.write_bytes(memo)
+    tracemalloc.start()
+    with contextlib.suppress(RunError):
+        open_contents(path)
+    zeros = pickle.dumps({"a": Rebuilt()}, 2)
+    path.write_bytes(zeros)
+    with pytest.raises(RunError, match="an array without bytes is damaged"):
+        open_contents(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10**7
+
+
+class Rebuilt:
+    def __reduce__(self):
+        return np._core.numeric._frombuffer, (10**9, np.dtype("u1"), (10**9,), "C")
+
+
+def test_compressed_storages_are_read_only_as_far_as_needed(tmp_path):
+    path = tmp_path / "file.pth"
+    tree = {"a": np.arange(4, dtype=np.float32)}
+    plain = io.BytesIO(write_torch(path, tree))
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            more = bytes(10**8) if "/data/" in member.filename else b""
+            new.writestr(member.filename, old.read(member) + more)
+    tracemalloc.start()
+    np.testing.assert_array_equal(open_contents(path).arrays["a"], tree["a"])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10**7
+
+
+@pytest.mark.parametrize("weight", [None, np.zeros(())])
+def test_a_network_with_another_output_map_is_read_as_layers(tmp_path, weight):
+    tree = writers.s4_network()
+    for name in [name for name in tree if "output_linear" in name and name.endswith("weight")]:
+        tree[name.replace("output_linear.0", "output_linear.1")] = tree.pop(name)
+        if weight is not None:
+            tree[name] = weight
+    path = tmp_path / "file"
+    path.write_bytes(writers.flax_msgpack(tree))
+    with contextlib.suppress(RunError):
+        assert read(path).path is None

@@ -233,5 +233,5 @@ def test_a_network_with_other_layers_does_not_replace_that_of_a_file(tmp_path):
     encoder = imported.model.encoder
     shorter = dataclasses.replace(encoder, blocks=encoder.blocks[:1])
     model = dataclasses.replace(imported.model, encoder=shorter)
-    with pytest.raises(RunError, match="the model has 1 layers, the file 2"):
+    with pytest.raises(RunError, match="numbers of layers differ: 1 in the model, 2 in the file"):
         write(tmp_path / "refused", model, like=imported)

@@ -398,3 +398,19 @@ def test_errors_name_the_function_and_the_remedy(name):
     with pytest.raises(ValueError, match=message) as raised:
         call()
     assert "\n" not in str(raised.value)
+
+
+def test_lengths_of_a_cell_are_those_of_the_network():
+    model, cell, x, _ = case()
+    for length in (0, 1, LENGTH):
+        batch = {"x": x[None], "length": np.array([length])}
+        assert_close(lastax.predict(cell, batch), lastax.predict(model, batch))
+        assert_close(cell(x, length), model(x, length))
+    for length in (-1, LENGTH + 1):
+        for network in (model, cell):
+            with pytest.raises(ValueError, match=f"length.*{length}"):
+                network(x, length)
+            with pytest.raises(ValueError, match=r"predict: .*length"):
+                lastax.predict(network, {"x": x[None], "length": np.array([length])})
+    with pytest.raises(ValueError, match=r"StreamingCell: .*\(0, "):
+        cell(x[:0])

@@ -112,3 +112,30 @@ def test_an_eigenvalue_of_zero_can_be_written(getkey, kind):
     written = layer.with_system(wanted).system()
     np.testing.assert_allclose(written.lam, lam, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(written.B, wanted.B, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clipped_layer_with_shorter_steps_keeps_its_turns(getkey):
+    """A state that is slower than clipping allows gets a shorter step."""
+    layer = lastax.S5.initialize(2, 8, step_range=(0.3, 0.5), clip_eigenvalues=True, key=getkey())
+    layer = dataclasses.replace(layer, Lambda_re=layer.Lambda_re * 0 - 0.05)
+    (system,) = lastax.systems([layer])
+    lam = np.asarray(system.lam)
+    moved = layer.with_system(dataclasses.replace(system, lam=lam / abs(lam) * (1 - 1e-5)))
+    assert (moved.log_step < layer.log_step).all()
+
+    def turns(one):
+        return np.asarray(one.Lambda_im * np.exp(one.log_step) / (2 * np.pi))
+
+    assert (np.abs(turns(layer)) > 0.5).any()
+    np.testing.assert_allclose(turns(moved), turns(layer), rtol=1e-4, atol=1e-4)
+
+
+def test_a_small_input_beside_a_large_one_is_written(getkey):
+    layer = lastax.S4D.initialize(2, 2, train_B=True, key=getkey())
+    (system,) = lastax.systems([layer])
+    B = np.array(system.B)
+    layer = layer.with_system(dataclasses.replace(system, B=B * [1e6, 1e-8, 1, 1]))
+    (system,) = lastax.systems([layer])
+    doubled = np.asarray(system.B) * [1, 2, 1, 1]
+    written = layer.with_system(dataclasses.replace(system, B=doubled)).system()
+    np.testing.assert_allclose(written.B, doubled, rtol=1e-5)

@@ -43,7 +43,7 @@ def times_of(shapes, repeats=4):
 
 def sweep_of(*methods):
     points = {method: {0.5: [0.7, 0.8], 0.9: [0.3, 0.5]} for method in methods}
-    return {"speech, s5": SweepCurves([0.88, 0.9], points, [], {})}
+    return {"speech, s5": SweepCurves([0.88, 0.9], points, [], {}, {}, {})}
 
 
 # Time constants in steps, and frequencies in cycles per step.

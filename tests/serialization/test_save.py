@@ -222,8 +222,7 @@ def test_named_tuples_need_a_template(tmp_path):
 
 
 def test_infinite_parts_of_complex_numbers_are_kept(tmp_path):
-    values = np.array([1 + np.inf * 1j, complex(np.inf, 2), 3 - 4j], np.complex64)
-    values[0] = complex(1, np.inf)
+    values = np.array([complex(1, np.inf), complex(np.inf, 2), 3 - 4j], np.complex64)
     lastax.save(tmp_path / "model", {"a": values})
     np.testing.assert_array_equal(np.asarray(lastax.load(tmp_path / "model")["a"]), values)
 

@@ -8,7 +8,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from lastax._errors import RunError
-from lastax.training._agreement import require_agreement
+from lastax.training._agreement import require_agreement, require_success
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,22 @@ def test_the_first_difference_is_named_with_both_values(monkeypatch, own, other,
     else:
         with pytest.raises(RunError, match=f"process 0 of 2: processes 0 and 1 differ in {words}"):
             require_agreement(own)
+
+
+@pytest.mark.parametrize("own", [None, "the folder is locked"])
+def test_a_failure_of_one_process_ends_all(monkeypatch, own):
+    other = json.dumps({"failure": "no space"}).encode()
+
+    def gather(array):
+        if not array.ndim:
+            return np.array([array, len(other)])
+        return np.stack([array, np.frombuffer(other.ljust(len(array)), np.uint8)])
+
+    require_success(None)
+    with pytest.raises(RunError, match="the folder is locked"):
+        require_success("the folder is locked")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    # The reason of the first process counts.
+    with pytest.raises(RunError, match=own or "no space"):
+        require_success(own)

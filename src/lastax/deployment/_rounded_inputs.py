@@ -182,10 +182,12 @@ def _largest_inputs(
     for chunk in calibration_chunks(function, calibration):
         shape, integers = chunk.x.shape[1:], np.issubdtype(chunk.x.dtype, np.integer)
         fits = integers and len(shape) == 1 if cell.tokens else shape[1:] == (inputs,)
-        if not fits:
-            expected = "tokens of shape (N, L)" if cell.tokens else f"of shape (N, L, {inputs})"
+        real = chunk.x.dtype.kind in "biuf" or chunk.x.dtype == jnp.bfloat16
+        if not fits or not real or shape[0] < 1:
+            expected = "of tokens of shape (N, L)" if cell.tokens else f"of shape (N, L, {inputs})"
             raise ValueError(
-                f"{function}: calibration data must be sequences {expected}, got {chunk.x.dtype} "
+                f"{function}: calibration data must be sequences {expected} with L >= 1, got "
+                f"{chunk.x.dtype} "
                 f"of shape {chunk.x.shape}"
             )
         length = np.full(len(chunk.x), shape[0]) if chunk.length is None else chunk.length

@@ -28,7 +28,9 @@ def to_int8(
 ) -> tuple[Int8[np.ndarray, "m n"], Float[np.ndarray, " m"]]:
     """Integers and one scale per row, whose products are nearest to `rows`."""
     largest = np.abs(rows).max(axis=1, initial=0)
-    scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
+    # The scale of a row of tiny numbers can be zero in float32. They count as zeros.
+    scales = (largest / LARGEST).astype(np.float32)
+    scales = np.where(scales > 0, scales, np.float32(1))
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 

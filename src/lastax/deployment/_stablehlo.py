@@ -19,6 +19,9 @@ from lastax.nn._streaming_cell import StreamingCell
 from lastax.serialization._arrays import named_arrays
 from lastax.serialization._files import write_atomically
 
+# The platforms of `jax.export`.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
 
 def to_stablehlo(
     model: Network | StreamingCell,
@@ -48,8 +51,12 @@ def to_stablehlo(
     Raises:
         MissingPackageError: if flatbuffers is not installed.
         RunError: if the file cannot be written.
-        ValueError: if a platform is unknown.
+        ValueError: if a platform is unknown, or there is none.
     """
+    if isinstance(platforms, str) or not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ValueError(
+            f"to_stablehlo: platforms must be some of {', '.join(PLATFORMS)}, got {platforms!r}"
+        )
     function, arguments = _program(model)
     with _no_source_lines():
         exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)

@@ -103,13 +103,17 @@ def _checked(cell: StreamingCell, example: Array) -> np.ndarray:
     given, size = np.asarray(example), len(cell.embed.weight)
     expected = "tokens of shape (L,)" if cell.tokens else f"features of shape (L, {size})"
     fits = given.ndim == 1 if cell.tokens else given.shape[1:] == (size,)
-    kind = np.integer if cell.tokens else np.number
-    if not fits or not len(given) or not np.issubdtype(given.dtype, kind):
+    kinds = "iu" if cell.tokens else "iuf"
+    if not fits or not len(given) or given.dtype.kind not in kinds:
         raise ValueError(
             f"to_c: example must be {expected} with L >= 1, got {given.dtype} of shape "
             f"{given.shape}"
         )
-    return given.astype(np.int32 if cell.tokens else np.float32)
+    with np.errstate(over="ignore"):  # overflow to infinity is detected below
+        values = given.astype(np.int32 if cell.tokens else np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("to_c: example has values that are not finite in float32")
+    return values
 
 
 def _noise(cell: StreamingCell, candidates: int) -> np.ndarray:

@@ -43,8 +43,8 @@ class SweepCurves:
     test: Mapping[str, AccuracyCurve]
     validation_unpruned: list[float]
     validation: Mapping[str, AccuracyCurve]
-    test_losses: Mapping[str, LossCurve] = dataclasses.field(default_factory=dict)
-    validation_losses: Mapping[str, LossCurve] = dataclasses.field(default_factory=dict)
+    test_losses: Mapping[str, LossCurve]
+    validation_losses: Mapping[str, LossCurve]
 
 
 def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:

@@ -17,9 +17,13 @@ def _read_layer(scope: Scope, options: ImportOptions) -> S5:
     A = np.maximum(scope.take("A_diag", "P").astype(float), 0)
     step = 1 / (1 + np.exp(-scope.take("steps", "P").astype(float)))
     damping = np.zeros_like(A)
+    if "G_diag" in scope and options.oscillator != "imex":
+        raise RunError(
+            f"{scope.path or 'the layer'} has G_diag: damped oscillators exist only for "
+            "oscillator='imex'"
+        )
     if "G_diag" in scope:
         damping = scope.take("G_diag", "P").astype(float)
-    if "G_diag" in scope and options.oscillator == "imex":
         # The range in which the damped recurrence is stable.
         middle, radius = 2 + step * damping, 2 * np.sqrt(np.maximum(1 + step * damping, 0))
         A = np.clip(A, (middle - radius) / step**2, (middle + radius) / step**2)

@@ -8,10 +8,10 @@ from lastax._errors import RunError
 from lastax.interop._flax_networks import read_flax_network, write_flax_network
 from lastax.interop._format import Arrays, Format, LayerFormat
 from lastax.interop._options import ImportOptions
-from lastax.interop._parts import check_classifier, check_layer, to_jax, to_numpy
+from lastax.interop._parts import check_gates, check_layer, to_jax, to_numpy
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._lru import LRU
-from lastax.nn._networks import Classifier
+from lastax.nn._networks import Classifier, Retrieval
 
 _CELL = "OnlineLRUCell_0.LRUCell_0."
 
@@ -72,8 +72,8 @@ def _read_rtrl(scope: Scope, options: ImportOptions) -> LRU:
 
 def _write_network(model: object, like: Mapping[str, np.ndarray]) -> Arrays:
     """The arrays of a network. The public code always has both maps of a gate."""
-    if not like and isinstance(model, Classifier):
-        check_classifier(model, ("full_glu",))
+    if not like and isinstance(model, Classifier | Retrieval):
+        check_gates(model, ("full_glu",))
     return write_flax_network(model, like, write_lru, "normalization")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lastax.interop._scope import NotRepresentableError, Scope
 from lastax.nn._blocks import Linear
-from lastax.nn._networks import Classifier
+from lastax.nn._networks import Classifier, Network
 from lastax.nn._normalization import BatchNorm, LayerNorm, RunningStatistics
 
 Norm = BatchNorm | LayerNorm
@@ -88,12 +88,21 @@ def check_classifier(model: object, gates: tuple[str, ...]) -> Classifier:
     """
     if not isinstance(model, Classifier):
         raise NotRepresentableError(f"the model is a {type(model).__name__}, not a Classifier")
+    check_gates(model, gates)
+    return model
+
+
+def check_gates(model: Network, gates: tuple[str, ...]) -> None:
+    """Check that all gates of a network have one of the given activations.
+
+    Raises:
+        NotRepresentableError: if one has not.
+    """
     for block in model.encoder.blocks:
         if block.gate.activation not in gates:
             raise NotRepresentableError(
                 f"its activation is {block.gate.activation}, the format has {', '.join(gates)}"
             )
-    return model
 
 
 def check_layer(layer: object, kind: type, *, bidirectional: bool = False) -> Any:

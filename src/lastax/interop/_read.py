@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def read(
         found, network = _recognize(arrays, format)
         chosen = _options(found, options)
         if "conj_sym" in found.options and chosen.conj_sym is None:
-            chosen = dataclasses.replace(chosen, conj_sym=_one_sign(arrays))
+            imaginary = [a for name, a in arrays.items() if name.rsplit(".")[-1] == "Lambda_im"]
+            chosen = dataclasses.replace(chosen, conj_sym=most_on_one_side(imaginary))
         reading = _Reading(found, chosen, arrays)
         imported = reading.imported(contents, names, network, options)
         return dataclasses.replace(imported, file=Path(path), prefix=prefix)
@@ -274,13 +275,16 @@ def _options(found: Format, given: Mapping[str, Any]) -> ImportOptions:
     return options
 
 
-def _one_sign(arrays: Mapping[str, np.ndarray]) -> bool:
+def most_on_one_side(imaginary: Iterable[Any]) -> bool:
     """Whether most eigenvalues of S5 layers are on one side, as if conjugates are not stored.
 
     Where they are stored, about half of all eigenvalues are on each side.
+
+    Args:
+        imaginary: the imaginary parts of the eigenvalues, one array per layer.
     """
-    found = [array for name, array in arrays.items() if name.rsplit(".")[-1] == "Lambda_im"]
-    signs = np.sign(np.concatenate([np.zeros(1), *(np.asarray(a, float).ravel() for a in found)]))
+    parts = [np.asarray(array, float).ravel() for array in imaginary]
+    signs = np.sign(np.concatenate([np.zeros(1), *parts]))
     positive, negative = (int(np.count_nonzero(signs == sign)) for sign in (1, -1))
     return 8 * min(positive, negative) <= 3 * (positive + negative)
 

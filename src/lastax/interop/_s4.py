@@ -130,7 +130,9 @@ def _gate(scope: Scope, options: ImportOptions) -> Gate:
         return Gate(None, None, "gelu", options.gelu)
     size = scope.sizes["H"]
     path = "output_linear.0" if "output_linear.0.weight" in scope else "output_linear"
-    if scope.arrays[f"{scope.path}.{path}.weight"].shape[0] == size:
+    if f"{path}.weight" not in scope:
+        raise NotRepresentableError(f"{scope.path}.output_linear is not a linear map with a gate")
+    if scope.arrays[f"{scope.path}.{path}.weight"].shape[:1] == (size,):
         raise NotRepresentableError(f"{scope.path}.{path} is a linear map without a gate")
     weight = scope.take(f"{path}.weight", 2 * size, "H", 1)[..., 0]
     bias = scope.optional(f"{path}.bias", 2 * size)

@@ -17,6 +17,8 @@ from lastax.interop._unpickling import TORCH_STORAGES, Unpickler, resolved
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 _LOCAL_HEADER_SIZE = 30
+# The pickle of a torch file holds names and shapes, but no numbers of tensors.
+_LARGEST_PICKLE = 2**28
 _ALIGNMENT = 64
 _STORAGE_NAMES = {dtype: name for name, dtype in TORCH_STORAGES.items()}
 
@@ -43,6 +45,9 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             "the file is a TorchScript archive, which holds code; load it with torch.jit.load and "
             "save its state_dict() with torch.save"
         )
+    size = members[pickles[0]].file_size
+    if size > _LARGEST_PICKLE:
+        raise RunError(f"{pickles[0]} has {size:,} bytes, more than that of any network")
     big_endian = _text(archive, members, folder + "byteorder") == "big"
     content = mapped(path)
 
@@ -54,7 +59,9 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             start = _data_start(content, member)
             data = content[start : start + count * dtype.itemsize]
         else:
-            data = np.frombuffer(archive.read(member), np.uint8)[: count * dtype.itemsize]
+            # Compressed zeros may be a thousand times as large as the file.
+            with archive.open(member) as stream:
+                data = np.frombuffer(stream.read(count * dtype.itemsize), np.uint8)
         if len(data) < count * dtype.itemsize:
             raise RunError(f"the storage {key} is truncated")
         return data.view(dtype.newbyteorder(">" if big_endian else "<"))

@@ -32,6 +32,8 @@ TORCH_STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
+# More values than the parts of any network and optimizer.
+_MOST_VALUES = 1_000_000
 # Storages of a torch file by their persistent identifier: dtype, key and number of elements.
 FetchStorage = Callable[[np.dtype, str, int], np.ndarray]
 
@@ -111,7 +113,8 @@ class PickledArray:
         self.value = array.reshape(shape, order="F" if fortran else "C")
 
 
-class Unpickler(pickle.Unpickler):
+# The Python implementation, because the one in C allocates any size that the file asks for.
+class Unpickler(pickle._Unpickler):
     """Unpickles tensors, arrays, containers and plain values, and refuses everything else."""
 
     def __init__(self, file: BufferedIOBase, fetch: FetchStorage | None = None) -> None:
@@ -195,6 +198,8 @@ class Unpickler(pickle.Unpickler):
         return np.frombuffer(data, dtype.dtype).reshape(())
 
     def _from_buffer(self, data: Any, dtype: _PickledDtype, shape: Any, order: str) -> PickledArray:
+        if not isinstance(data, bytes | bytearray):
+            raise RunError("an array without bytes is damaged")
         array = PickledArray()
         array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
         return array
@@ -211,13 +216,26 @@ class Unpickler(pickle.Unpickler):
 
 
 def resolved(node: Any) -> Any:
-    """A tree with NumPy arrays in place of `PickledTensor` and `PickledArray`."""
-    if isinstance(node, PickledTensor):
-        return node.array()
-    if isinstance(node, PickledArray):
-        return node.value
-    if isinstance(node, dict):
-        return {key: resolved(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [resolved(value) for value in node]
-    return node
+    """A tree with NumPy arrays in place of `PickledTensor` and `PickledArray`.
+
+    Raises:
+        RunError: if the tree has too many values. A small pickle can repeat its parts many times.
+    """
+    left = _MOST_VALUES
+
+    def visit(node: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RunError(f"the pickle has more than {_MOST_VALUES:,} values")
+        if isinstance(node, PickledTensor):
+            return node.array()
+        if isinstance(node, PickledArray):
+            return node.value
+        if isinstance(node, dict):
+            return {key: visit(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [visit(value) for value in node]
+        return node
+
+    return visit(node)

@@ -158,7 +158,8 @@ def _replaced(model: Any, chosen: Format, like: Imported) -> Arrays:
     layers = find_layers(model)
     if len(layers) != len(like.layer_paths):
         raise RunError(
-            f"write: the model has {len(layers)} layers, the file {len(like.layer_paths)}"
+            f"write: the numbers of layers differ: {len(layers)} in the model, "
+            f"{len(like.layer_paths)} in the file"
         )
     if like.path is not None:
         if chosen.write_network is None:
@@ -207,10 +208,8 @@ def _content_like(path: Path, replaced: Arrays, container: str, like: Imported) 
 
 def _settings_note(model: Any, chosen: Format, like: Imported | None) -> list[str]:
     """The settings that the file does not contain, except those of the file it is written like."""
-    unstored = unstored_settings(model, chosen)
-    if like is not None and like.format == chosen.name:
-        known = unstored_settings(like.model, chosen)
-        unstored = {name: unstored[name] for name in unstored if unstored[name] != known.get(name)}
+    original = like.model if like is not None and like.format == chosen.name else None
+    unstored = unstored_settings(model, chosen, original)
     if not unstored:
         return []
     listed = ", ".join(f"{name}={value!r}" for name, value in unstored.items())

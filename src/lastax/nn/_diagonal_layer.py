@@ -254,6 +254,7 @@ def continuous_parameters(
     step: Float[np.ndarray, " P"],
     *,
     own: Complex[Array, " P"],
+    own_step: Float[np.ndarray, " P"],
     same: Bool[np.ndarray, " P"],
 ) -> tuple[Complex[np.ndarray, " P"], Complex[np.ndarray, "P H"]]:
     """The continuous `Lambda` and `B` that `discretize` maps to `lam` and `B`, in float64.
@@ -267,8 +268,9 @@ def continuous_parameters(
         discretize: the discretization rule.
         lam: eigenvalues of the discrete system.
         B: its input matrix.
-        step: step sizes.
+        step: the new step sizes.
         own: the continuous eigenvalues of the layer.
+        own_step: its present step sizes.
         same: mask of the states with an unchanged `lam`.
     """
     kept = np.asarray(own, complex)
@@ -279,11 +281,13 @@ def continuous_parameters(
             lam = np.where(lam == 0, _SMALLEST_LAM, lam)
         inverse = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
         Lambda, continuous_B = map(np.asarray, inverse)
-        own_lam = np.asarray(discretize(*map(jnp.asarray, (kept, column, step)))[0])
+        own_lam = np.asarray(discretize(*map(jnp.asarray, (kept, column, own_step)))[0])
         turns = np.zeros(len(lam))
         if discretize is discretize_zoh:
             near = np.abs(lam - own_lam) < _SMALL_MOVE
-            turns = np.where(near, np.round((kept - Lambda).imag * step / (2 * np.pi)), 0)
+            turns = np.where(
+                near, np.round((kept * own_step - Lambda * step).imag / (2 * np.pi)), 0
+            )
         Lambda = np.where(same, kept, Lambda + 2j * np.pi * turns / step)
         gain = np.asarray(discretize(*map(jnp.asarray, (Lambda, column, step)))[1])
     by_gain = same | (turns != 0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from lastax._typing import Array, Batch, StepRescale
+from lastax.nn._checks import check_input
 from lastax.nn._networks import Classifier, Network, Retrieval
 from lastax.nn._streaming_cell import StreamingCell
 
@@ -39,6 +40,8 @@ def predict(
     if isinstance(model, Classifier | Retrieval):
         leading = (None, 2) if isinstance(model, Retrieval) else (None,)
         model.encoder.check_input("predict", x, length, leading=leading)
+    else:
+        check_input("predict", model.embed.weight, model.tokens, x, length, leading=(None,))
     return eqx.filter_vmap(
         lambda x, length, factor: model(x, length, step_rescale=factor),
         in_axes=(0, eqx.if_array(0), 0 if jnp.ndim(step_rescale) == 2 else None),

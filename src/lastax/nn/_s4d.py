@@ -208,7 +208,7 @@ class S4D(DiagonalLayer):
         column = np.asarray(system.B, complex)[:, None]
         own = self._checked()._continuous(1.0)[0]
         Lambda, column = continuous_parameters(
-            self.discretize, lam, column, step, own=own, same=same_lam
+            self.discretize, lam, column, step, own=own, own_step=step, same=same_lam
         )
         B = column[:, 0]
         factor = np.ones_like(B) if self.B is not None else np.where(same_B, 1, B)

@@ -207,6 +207,7 @@ class S5(DiagonalLayer):
             lam,
             B,
             own=self._checked()._continuous(1.0)[0],
+            own_step=step,
             same=same_lam,
         )
         Lambda, continuous_B = parameters(step)

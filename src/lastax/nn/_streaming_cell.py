@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from lastax._typing import Array, StepRescale
 from lastax.nn._blocks import Linear
 from lastax.nn._cell_block import CellBlock
+from lastax.nn._checks import check_input
 from lastax.nn._encoder import Length, Pooling
 from lastax.nn._running_pool import RunningSum
 from lastax.ssm._compensated import RecurrentState
@@ -73,22 +74,27 @@ class StreamingCell(eqx.Module):
 
         Args:
             x: features, shape `(L, d)`, or tokens, shape `(L,)`.
-            length: number of valid steps, at least 1; None if there is no padding.
+            length: number of valid steps; None if there is no padding.
             step_rescale: factor on all step sizes, or one per step, shape `(L,)`.
 
         Returns:
             Logits, shape `(classes,)`.
 
         Raises:
-            ValueError: if a shape or dtype does not fit the cell.
+            ValueError: if a shape, a dtype or the length does not fit the cell.
         """
+        check_input("StreamingCell", self.embed.weight, self.tokens, x, length)
         x = jnp.asarray(x)
         if length is not None and not self.tokens:
             # Padding may be NaN, and the parallel scan multiplies it by zero.
             x = jnp.where((jnp.arange(x.shape[0]) < length)[:, None], x, 0)
         one = isinstance(step_rescale, float | int) and step_rescale == 1
         _, logits = self.chunk(self.init(), x, step_rescale=None if one else step_rescale)
-        return logits[-1 if length is None else length - 1]
+        if length is None:
+            return logits[-1]
+        # The logits of no step are those of the head alone, as in the network.
+        of_nothing = self.head(jnp.zeros(self.head.weight.shape[0], self.head.weight.dtype))
+        return jnp.where(length > 0, logits[jnp.maximum(length - 1, 0)], of_nothing)
 
     @exact_products
     def step(

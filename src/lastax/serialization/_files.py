@@ -62,7 +62,7 @@ def folder_written_at_once(path: str | Path, *, replace: bool = False) -> Iterat
             raise RunError(f"cannot write {path}: {error.strerror}") from error
         finally:
             # An interrupt may come at any time.
-            if old.exists() and not path.exists():
+            if os.path.lexists(old) and not os.path.lexists(path):
                 old.rename(path)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)

@@ -18,7 +18,7 @@ from lastax.ssm._convolution import channel_kernels, convolve, response_in_piece
 from lastax.ssm._precision import at_least_float32, in_dtype_of
 from lastax.ssm._recurrence import diagonal_scan, diagonal_step, state_after
 from lastax.ssm._scan_methods import ScanMethod
-from lastax.ssm._system import System, kept_indices, safe_sqrt, squares, take_states
+from lastax.ssm._system import System, kept_indices, safe_abs, take_states
 
 
 class MultiSISO(eqx.Module):
@@ -74,12 +74,12 @@ class MultiSISO(eqx.Module):
     @property
     def input_norms(self) -> Float[Array, " S"]:
         """`|B_i|` of each state, shape `(S,)`."""
-        return safe_sqrt(squares(self.B))
+        return safe_abs(self.B)
 
     @property
     def output_norms(self) -> tuple[Float[Array, " S"], ...]:
         """`|C_i|` of each state, shape `(S,)`, for each direction."""
-        return tuple(safe_sqrt(squares(C)) for C in (self.C, self.C_reverse) if C is not None)
+        return tuple(safe_abs(C) for C in (self.C, self.C_reverse) if C is not None)
 
     def keep(self, mask: Bool[np.ndarray, " S"]) -> MultiSISO:
         """The system of the states where `mask` is true. A channel may lose all of its states.

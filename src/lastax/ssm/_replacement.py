@@ -43,11 +43,13 @@ def unchanged_states(
             to the rounding of float64.
         system: the replacement.
     """
-    lam, B = np.asarray(system.lam), np.asarray(system.B)
+    lam = np.asarray(system.lam)
+    # One row per state, also if B is a vector.
+    own_B, exact_B, B = (np.asarray(one.B).reshape(len(lam), -1) for one in (own, exact, system))
     same_lam = (np.asarray(own.lam) == lam) | (np.abs(np.asarray(exact.lam) - lam) <= _ROUNDING)
-    difference = np.abs(np.asarray(exact.B) - B)
-    rounded = difference <= _ROUNDING * np.abs(B).max(axis=-1, keepdims=True, initial=0)
-    same_B = ((np.asarray(own.B) == B) | rounded).reshape(len(same_lam), -1).all(axis=1)
+    largest = np.abs(B).max(axis=1, keepdims=True, initial=0)
+    rounded = np.abs(exact_B - B) <= _ROUNDING * largest
+    same_B = ((own_B == B) | rounded).all(axis=1)
     return same_lam, same_lam & same_B
 
 

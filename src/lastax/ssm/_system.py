@@ -268,7 +268,15 @@ def safe_sqrt(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The square root, with derivative zero at zero."""
     xp = values.__array_namespace__()
     is_zero = values == 0
-    return xp.where(is_zero, values, xp.where(is_zero, 1, values) ** 0.5)
+    return xp.where(is_zero, xp.zeros_like(values), xp.where(is_zero, 1, values) ** 0.5)
+
+
+def safe_abs(array: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`|a|`, with derivative zero at zero."""
+    xp = array.__array_namespace__()
+    is_zero = array == 0
+    modulus = abs(xp.where(is_zero, xp.ones_like(array), array))
+    return xp.where(is_zero, xp.zeros_like(modulus), modulus)
 
 
 def kept_indices(mask: Bool[np.ndarray, " _"], states: int) -> Int[np.ndarray, " K"]:

@@ -37,6 +37,24 @@ def require_agreement(values: Mapping[str, Record | str | int | bool]) -> None:
                 )
 
 
+def require_success(failure: str | None) -> None:
+    """Wait for all processes of `jax.distributed`, and fail on each of them if one has failed.
+
+    Args:
+        failure: why this process failed; None if it did not.
+
+    Raises:
+        RunError: with the reason of the first process that failed.
+    """
+    if jax.process_count() == 1:
+        failures = [failure]
+    else:
+        failures = [one["failure"] for one in _all({"failure": failure})]
+    for reason in failures:
+        if reason is not None:
+            raise RunError(reason)
+
+
 def _all(values: Mapping[str, object]) -> list[Record]:
     """The values of all processes, in the order of the processes."""
     from jax.experimental import multihost_utils

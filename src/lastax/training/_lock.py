@@ -24,6 +24,8 @@ def lock_run(folder: Path) -> Iterator[None]:
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Closing alone would leave the lock to forked processes.
+            stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
         except BlockingIOError:
             raise RunError(
                 f"another process is training the run {folder}: wait until it ends, or choose "

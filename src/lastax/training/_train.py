@@ -14,7 +14,7 @@ from lastax.nn._networks import Network
 from lastax.serialization._files import folder_written_at_once
 from lastax.serialization._save import load, save
 from lastax.surgery._layers import state_counts
-from lastax.training._agreement import require_agreement
+from lastax.training._agreement import require_agreement, require_success
 from lastax.training._data import TrainingData, data_fingerprint, evaluate_split
 from lastax.training._evaluation import Evaluation
 from lastax.training._fit_network import OnEpoch, OnStep, fit_network
@@ -96,8 +96,8 @@ def train(
         on_epoch: called after each epoch, with the record that `metrics.jsonl` gets.
 
     Raises:
-        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed; if
-            another process trains the run; on all processes, if they disagree on versions,
+        RunError: on all processes, if `folder` exists and `resume` is false, or cannot be written
+            or resumed; if another command trains the run; if the processes disagree on versions,
             configuration or data.
         TrainingDivergedError: if the loss or a parameter is not finite. `results.json` then says
             so, and the run cannot be resumed.
@@ -128,14 +128,19 @@ def train(
 
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
-        if writes and not resume:
-            with folder_written_at_once(folder) as fresh:
-                save_config(fresh, config)
-                if start is not None or reduces:
-                    save(fresh / START_FOLDER, network)
-        if writes:
-            lock.enter_context(lock_run(folder))
+        failure = None
+        try:
+            if writes and not resume:
+                with folder_written_at_once(folder) as fresh:
+                    save_config(fresh, config)
+                    if start is not None or reduces:
+                        save(fresh / START_FOLDER, network)
+            if writes:
+                lock.enter_context(lock_run(folder))
+        except RunError as error:
+            failure = str(error)
         # No process goes on before the folder exists.
+        require_success(failure)
         require_agreement({"the number of steps": steps})
         on_start(steps)
 
