@@ -181,7 +181,7 @@ def resample(waveform: Waveform, rate: int, wanted: int) -> Float32[np.ndarray, 
     if rate == wanted:
         return waveform
     if wanted > _LARGEST_RATIO * rate:
-        raise DataError(f"has {rate} samples per second, too few for {wanted}")
+        raise DataError(f"has a rate of {rate} Hz, which is too low for {wanted} Hz")
     with warnings.catch_warnings():
         # On Python 3.11 and 3.12, librosa imports modules that are deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -102,7 +102,7 @@ def stream_sound(
             finite, or `every` is more than an hour.
     """
     for name, value in (("every", every), ("reset", reset)):
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and not 0 < value * features.steps_per_second < math.inf:
             raise ValueError(f"stream_sound: {name} must be positive and finite, got {value}")
     if every > _HOUR:
         raise ValueError(f"stream_sound: every must be at most {_HOUR} seconds, got {every}")

@@ -100,12 +100,12 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
             raise click.UsageError(
                 f"{flag_of(name)} has no effect without {flag_of(other)}: leave it out"
             )
-    rising = _rising_rate(chosen)
-    if rising is not None and given.keys() & {rising, "minimum_learning_rate"}:
-        raise click.UsageError(
-            f"{flag_of('minimum_learning_rate', chosen['minimum_learning_rate'])} is above "
-            f"{flag_of(rising, chosen[rising])}, so this learning rate would rise: lower it"
-        )
+    for rising in _rising_rates(chosen):
+        if given.keys() & {rising, "minimum_learning_rate", "anneal"}:
+            raise click.UsageError(
+                f"{flag_of('minimum_learning_rate', chosen['minimum_learning_rate'])} is above "
+                f"{flag_of(rising, chosen[rising])}, so this learning rate would rise: lower it"
+            )
     for name, (other, value) in needed.items():
         if name in given and chosen[other] != value:
             raise click.UsageError(
@@ -114,12 +114,12 @@ def check_flags(configs: Collection[Any], given: Mapping[str, Any]) -> None:
             )
 
 
-def _rising_rate(chosen: Mapping[str, Any]) -> str | None:
-    """A learning rate that is below the one at the end of its cosine."""
+def _rising_rates(chosen: Mapping[str, Any]) -> list[str]:
+    """The learning rates that are below the one at the end of their cosine."""
     if not chosen.get("anneal"):
-        return None
+        return []
     names = ("learning_rate", "ssm_learning_rate")
-    return next((n for n in names if chosen[n] < chosen["minimum_learning_rate"]), None)
+    return [name for name in names if chosen[name] < chosen["minimum_learning_rate"]]
 
 
 def _given_flag(name: str, given: Mapping[str, Any]) -> str:

@@ -216,7 +216,8 @@ def _check_methods(methods: list[str], recalibrate: list[str], reconstruct: list
         others = [name for name in names if name not in methods]
         if others and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"{flag} {others[0]}: {others[0]} is not among --methods; leave it out, or add it"
+                f"{flag} {others[0]}: {others[0]} is not among --methods; leave it out, or add it "
+                "to --methods"
             )
     if not any(lastax.METHODS[name].uses_budget for name in methods):
         require_flag({"budget": "--budget"}, "calibrated among --methods")

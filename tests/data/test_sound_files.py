@@ -191,5 +191,5 @@ def test_an_au_file_of_unknown_size_is_read_to_the_end():
 def test_a_header_with_a_wrong_rate_does_not_fill_the_memory():
     sound = read_sound(packed_as(noise(seconds=0.1), rate=1, format="WAV"))
     assert sound.rate == 1
-    with pytest.raises(DataError, match="has 1 samples per second, too few for 16000"):
+    with pytest.raises(DataError, match="has a rate of 1 Hz, which is too low for 16000 Hz"):
         resample(sound.waveform, sound.rate, 16000)

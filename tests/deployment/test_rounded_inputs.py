@@ -315,7 +315,7 @@ def test_bad_calibration_data_are_refused(tmp_path):
 
 
 def test_rows_of_tiny_numbers_count_as_zeros():
-    rows = np.array([[3e-44, -1e-44], [1.0, -0.5]], np.float32)
+    rows = np.array([[3e-44, -1e-44], [2e-43, -2e-43], [1.0, -0.5]], np.float32)
     integers, scales = to_int8(rows)
-    np.testing.assert_array_equal(integers, [[0, 0], [127, -64]])
+    np.testing.assert_array_equal(integers, [[0, 0], [0, 0], [127, -64]])
     assert (scales > 0).all()

@@ -139,3 +139,11 @@ def test_a_small_input_beside_a_large_one_is_written(getkey):
     doubled = np.asarray(system.B) * [1, 2, 1, 1]
     written = layer.with_system(dataclasses.replace(system, B=doubled)).system()
     np.testing.assert_allclose(written.B, doubled, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_without_states_takes_its_own_system(getkey, kind):
+    layer = KINDS[kind](getkey())
+    empty = layer.keep(np.zeros(layer.system().states, bool))
+    written = empty.with_system(dataclasses.replace(empty.system(), D=2 * empty.D))
+    np.testing.assert_allclose(written.D, 2 * layer.D)

@@ -28,9 +28,9 @@ def to_int8(
 ) -> tuple[Int8[np.ndarray, "m n"], Float[np.ndarray, " m"]]:
     """Integers and one scale per row, whose products are nearest to `rows`."""
     largest = np.abs(rows).max(axis=1, initial=0)
-    # The scale of a row of tiny numbers can be zero in float32. They count as zeros.
+    # The scale of a row of tiny numbers can be imprecise or zero in float32. They count as zeros.
     scales = (largest / LARGEST).astype(np.float32)
-    scales = np.where(scales > 0, scales, np.float32(1))
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1))
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 

@@ -100,7 +100,7 @@ def write_msgpack(tree: Any) -> bytes:
 def read_pickle(path: Path) -> Any:
     """The tree of arrays in a pickle, which is not executed."""
     with path.open("rb") as file:
-        return resolved(Unpickler(file).load())
+        return resolved(Unpickler(file).load(), path.stat().st_size)
 
 
 def named_records(records: Sequence[np.ndarray], template: Any) -> dict[str, np.ndarray]:

@@ -132,8 +132,11 @@ def _gate(scope: Scope, options: ImportOptions) -> Gate:
     path = "output_linear.0" if "output_linear.0.weight" in scope else "output_linear"
     if f"{path}.weight" not in scope:
         raise NotRepresentableError(f"{scope.path}.output_linear is not a linear map with a gate")
-    if scope.arrays[f"{scope.path}.{path}.weight"].shape[:1] == (size,):
+    rows = scope.arrays[f"{scope.path}.{path}.weight"].shape[:1]
+    if rows == (size,):
         raise NotRepresentableError(f"{scope.path}.{path} is a linear map without a gate")
+    if not rows:
+        raise NotRepresentableError(f"{scope.path}.{path} is not a linear map with a gate")
     weight = scope.take(f"{path}.weight", 2 * size, "H", 1)[..., 0]
     bias = scope.optional(f"{path}.bias", 2 * size)
     bias = np.zeros(2 * size, np.float32) if bias is None else bias

@@ -17,8 +17,8 @@ from lastax.interop._unpickling import TORCH_STORAGES, Unpickler, resolved
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 _LOCAL_HEADER_SIZE = 30
-# The pickle of a torch file holds names and shapes, but no numbers of tensors.
-_LARGEST_PICKLE = 2**28
+# torch.save does not compress. A compressed pickle of this size would be unpacked in memory.
+_LARGEST_COMPRESSED = 2**28
 _ALIGNMENT = 64
 _STORAGE_NAMES = {dtype: name for name, dtype in TORCH_STORAGES.items()}
 
@@ -45,9 +45,12 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             "the file is a TorchScript archive, which holds code; load it with torch.jit.load and "
             "save its state_dict() with torch.save"
         )
-    size = members[pickles[0]].file_size
-    if size > _LARGEST_PICKLE:
-        raise RunError(f"{pickles[0]} has {size:,} bytes, more than that of any network")
+    pickled = members[pickles[0]]
+    if pickled.compress_type != zipfile.ZIP_STORED and pickled.file_size > _LARGEST_COMPRESSED:
+        raise RunError(
+            f"{pickles[0]} is compressed and has {pickled.file_size:,} bytes; write the file again "
+            "with torch.save"
+        )
     big_endian = _text(archive, members, folder + "byteorder") == "big"
     content = mapped(path)
 
@@ -66,7 +69,9 @@ def read_torch_zip(path: Path, archive: zipfile.ZipFile) -> Any:
             raise RunError(f"the storage {key} is truncated")
         return data.view(dtype.newbyteorder(">" if big_endian else "<"))
 
-    return resolved(Unpickler(io.BytesIO(archive.read(pickles[0])), fetch).load())
+    return resolved(
+        Unpickler(io.BytesIO(archive.read(pickles[0])), fetch).load(), pickled.file_size
+    )
 
 
 def read_torch_legacy(path: Path) -> Any:
@@ -94,7 +99,7 @@ def read_torch_legacy(path: Path) -> Any:
     missing = unpickler.storages.keys() - positions.keys()
     if missing:
         raise RunError(f"the storages {', '.join(sorted(missing))} are missing")
-    return resolved(tree)
+    return resolved(tree, len(content))
 
 
 def write_torch(path: Path, tree: Any) -> bytes:

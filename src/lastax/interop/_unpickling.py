@@ -6,11 +6,13 @@ and refuses every other name.
 """
 
 import collections
+import io
 import math
 import pickle
+import struct
 from collections.abc import Callable
 from io import BufferedIOBase
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -32,7 +34,7 @@ TORCH_STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
-# More values than the parts of any network and optimizer.
+# A pickle of any size may have as many values.
 _MOST_VALUES = 1_000_000
 # Storages of a torch file by their persistent identifier: dtype, key and number of elements.
 FetchStorage = Callable[[np.dtype, str, int], np.ndarray]
@@ -113,12 +115,31 @@ class PickledArray:
         self.value = array.reshape(shape, order="F" if fortran else "C")
 
 
-# The Python implementation, because the one in C allocates any size that the file asks for.
+class _BoundedFile:
+    """A file that does not allocate more bytes than it has left, whatever a pickle asks for."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        position = file.tell()
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(position)
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        left = self._size - self._file.tell()
+        if count > max(left, 1):
+            raise RunError(
+                f"the pickle is damaged or truncated: it states {count:,} bytes, {left:,} are left"
+            )
+        return self._file.read(count)
+
+
+# The Python implementation, because the one in C allocates a memo of any size.
 class Unpickler(pickle._Unpickler):
     """Unpickles tensors, arrays, containers and plain values, and refuses everything else."""
 
     def __init__(self, file: BufferedIOBase, fetch: FetchStorage | None = None) -> None:
-        super().__init__(file)
+        super().__init__(_BoundedFile(file))
         self._fetch = fetch
         # Dtype and largest number of elements of each storage that the pickle uses.
         self.storages: dict[str, tuple[np.dtype, int]] = {}
@@ -143,6 +164,15 @@ class Unpickler(pickle._Unpickler):
                 (f"{package}.numeric", "_frombuffer"): self._from_buffer,
             }
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def _load_bytearray(self: Any) -> None:
+        # The original allocates before it reads.
+        (count,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(count)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray
+
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name, if it is known."""
         if module == "torch" and name in TORCH_STORAGES:
@@ -160,7 +190,7 @@ class Unpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Callable[[], np.ndarray]:
         """The storage of a tensor."""
         match pid:
-            case ("storage", str(name), str(key), _, int(count), *view):
+            case ("storage", str(name), str(key), _, int(count), *view) if count >= 0:
                 dtype = dtype_named(name)
                 if self._fetch is None or any(part is not None for part in view):
                     raise RunError("a view of a storage is not supported; save the file again")
@@ -215,19 +245,26 @@ class Unpickler(pickle._Unpickler):
         return text.encode("latin1")
 
 
-def resolved(node: Any) -> Any:
+def resolved(node: Any, size: int) -> Any:
     """A tree with NumPy arrays in place of `PickledTensor` and `PickledArray`.
 
+    Args:
+        node: the tree.
+        size: number of bytes of the pickle.
+
     Raises:
-        RunError: if the tree has too many values. A small pickle can repeat its parts many times.
+        RunError: if the tree has more values than bytes. A small pickle can repeat its parts.
     """
-    left = _MOST_VALUES
+    most = left = max(_MOST_VALUES, size)
 
     def visit(node: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
-            raise RunError(f"the pickle has more than {_MOST_VALUES:,} values")
+            raise RunError(
+                f"the pickle repeats its parts to more than {most:,} values; save only the state "
+                "dict or the parameters"
+            )
         if isinstance(node, PickledTensor):
             return node.array()
         if isinstance(node, PickledArray):

@@ -1,5 +1,7 @@
 """Helpers of the layers for writing another system into their parameters."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
@@ -45,7 +47,8 @@ def unchanged_states(
     """
     lam = np.asarray(system.lam)
     # One row per state, also if B is a vector.
-    own_B, exact_B, B = (np.asarray(one.B).reshape(len(lam), -1) for one in (own, exact, system))
+    shape = len(lam), math.prod(np.shape(system.B)[1:])
+    own_B, exact_B, B = (np.asarray(one.B).reshape(shape) for one in (own, exact, system))
     same_lam = (np.asarray(own.lam) == lam) | (np.abs(np.asarray(exact.lam) - lam) <= _ROUNDING)
     largest = np.abs(B).max(axis=1, keepdims=True, initial=0)
     rounded = np.abs(exact_B - B) <= _ROUNDING * largest

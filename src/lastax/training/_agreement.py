@@ -1,4 +1,4 @@
-"""A check that all processes of a training have the same configuration and data."""
+"""Checks that all processes of a training have the same configuration and data, and go on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -37,19 +37,20 @@ def require_agreement(values: Mapping[str, Record | str | int | bool]) -> None:
                 )
 
 
-def require_success(failure: str | None) -> None:
+def require_success(failure: Exception | None) -> None:
     """Wait for all processes of `jax.distributed`, and fail on each of them if one has failed.
 
     Args:
-        failure: why this process failed; None if it did not.
+        failure: the error of this process; None if it did not fail. It is raised.
 
     Raises:
-        RunError: with the reason of the first process that failed.
+        RunError: with the message of the first process that failed, if this one did not.
     """
-    if jax.process_count() == 1:
-        failures = [failure]
-    else:
-        failures = [one["failure"] for one in _all({"failure": failure})]
+    failures = [None if failure is None else str(failure)]
+    if jax.process_count() > 1:
+        failures = [one["failure"] for one in _all({"failure": failures[0]})]
+    if failure is not None:
+        raise failure
     for reason in failures:
         if reason is not None:
             raise RunError(reason)

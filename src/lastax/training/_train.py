@@ -96,9 +96,9 @@ def train(
         on_epoch: called after each epoch, with the record that `metrics.jsonl` gets.
 
     Raises:
-        RunError: on all processes, if `folder` exists and `resume` is false, or cannot be written
-            or resumed; if another command trains the run; if the processes disagree on versions,
-            configuration or data.
+        RunError: if `folder` exists and `resume` is false, or cannot be written or resumed; if
+            another command trains the run; if processes disagree on versions, configuration or
+            data. If the folder cannot be created or locked, on all processes.
         TrainingDivergedError: if the loss or a parameter is not finite. `results.json` then says
             so, and the run cannot be resumed.
     """
@@ -128,7 +128,7 @@ def train(
 
     def begin(steps: int) -> None:
         # The folder appears last, so that a failure before this leaves nothing behind.
-        failure = None
+        failure: Exception | None = None
         try:
             if writes and not resume:
                 with folder_written_at_once(folder) as fresh:
@@ -137,8 +137,9 @@ def train(
                         save(fresh / START_FOLDER, network)
             if writes:
                 lock.enter_context(lock_run(folder))
-        except RunError as error:
-            failure = str(error)
+        # The other processes would wait for this one.
+        except Exception as error:
+            failure = error
         # No process goes on before the folder exists.
         require_success(failure)
         require_agreement({"the number of steps": steps})
