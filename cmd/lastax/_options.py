@@ -90,6 +90,12 @@ class DataLocation:
         return lastax.data.reopen_data(config, self.root, data=self.data, skip_bad=skip_bad)
 
 
+def is_given(name: str) -> bool:
+    """Whether the user gave the flag of a parameter of the present command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
 def require_flag(flags: Mapping[str, str], needed: str) -> None:
     """Refuse flags that have no effect, because something that they need is missing.
 
@@ -100,9 +106,8 @@ def require_flag(flags: Mapping[str, str], needed: str) -> None:
     Raises:
         click.UsageError: if the user gave one of them.
     """
-    context = click.get_current_context()
     for name, flag in flags.items():
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_given(name):
             raise click.UsageError(f"{flag} has no effect without {needed}: leave it out")
 
 

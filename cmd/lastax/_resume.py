@@ -57,19 +57,24 @@ def devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
 def check_settings_of_run(config: RunConfig, given: Mapping[str, Any]) -> None:
     """A resumed run is the same run: flags may repeat its settings, not change them.
 
+    Args:
+        config: the configuration of the run.
+        given: settings; None stands for any value. `data` is not compared, because the data may
+            have been moved.
+
     Raises:
         click.UsageError: if a given setting differs from that of the run.
     """
     recorded = _settings_of(config)
     for name, value in given.items():
-        if recorded[name] != value:
+        if name != "data" and value not in (None, recorded[name]):
             raise click.UsageError(
                 f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
 
 
-def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None:
+def check_resume(folder: Path, config: RunConfig, given: Mapping[str, Any]) -> None:
     """Check that a run can be resumed, with the same settings.
 
     Raises:
@@ -91,19 +96,14 @@ def check_resume(folder: Path, config: RunConfig, given: dict[str, Any]) -> None
         err.print(f"versions differ from those the run began with: {', '.join(changed)}")
 
 
-def runs_of(
-    task: str, size: str | None, *, finished: bool, given: Mapping[str, Any] | None = None
-) -> list[Path]:
-    """The runs of a task that have finished, or that have not, the newest last.
+def runs_of(given: Mapping[str, Any], *, finished: bool) -> list[Path]:
+    """The runs with the given settings, the newest last.
 
     Args:
-        task: the task.
-        size: name of the preset; None for any.
+        given: settings of the runs; None stands for any value.
         finished: whether they have finished.
-        given: settings that the runs have; None stands for any value.
     """
-    wanted = {"task": task, "size": size, **(given or {})}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
+    wanted = {name: value for name, value in given.items() if value is not None}
     found = [(run, _settings_of(load_config(run))) for run in find_runs(RUNS, finished=finished)]
     return [run for run, own in found if wanted.items() <= own.items()]
 
@@ -120,7 +120,7 @@ def newest_unfinished(task: str, size: str | None) -> Path:
     Raises:
         RunError: if there is none.
     """
-    found = runs_of(task, size, finished=False)
+    found = runs_of({"task": task, "size": size}, finished=False)
     if not found:
         raise RunError(f"no unfinished run below {RUNS / task}: start one without --resume")
     return found[-1]

@@ -78,10 +78,7 @@ def parts_of_preset(task: str, size: str | None, chosen: Mapping[str, Any]) -> P
 def parts_of_run(run: Path, given: Mapping[str, Any]) -> Parts:
     """The settings of a run, which flags may repeat but not change."""
     config = load_config(run)
-    repeated = {name: value for name, value in given.items() if value is not None}
-    # The data may have been moved.
-    repeated.pop("data", None)
-    check_settings_of_run(config, repeated)
+    check_settings_of_run(config, given)
     return config.data, config.model, config.training
 
 

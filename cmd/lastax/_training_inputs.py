@@ -115,12 +115,10 @@ def resumed_run(
         root: folder of the data sets.
     """
     config = load_config(folder)
-    repeated = {name: value for name, value in given.items() if value is not None}
-    data_path = repeated.pop("data", None)
-    check_resume(folder, config, repeated)
+    check_resume(folder, config, given)
     config = dataclasses.replace(config, devices=devices_to_resume_on(devices, config))
     with err.status(f"opening {config.data.name}"):
-        return config, reopen_data(config, root, data=data_path)
+        return config, reopen_data(config, root, data=given.get("data"))
 
 
 def unused_folder(config: RunConfig) -> Path:

@@ -61,7 +61,7 @@ DEFAULT_MAX_LOSS = 1
     type=click.IntRange(0),
     help=f"Steps of block-wise reconstruction after pruning.{CHOSEN_BY_SIZE.format(0)}",
 )
-@click.option("--fast", is_flag=True, help="Defaults of 64 sequences and no reconstruction.")
+@click.option("--fast", is_flag=True, help="Default to 64 sequences and no reconstruction.")
 @click.option(
     "--dense-feedthrough",
     is_flag=True,

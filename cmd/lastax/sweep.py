@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 import lastax
 from lastax.cmd._console import (
@@ -28,6 +27,7 @@ from lastax.cmd._options import (
     calibration_options,
     debug_option,
     finetune_rate_option,
+    is_given,
     json_option,
     limit_option,
     location_options,
@@ -210,11 +210,10 @@ def sweep(
 
 def _check_methods(methods: list[str], recalibrate: list[str], reconstruct: list[str]) -> None:
     """Refuse options and names of methods that have no effect on the methods of the sweep."""
-    context = click.get_current_context()
     for parameter, names in (("recalibrate", recalibrate), ("reconstruct", reconstruct)):
         flag = "--recalibrate-batch-norm" if parameter == "recalibrate" else "--reconstruct"
         others = [name for name in names if name not in methods]
-        if others and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+        if others and is_given(parameter):
             raise click.UsageError(
                 f"{flag} {others[0]}: {others[0]} is not among --methods; leave it out, or add it "
                 "to --methods"

@@ -95,7 +95,7 @@ SECTIONS = {
 @click.option("--show-settings", is_flag=True, help="Print all settings, and do not train.")
 @click.option("--resume", is_flag=True, help="Resume an unfinished run, bit for bit.")
 @click.option(
-    "--if-missing", is_flag=True, help="Only if no run of the task has finished; may resume."
+    "--if-missing", is_flag=True, help="Do nothing after a finished run; resume an unfinished one."
 )
 @click.option(
     "--devices", type=int, help="Devices that share each batch.  [default: as many as possible]"
@@ -140,21 +140,21 @@ def train(
     if task is None:
         raise click.UsageError("pass --task, one of " + ", ".join(sorted(TASKS)))
     chosen |= chosen_data_settings(TASKS[task].data.name, chosen)
+    given = {"task": task, "size": size, "seed": seed, **chosen}
     if if_missing:
-        finished = [folder] if folder is not None else runs_of(task, size, finished=True)
+        of_task = {"task": task, "size": size}
+        finished = [folder] if folder is not None else runs_of(of_task, finished=True)
         if finished and has_finished(finished[-1]):
             if as_json:
                 emit(load_results(finished[-1]))
             return
         if folder is None:
-            given = {"seed": seed, **chosen}
-            folder = next(reversed(runs_of(task, size, finished=False, given=given)), None)
+            folder = next(reversed(runs_of(given, finished=False)), None)
         resume = folder is not None and folder.exists()
     if resume:
         folder = folder or newest_unfinished(task, size)
     if show_settings:
         if resume and folder is not None:
-            given = {"task": task, "size": size, "seed": seed, **chosen}
             parts = parts_of_run(folder, given)
         elif source is not None:
             parts = parts_from_run(source, chosen)
@@ -164,7 +164,6 @@ def train(
         return
     start = None
     if resume and folder is not None:
-        given = {"task": task, "size": size, "seed": seed, **chosen}
         config, data = resumed_run(folder, given, devices=devices, root=root)
     else:
         if source is None:

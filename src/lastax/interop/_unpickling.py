@@ -34,7 +34,7 @@ TORCH_STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
-# A pickle of any size may have as many values.
+# The number of values that a pickle of any size may have.
 _MOST_VALUES = 1_000_000
 # Storages of a torch file by their persistent identifier: dtype, key and number of elements.
 FetchStorage = Callable[[np.dtype, str, int], np.ndarray]
