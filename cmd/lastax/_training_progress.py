@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lastax.cmd._console import Counter, percent
+from lastax.cmd._named_modules import named_modules
 from lastax.data import Data
 from lastax.nn import Network
 from lastax.training import CONFIG_FILE, RunConfig, StepMetrics, train
@@ -61,7 +62,8 @@ def train_with_progress(
         except KeyboardInterrupt as error:
             if not (folder / CONFIG_FILE).is_file():
                 raise
-            words = ["lastax", "train", "--task", config.task, "--out", str(folder), "--resume"]
+            words = ["lastax", *(f"--import={module}" for module in named_modules())]
+            words += ["train", "--task", config.task, "--out", str(folder), "--resume"]
             words += [] if root is None else ["--data-dir", str(root)]
             raise click.Abort(f"resume the run with: {shlex.join(words)}") from error
     return run.summary()

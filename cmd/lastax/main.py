@@ -1,7 +1,6 @@
 """The program `lastax`."""
 
 import gc
-import importlib
 import os
 import sys
 
@@ -11,11 +10,9 @@ from lastax._errors import DataError, RunError, TrainingDivergedError
 from lastax.cmd._console import fail, keep_compiled_programs, keep_interrupts
 from lastax.cmd._distributed import end_inner_process, is_inner_process
 from lastax.cmd._lazy import LazyGroup
+from lastax.cmd._named_modules import add_modules, import_named_modules
 
 INTERRUPTED = 130
-# Read by worker processes too, which import the same modules.
-IMPORT_VARIABLE = "LASTAX_IMPORT"
-
 
 COMMANDS = {
     "data": ("lastax.cmd.data:data", "List, fetch, generate, check and draw data sets."),
@@ -52,25 +49,8 @@ COMMANDS = {
 )
 def cli(modules: tuple[str, ...]) -> None:
     """Train diagonal state-space models, score their states, and remove the unneeded ones."""
-    if modules:
-        given = [os.environ[IMPORT_VARIABLE]] if os.environ.get(IMPORT_VARIABLE) else []
-        os.environ[IMPORT_VARIABLE] = ",".join([*given, *modules])
+    add_modules(modules)
     import_named_modules()
-
-
-def import_named_modules() -> None:
-    """Import the modules of `--import`, from the current folder or where they are installed.
-
-    Raises:
-        click.UsageError: if there is no such module.
-    """
-    for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
-        if "" not in sys.path:
-            sys.path.insert(0, "")
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise click.UsageError(f"--import {module}: {error}") from error
 
 
 def main() -> None:

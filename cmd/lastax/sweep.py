@@ -22,6 +22,7 @@ from lastax.cmd._console import (
     report_unstable,
     resolve_run,
 )
+from lastax.cmd._named_modules import import_named_modules
 from lastax.cmd._options import (
     DataLocation,
     calibration_options,
@@ -280,9 +281,6 @@ def _executor(jobs: int, scheduler: str | None) -> AbstractContextManager[Execut
 
 def prepare_worker() -> None:
     """What each worker does first."""
-    # `main` imports this module, so it can only be imported here.
-    from lastax.cmd.main import import_named_modules
-
     import_named_modules()
     keep_compiled_programs()
 

@@ -112,7 +112,9 @@ def test_an_interrupted_run_prints_how_to_resume(start, cache, trained, tmp_path
         fresh = {"LASTAX_CACHE": str(tmp_path)}
         for features in cache.glob("speech-*.npz"):
             shutil.copy(features, tmp_path)
-    process = start("train", "--task", "speech", "--epochs", 9, *TINY, "--out", folder, **fresh)
+    # The imported module may register what the run needs.
+    arguments = ["--import", "json", "train", "--task", "speech", "--epochs", 9, *TINY]
+    process = start(*arguments, "--out", folder, **fresh)
     sign = folder / ("config.json" if moment == "while compiling" else "metrics.jsonl")
     deadline = time.monotonic() + 200
     while not sign.exists():
@@ -124,7 +126,8 @@ def test_an_interrupted_run_prints_how_to_resume(start, cache, trained, tmp_path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"lastax train --task speech --out {folder} --resume" in errors.splitlines()[-1]
+    command = f"lastax --import=json train --task speech --out {folder} --resume"
+    assert command in errors.splitlines()[-1]
     assert "Traceback" not in errors
 
 
