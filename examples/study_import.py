@@ -1,5 +1,7 @@
 """Prune trained networks of other people's code, and print accuracies, costs and sizes.
 
+Differences to the unpruned network have 95 % intervals of a paired bootstrap over test records.
+
 Usage: python study_import.py FILE... [--data-dir FOLDER] [--task scifar] [--out FOLDER]
 
 Each FILE is a checkpoint that `lastax.interop.read` understands, of a network trained for the task.
@@ -21,6 +23,7 @@ import jax
 import numpy as np
 
 import lastax
+from lastax.experiments import pack_correct, paired_bootstrap, unpack_correct
 
 RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
 DATA_FREE = ("last", "last-finite-horizon", "aire", "global-magnitude")
@@ -92,14 +95,17 @@ def measure(file, task, location, images, path, reduction):
     def add(**record):
         with path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        print(record, flush=True)
+        shown = {name: value for name, value in record.items() if name != "test_correct"}
+        print(shown, flush=True)
 
-    def accuracy(network):
-        return lastax.training.evaluate_split(network, data, "test", limit=images).accuracy
+    def evaluated(network):
+        batches = data.evaluation_batches("test", limit=images)
+        correct = lastax.training.correct_predictions(network, batches)
+        return {"accuracy": float(correct.mean()), **pack_correct(correct)}
 
     if not any(one["method"] == "unpruned" for one in records(path)):
         add(
-            method="unpruned", sequences=0, ratio=0.0, steps=0, accuracy=accuracy(model),
+            method="unpruned", sequences=0, ratio=0.0, steps=0, **evaluated(model),
             states=sum(lastax.state_counts(model)), bytes=file_size(model),
         )  # fmt: skip
     batch = lastax.training.calibration_batch(data, sequences) if sequences else None
@@ -114,7 +120,7 @@ def measure(file, task, location, images, path, reduction):
             method=method, sequences=sequences, ratio=ratio, steps=steps,
             # The first reduction also measures the calibration data.
             first=number == 0, seconds=seconds, peak_gb=peak_gb,
-            accuracy=accuracy(reduction.model), states=sum(reduction.states_after),
+            **evaluated(reduction.model), states=sum(reduction.states_after),
             bytes=file_size(reduction.model), ms_before=before, ms_after=after,
         )  # fmt: skip
 
@@ -137,13 +143,22 @@ def place(record):
     return order.index(key) if key in order else -1
 
 
-def table(found):
-    """Accuracies and costs of one network as a Markdown table."""
+def difference(unpruned, record):
+    """The difference in percentage points, and its interval."""
+    first, second = (unpack_correct(one)[None] for one in (unpruned, record))
+    found = paired_bootstrap(first, second)
+    return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in found[:3]))
+
+
+def tables(found):
+    """Accuracies and costs of one network, differences and sizes, as Markdown tables."""
     found = sorted(found, key=place)
     (unpruned,) = (one for one in found if one["method"] == "unpruned")
     head = [f"unpruned: {100 * unpruned['accuracy']:.1f}", *(f"{100 * r:g} %" for r in RATIOS)]
     head += ["first, s", "next, s", "GB"]
     lines = [head, ["---"] * len(head)]
+    differences = [["difference to unpruned, points", *head[1 : 1 + len(RATIOS)]]]
+    differences.append(["---"] * len(differences[0]))
     for _, group in itertools.groupby(found, key=name):
         rows = {one["ratio"]: one for one in group}
         if "seconds" not in next(iter(rows.values())):
@@ -151,8 +166,12 @@ def table(found):
         first = [one["seconds"] for one in rows.values() if one["first"]]
         later = [one["seconds"] for one in rows.values() if not one["first"]]
         peaks = [one["peak_gb"] for one in rows.values() if one["peak_gb"] is not None]
+        row = name(next(iter(rows.values())))
+        differences.append([
+            row, *(difference(unpruned, rows[r]) if r in rows else "" for r in RATIOS)
+        ])  # fmt: skip
         lines.append([
-            name(next(iter(rows.values()))),
+            row,
             *(f"{100 * rows[r]['accuracy']:.1f}" if r in rows else "" for r in RATIOS),
             f"{max(first):.0f}" if first else "",
             f"{statistics.median(later):.0f}" if later else "",
@@ -167,7 +186,7 @@ def table(found):
             kb = statistics.median(one["bytes"] for one in same) / 1e3
             lines_of_sizes.append([f"{100 * ratio:g} %", f"{kb:.0f}", f"{relative:.2f}"])
     text = ["\n".join(f"| {' | '.join(line)} |" for line in part) for part in
-            (lines, lines_of_sizes)]  # fmt: skip
+            (lines, differences, lines_of_sizes)]  # fmt: skip
     return "\n\n".join(text)
 
 
@@ -203,7 +222,7 @@ def main(files, data_dir, data, task, images, out, only):
     if only is not None:
         return
     for file in present:
-        print(f"\n## {file.stem}\n\n{table(records(out / f'{file.stem}.jsonl'))}")
+        print(f"\n## {file.stem}\n\n{tables(records(out / f'{file.stem}.jsonl'))}")
 
 
 if __name__ == "__main__":

@@ -177,22 +177,33 @@ def test_study_import_skips_resumes_and_prints_tables(folder):
                                 norm="layer", activation="full_glu", prenorm=False)  # fmt: skip
     model = lastax.build_network(config, input_size=2, classes=2, key=jax.random.key(0))
     lastax.interop.write("net.pth", model, format="s4-pth")
-    x = np.random.default_rng(0).normal(size=(40, 16, 2))
-    np.savez("own.npz", x_train=x, y_train=np.arange(40) % 2)
+    x = np.random.default_rng(0).normal(size=(2000, 16, 2))
+    np.savez("own.npz", x_train=x, y_train=np.arange(2000) % 2)
     # The globals of the script's functions.
     settings = study["measure"].__globals__
-    settings["RATIOS"] = (0.5,)
-    settings["REDUCTIONS"] = (("last", 0, (0.5,), 0), ("calibrated", 4, (0.5,), 0))
+    settings["RATIOS"] = (0.75,)
+    settings["REDUCTIONS"] = (("last", 0, (0.75,), 0), ("calibrated", 4, (0.75,), 0))
     arguments = ["net.pth", "--task", "arrays", "--data", "own.npz", "--out", "study"]
     for number in range(2):
         only = [f"--only={number}"]
         assert run(study["main"], [*arguments, *only], catch_exceptions=False).exit_code == 0
     lines = Path("study/net.jsonl").read_text().splitlines()
-    assert [json.loads(line)["states"] for line in lines] == [32, 16, 16]
+    assert [json.loads(line)["states"] for line in lines] == [32, 8, 8]
     # Another run measures nothing again, and prints the tables.
     tables = run(study["main"], arguments, catch_exceptions=False)
     assert Path("study/net.jsonl").read_text().splitlines() == lines
     assert "| `calibrated`, 4 images |" in tables.output
+    # The difference of two accuracies, within its interval.
+    unpruned, last, _ = (json.loads(line)["accuracy"] for line in lines)
+    accuracies, differences = (
+        re.search(rf"^\| {head} .*\n.*\n\| `last` \|(.*)", tables.output, re.M)
+        for head in ("unpruned:", "difference")
+    )
+    assert accuracies[1].split("|")[0].strip() == f"{100 * last:.1f}"
+    point, low, high = map(float, re.findall(r"-?\d+\.\d", differences[1]))
+    assert point == pytest.approx(100 * (last - unpruned), abs=0.051)
+    assert low <= point <= high
+    assert last != unpruned
 
 
 def test_study_training_measures_what_is_missing_and_prints_tables(folder, monkeypatch):
