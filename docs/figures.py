@@ -44,11 +44,11 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d*\.?\d+", text)]
 
 
-def curves(rows: list[list[str]], column: slice, name: str, ratios: list[float]) -> SweepCurves:
-    """The columns of a table; `name` ends with the accuracy of the unpruned networks."""
+def curves(rows: list[list[str]], name: str, ratios: list[float]) -> SweepCurves:
+    """The rows of a table; `name` ends with the accuracy of the unpruned networks."""
     test = {}
     for method, *cells in rows:
-        values = [value for cell in cells[column] for value in numbers(cell)]
+        values = [value for cell in cells for value in numbers(cell)]
         if method in METHODS and len(values) == len(ratios):
             test[method] = {r: [v / 100] for r, v in zip(ratios, values, strict=True)}
     missing = set(METHODS) - set(test)
@@ -62,15 +62,10 @@ def study_curves() -> dict[str, SweepCurves]:
     """The groups of docs/study.md by name, for example `speech, s5, bidirectional`."""
     groups = {}
     for section, (header, *rows) in tables("study.md"):
-        if header[0] == "other layers":
-            for index, title in enumerate(header[1:]):
-                name, _, percents = title.rpartition(")")
-                ratios = [number / 100 for number in numbers(percents)]
-                groups[f"{section}, {name})"] = curves(rows, slice(index, index + 1), name, ratios)
-        elif header[1:] and all(re.fullmatch(r"\d+ %", cell) for cell in header[1:]):
+        if header[1:] and all(re.fullmatch(r"\d+ %", cell) for cell in header[1:]):
             name = f"{section}, {header[0]}" if header[0] else section
             ratios = [numbers(cell)[0] / 100 for cell in header[1:]]
-            groups[name] = curves(rows, slice(None), name, ratios)
+            groups[name] = curves(rows, name, ratios)
     return {name.partition(" (")[0].lower(): group for name, group in groups.items()}
 
 
