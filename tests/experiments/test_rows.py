@@ -49,6 +49,18 @@ def test_groups_with_different_calibration_are_not_averaged():
         paired_differences(cells, "calibrated")
 
 
+def test_groups_that_were_evaluated_on_different_numbers_of_records_share_a_row():
+    """As the sweeps of `make study`, whose tasks have test splits of different sizes."""
+    unpruned = [{**cell(0.9, layer=layer), "method": "unpruned"} for layer in ("s5", "s4d")]
+    cells = [cell(0.9, layer="s5"), cell(0.5, layer="s4d", limit=1000)]
+    (row,) = sweep_summary(unpruned + cells)
+    assert (row["method"], row["groups"]) == ("calibrated", 2)
+    # Within a group, they are different measurements.
+    cells += [cell(0.8, layer="s4d")]
+    rows = {row["method"]: row["groups"] for row in sweep_summary(unpruned + cells)}
+    assert rows == {"calibrated": 2, "calibrated (limit 1000)": 1}
+
+
 @pytest.mark.parametrize(
     "label", ["last", "last, reconstructed", "last + 3 epochs", "last (sequences 64) + 3 epochs"]
 )

@@ -95,24 +95,34 @@ def row_labels(cells: Iterable[Cell]) -> Callable[[Cell], str]:
     """A function that names the row of a cell in tables: the method, and what followed it.
 
     Where the given cells of a row differ in other settings than the seed of pruning, their names
-    have these settings, for example `calibrated (sequences 64)`.
+    have these settings, for example `calibrated (sequences 64)`. The number of records that the
+    cells were evaluated on counts only within a group, because groups have different data.
     """
-    rows: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        rows.setdefault(_row(cell), []).append(cell.get("settings", {}))
-    different = {
-        row: [name for name in _different_settings(found) if name != "pruning_seed"]
-        for row, found in rows.items()
-    }
+    cells = list(cells)
+    different = _different_by_row(cells)
+    in_groups = [_different_by_row(of_group) for of_group in cells_by_group(cells).values()]
+
+    def names_of(row: tuple[str, str, int]) -> list[str]:
+        limited = any("limit" in found.get(row, ()) for found in in_groups)
+        hidden = {"pruning_seed"} if limited else {"pruning_seed", "limit"}
+        return [name for name in different[row] if name not in hidden]
 
     def label(cell: Cell) -> str:
         settings, method = cell.get("settings", {}), cell["method"]
-        names = [] if method == UNPRUNED else different[_row(cell)]
+        names = [] if method == UNPRUNED else names_of(_row(cell))
         shown = "; ".join(_shown(name, settings[name]) for name in names if name in settings)
         named = f"{method} ({shown})" if shown else method
         return PostProcessing(cell["post_processing"]).label(named, cell["finetune"])
 
     return label
+
+
+def _different_by_row(cells: Iterable[Cell]) -> dict[tuple[str, str, int], list[str]]:
+    """The names of the settings that are not the same in all cells of a row."""
+    rows: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        rows.setdefault(_row(cell), []).append(cell.get("settings", {}))
+    return {row: _different_settings(found) for row, found in rows.items()}
 
 
 def _row(cell: Cell) -> tuple[str, str, int]:
