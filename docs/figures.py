@@ -46,11 +46,11 @@ def numbers(text: str) -> list[float]:
 
 def curves(rows: list[list[str]], name: str, ratios: list[float]) -> SweepCurves:
     """The rows of a table; `name` ends with the accuracy of the unpruned networks."""
-    test = {}
-    for method, *cells in rows:
-        values = [value for cell in cells for value in numbers(cell)]
-        if method in METHODS and len(values) == len(ratios):
-            test[method] = {r: [v / 100] for r, v in zip(ratios, values, strict=True)}
+    test = {
+        method: {ratio: [float(cell) / 100] for ratio, cell in zip(ratios, cells, strict=True)}
+        for method, *cells in rows
+        if method in METHODS
+    }
     missing = set(METHODS) - set(test)
     if missing:
         raise ValueError(f"{name}: no row of {', '.join(missing)}")

@@ -144,7 +144,9 @@ def place(record):
 
 
 def difference(unpruned, record):
-    """The difference in percentage points, and its interval."""
+    """The difference in percentage points, and its interval. Older results have none."""
+    if "test_correct" not in unpruned or "test_correct" not in record:
+        return ""
     first, second = (unpack_correct(one)[None] for one in (unpruned, record))
     found = paired_bootstrap(first, second)
     return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in found[:3]))

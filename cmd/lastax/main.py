@@ -49,7 +49,8 @@ COMMANDS = {
 )
 def cli(modules: tuple[str, ...]) -> None:
     """Train diagonal state-space models, score their states, and remove the unneeded ones."""
-    add_modules(modules)
+    if modules:
+        add_modules(modules)
     import_named_modules()
 
 

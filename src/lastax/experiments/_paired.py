@@ -92,13 +92,13 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
         RunError: if no cell belongs to the baseline, if a cell does not say which test examples are
             correct, or if the runs of a group have test splits of different sizes.
     """
-    cells = list(cells)
-    label_of = row_labels(cells)
-    known = dict.fromkeys(map(label_of, cells))
+    groups = cells_by_group(cells)
+    label_of = row_labels(groups.values())
+    known = dict.fromkeys(label_of(cell) for of_group in groups.values() for cell in of_group)
     if baseline not in known:
         raise RunError(f"no row {baseline!r} to compare with; the rows are {', '.join(known)}")
     records = []
-    for group, of_group in cells_by_group(cells).items():
+    for group, of_group in groups.items():
         correct: dict[tuple[str, float], dict[str, np.ndarray]] = {}
         for cell in of_group:
             if cell["test_accuracy"] is not None:

@@ -8,7 +8,8 @@ a group.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,9 @@ def sweep_groups(cells: Iterable[Cell]) -> dict[str, SweepCurves]:
     Where groups differ in other settings, their names have these settings, for example
     `speech, s5, bidirectional, channels 32`.
     """
-    cells = list(cells)
-    label = row_labels(cells)
-    return {name: _curves(of_group, label) for name, of_group in cells_by_group(cells).items()}
+    groups = cells_by_group(cells)
+    label = row_labels(groups.values())
+    return {name: _curves(of_group, label) for name, of_group in groups.items()}
 
 
 def cells_by_group(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
@@ -91,25 +92,27 @@ def _shown(name: str, value: Any) -> str:
     return f"{words} {value}"
 
 
-def row_labels(cells: Iterable[Cell]) -> Callable[[Cell], str]:
+def row_labels(groups: Collection[Collection[Cell]]) -> Callable[[Cell], str]:
     """A function that names the row of a cell in tables: the method, and what followed it.
 
-    Where the given cells of a row differ in other settings than the seed of pruning, their names
+    Where the cells of a row differ in other settings than the seed of pruning, their names
     have these settings, for example `calibrated (sequences 64)`. The number of records that the
     cells were evaluated on counts only within a group, because groups have different data.
     """
-    cells = list(cells)
-    different = _different_by_row(cells)
-    in_groups = [_different_by_row(of_group) for of_group in cells_by_group(cells).values()]
-
-    def names_of(row: tuple[str, str, int]) -> list[str]:
-        limited = any("limit" in found.get(row, ()) for found in in_groups)
-        hidden = {"pruning_seed"} if limited else {"pruning_seed", "limit"}
-        return [name for name in different[row] if name not in hidden]
+    limited = {
+        row
+        for of_group in groups
+        for row, names in _different_by_row(of_group).items()
+        if "limit" in names
+    }
+    shown_names = {
+        row: [n for n in names if n != "pruning_seed" and (n != "limit" or row in limited)]
+        for row, names in _different_by_row(itertools.chain.from_iterable(groups)).items()
+    }
 
     def label(cell: Cell) -> str:
         settings, method = cell.get("settings", {}), cell["method"]
-        names = [] if method == UNPRUNED else names_of(_row(cell))
+        names = [] if method == UNPRUNED else shown_names[_row(cell)]
         shown = "; ".join(_shown(name, settings[name]) for name in names if name in settings)
         named = f"{method} ({shown})" if shown else method
         return PostProcessing(cell["post_processing"]).label(named, cell["finetune"])
