@@ -1,5 +1,7 @@
 """Export pruned networks as C code, and print accuracies, sizes, work and times per step.
 
+Differences of accuracies have 95 % intervals of a paired bootstrap over test clips and runs.
+
 Usage: python study_device.py RUN... [--out FOLDER]
 
 Each RUN is a unidirectional network for the task `speech`; runs that differ only in their seed give
@@ -19,6 +21,7 @@ from device_checks import NUMBERS, SEQUENCES, check_runtimes, export_options, sp
 from device_code import STEPS, Features, Words, microseconds, test_clips
 
 import lastax
+from lastax.experiments import pack_correct, paired_bootstrap, unpack_correct
 
 METHODS = ("last", "calibrated")
 RATIOS = (0.5, 0.7, 0.8, 0.9)
@@ -72,8 +75,10 @@ class Study:
             words = Words(code, len(self.data.classes))
             logits = words(self.x)
             time = microseconds(words, self.x)
+        correct = logits.argmax(axis=1) == self.label
         return {
-            "accuracy": float(np.mean(logits.argmax(axis=1) == self.label)),
+            "accuracy": float(np.mean(correct)),
+            **pack_correct(correct),
             "cell_accuracy": float(np.mean(cell.argmax(axis=1) == self.label)),
             "same": float(np.mean(logits.argmax(axis=1) == cell.argmax(axis=1))),
             "difference": float(np.abs(logits - cell).max() / np.abs(cell).max()),
@@ -103,7 +108,7 @@ def measure_run(study, run, path):
             record = identity | study.measure(small, cell, weights, batch)
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            print(record, flush=True)
+            print({name: one for name, one in record.items() if name != "test_correct"}, flush=True)
 
 
 def spread(values, digits):
@@ -112,6 +117,10 @@ def spread(values, digits):
     if len(set(values)) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):,.{digits}f}"
+
+
+def markdown(lines):
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(found):
@@ -131,7 +140,37 @@ def table(found):
             *(spread([one[name] for one in same], 1 if name == "microseconds" else 0)
               for name in FIGURES),
         ])  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
+
+
+def differences(found):
+    """Differences of accuracies in percentage points, and their intervals, as a Markdown table."""
+    correct = {}
+    for one in found:
+        network = (one["method"], one["ratio"], one["weights"])
+        correct.setdefault(network, {})[one["run"]] = unpack_correct(one)
+
+    def difference(first, second):
+        runs = [run for run in correct.get(first, ()) if run in correct[second]]
+        if first == second or not runs:
+            return ""
+        outcomes = (np.stack([correct[one][run] for run in runs]) for one in (first, second))
+        return str(paired_bootstrap(*outcomes))
+
+    reference = WEIGHTS[0]
+    head = ["removed", "method", "weights", f"to unpruned, {reference}", f"to {reference}"]
+    lines = [head, ["---"] * len(head)]
+    for (method, ratio), weights in itertools.product(networks(), WEIGHTS):
+        network = (method, ratio, weights)
+        if network in correct:
+            lines.append([
+                f"{100 * ratio:g} %",
+                "" if method == "unpruned" else f"`{method}`",
+                weights,
+                difference(("unpruned", 0.0, reference), network),
+                difference((method, ratio, reference), network),
+            ])  # fmt: skip
+    return markdown(lines)
 
 
 def summary(study, found):
@@ -170,7 +209,7 @@ def main(runs, out):
             measure_run(study, run, path)
     names = set(map(str, runs))
     found = [one for one in records(path) if one["run"] in names]
-    print(f"\n{table(found)}\n\n{summary(study, found)}\n")
+    print(f"\n{table(found)}\n\n{differences(found)}\n\n{summary(study, found)}\n")
     method, ratio = CHECKED
     print(check_runtimes(runs[0], method, ratio, study.clips, study.x, out))
 

@@ -148,8 +148,7 @@ def difference(unpruned, record):
     if "test_correct" not in unpruned or "test_correct" not in record:
         return ""
     first, second = (unpack_correct(one)[None] for one in (unpruned, record))
-    found = paired_bootstrap(first, second)
-    return "{:.1f} ({:.1f} to {:.1f})".format(*(100 * value for value in found[:3]))
+    return str(paired_bootstrap(first, second))
 
 
 def tables(found):

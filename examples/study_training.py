@@ -222,9 +222,7 @@ def difference(unpruned, cell):
         np.stack([unpack_correct(one[seed]) for seed in seeds]) for one in (unpruned, cell)
     )
     found = paired_bootstrap(first, second)
-    noise = ", within noise" if found.within_noise else ""
-    points = [100 * value for value in found[:3]]
-    return "{:+.1f} ({:+.1f} to {:+.1f}{})".format(*points, noise)
+    return f"{found}{', within noise' if found.within_noise else ''}"
 
 
 def several(kind):

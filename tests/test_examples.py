@@ -286,9 +286,9 @@ def test_study_training_measures_what_is_missing_and_prints_tables(folder, monke
     assert accuracies[2][:3] == ["plain, unpruned", "4", "50.0 ± 0.0"]
     assert accuracies[3][3] == "33.3 ± 0.0"
     assert accuracies[-1][4] == "50.0 ± 23.6 (2 states)"
-    assert differences[2][1] == "+0.0 (+0.0 to +0.0, within noise)"
+    assert differences[2][1] == "0.0 (0.0 to 0.0), within noise"
     assert differences[3][2].startswith("-16.7 (-")
-    assert differences[-1][3].startswith("+0.0 (-")
+    assert differences[-1][3].startswith("0.0 (-")
     wrong = CliRunner().invoke(study["main"], ["--trainings=plain:1"])
     assert wrong.exit_code == 2
     assert "takes no number" in wrong.output
@@ -352,6 +352,8 @@ def test_study_device_measures_what_is_missing(device, folder, monkeypatch, caps
     assert found["accuracy"] == np.mean(logits.argmax(axis=1) == study.label)
     device.study.measure_run(study, folder / "run", path)
     assert device.study.records(path) == [found]
+    unpacked = lastax.experiments.unpack_correct(found)
+    assert unpacked.mean() == found["accuracy"]
     pruned = {**found, "method": "last", "ratio": 0.5, "accuracy": 0.75}
     monkeypatch.setattr(device.study, "METHODS", ("last",))
     _, _, unpruned, *rows = device.study.table(
@@ -359,6 +361,12 @@ def test_study_device_measures_what_is_missing(device, folder, monkeypatch, caps
     ).splitlines()
     assert re.match(r"\| 0 % \|  \| float32 \| [\d.]+ ± [\d.]+ \|", unpruned)
     assert [row.split(" | ")[:4] for row in rows] == [["| 50 %", "`last`", "float32", "75.0"]]
+    opposite = {**pruned, **lastax.experiments.pack_correct(~unpacked)}
+    *_, unpruned, row = device.study.differences([found, opposite]).splitlines()
+    assert unpruned == "| 0 % |  | float32 |  |  |"
+    point, low, high = map(float, re.findall(r"-?\d+\.\d", row))
+    assert point == pytest.approx(100 * (1 - 2 * found["accuracy"]), abs=0.051)
+    assert low < point < high
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lastax.experiments import paired_bootstrap
+from lastax.experiments import PairedDifference, paired_bootstrap
 from lastax.experiments._cells import pack_correct, unpack_correct
 
 
@@ -54,6 +54,10 @@ def test_equal_networks_are_within_noise():
     assert found.within_noise
     with pytest.raises(ValueError, match="no examples"):
         paired_bootstrap(first[:, :0], first[:, :0])
+
+
+def test_text_is_in_percentage_points():
+    assert str(PairedDifference(-0.0004, -0.012, 0.0234, 1000, 3)) == "0.0 (-1.2 to 2.3)"
 
 
 @pytest.mark.parametrize("examples", [1, 8, 13])

@@ -15,6 +15,8 @@ from lastax.experiments._summary import Cell, cells_by_group, row_labels
 class PairedDifference(NamedTuple):
     """Difference of two accuracies on the same examples, from -1 to 1.
 
+    `str` gives percentage points and the interval, for example `-1.2 (-2.3 to -0.1)`.
+
     Attributes:
         difference: accuracy of the second network minus that of the first one.
         low: lower end of the interval.
@@ -33,6 +35,11 @@ class PairedDifference(NamedTuple):
     def within_noise(self) -> bool:
         """Whether the interval contains 0."""
         return self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        # Adding 0 turns -0.0 into 0.0.
+        points = (round(100 * value, 1) + 0.0 for value in (self.difference, self.low, self.high))
+        return "{:.1f} ({:.1f} to {:.1f})".format(*points)
 
 
 def paired_bootstrap(
