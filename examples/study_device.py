@@ -123,19 +123,27 @@ def markdown(lines):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def by_network(found):
+    """The records of each network, one per run, in the order of the tables."""
+    groups = {}
+    for one in found:
+        groups.setdefault((one["method"], one["ratio"], one["weights"]), []).append(one)
+    order = [(*network, weights) for network, weights in itertools.product(networks(), WEIGHTS)]
+    return {network: groups[network] for network in order if network in groups}
+
+
+def identity_cells(network):
+    method, ratio, weights = network
+    return [f"{100 * ratio:g} %", "" if method == "unpruned" else f"`{method}`", weights]
+
+
 def table(found):
     """One row per network as a Markdown table."""
     head = ["removed", "method", "weights", "accuracy, %", *FIGURES.values()]
     lines = [head, ["---"] * len(head)]
-    for (method, ratio), weights in itertools.product(networks(), WEIGHTS):
-        key = (method, ratio, weights)
-        same = [one for one in found if (one["method"], one["ratio"], one["weights"]) == key]
-        if not same:
-            continue
+    for network, same in by_network(found).items():
         lines.append([
-            f"{100 * ratio:g} %",
-            "" if method == "unpruned" else f"`{method}`",
-            weights,
+            *identity_cells(network),
             spread([100 * one["accuracy"] for one in same], 1),
             *(spread([one[name] for one in same], 1 if name == "microseconds" else 0)
               for name in FIGURES),
@@ -144,11 +152,15 @@ def table(found):
 
 
 def differences(found):
-    """Differences of accuracies in percentage points, and their intervals, as a Markdown table."""
-    correct = {}
-    for one in found:
-        network = (one["method"], one["ratio"], one["weights"])
-        correct.setdefault(network, {})[one["run"]] = unpack_correct(one)
+    """Differences of accuracies in percentage points, and their intervals, as a Markdown table.
+
+    Results of older versions do not say which clips are correct, and are left out.
+    """
+    groups = by_network(one for one in found if "test_correct" in one)
+    correct = {
+        network: {one["run"]: unpack_correct(one) for one in same}
+        for network, same in groups.items()
+    }
 
     def difference(first, second):
         runs = [run for run in correct.get(first, ()) if run in correct[second]]
@@ -160,16 +172,13 @@ def differences(found):
     reference = WEIGHTS[0]
     head = ["removed", "method", "weights", f"to unpruned, {reference}", f"to {reference}"]
     lines = [head, ["---"] * len(head)]
-    for (method, ratio), weights in itertools.product(networks(), WEIGHTS):
-        network = (method, ratio, weights)
-        if network in correct:
-            lines.append([
-                f"{100 * ratio:g} %",
-                "" if method == "unpruned" else f"`{method}`",
-                weights,
-                difference(("unpruned", 0.0, reference), network),
-                difference((method, ratio, reference), network),
-            ])  # fmt: skip
+    for network in correct:
+        method, ratio, _ = network
+        lines.append([
+            *identity_cells(network),
+            difference(("unpruned", 0.0, reference), network),
+            difference((method, ratio, reference), network),
+        ])  # fmt: skip
     return markdown(lines)
 
 
