@@ -254,3 +254,64 @@ def test_half_precision_layers_are_refitted_in_single_precision():
     assert lastax.state_counts(small) == report.states_after
     for layer, other in zip(report.layers, single.layers, strict=True):
         np.testing.assert_allclose(layer.error, other.error, rtol=0.2, atol=1e-4)
+
+
+class Crossed(eqx.Module):
+    """A foreign model whose fields do not have the order of its forward pass."""
+
+    late: Any
+    early: Any
+
+    def __call__(self, x):
+        return jnp.tanh(self.late(jnp.tanh(self.early(x)))).mean(axis=0)
+
+
+class CrossedForward(ChainForward):
+    def blocks(self, model):
+        return [model.early, model.late]
+
+    def with_blocks(self, model, blocks):
+        return Crossed(late=blocks[1], early=blocks[0])
+
+
+def moved(first, second):
+    return float(np.mean((first - second) ** 2))
+
+
+def test_masks_and_limits_have_the_order_of_find_layers():
+    model = Crossed(random_layer(0, states=5), random_layer(1, states=4))
+    plan = lastax.plan_pruning(model, states=5)
+    assert [len(mask) for mask in plan.keep] == [5, 4]
+    options = {"forward": CrossedForward(), "divergence": moved}
+    small, report = lastax.refit(model, data(), keep=plan.keep, **options)
+    assert lastax.state_counts(small) == [int(mask.sum()) for mask in plan.keep]
+    for mask, kept in zip(plan.keep, report.keep, strict=True):
+        np.testing.assert_array_equal(mask, kept)
+    small, report = lastax.refit(model, data(), states=4, minimum=[3, 1], maximum=[3, 4], **options)
+    assert lastax.state_counts(small) == report.states_after == [3, 1]
+    # The report describes the model that it comes with.
+    assert lastax.state_counts(lastax.keep_states(model, report.keep)) == [3, 1]
+
+
+def test_moments_have_the_order_of_find_layers():
+    model = Crossed(random_layer(0, states=5), random_layer(1, states=4))
+    calibration = lastax.calibrate(model, data(), forward=CrossedForward(), divergence=moved)
+    early, late = calibration.moments
+    assert calibration.layer_moments == [late, early]
+
+
+def test_a_forward_pass_that_leaves_a_layer_out_is_refused():
+    class Short(ChainForward):
+        def blocks(self, model):
+            return model.parts[:1]
+
+    model = Chain([random_layer(seed, states=4) for seed in (0, 1)])
+    with pytest.raises(ValueError, match=r"refit: forward.blocks leaves out layers \[1\]"):
+        lastax.refit(model, data(), states=4, forward=Short(), divergence=moved)
+
+
+def test_a_calibration_knows_the_forward_pass_of_the_reconstruction():
+    model = Chain([random_layer(seed, states=4) for seed in (0, 1)])
+    calibration = lastax.calibrate(model, data(), forward=ChainForward(), divergence=moved)
+    reducer = lastax.pruning.Reducer(model, calibration, reconstruction_steps=1)
+    assert sum(reducer.reduce("last", states=4).states_after) == 4

@@ -144,3 +144,11 @@ def test_data_that_are_not_finite_are_rejected():
     batch["x"][3, 5, 1] = np.nan
     with pytest.raises(ValueError, match=r"records \[3\] hold values that are not finite"):
         lastax.reconstruct(network(), network(), batch)
+
+
+def test_some_batches_may_be_padded():
+    model = network(bidirectional=False)
+    pruned = lastax.prune(model, ratio=0.5)
+    batches = [{"x": data()["x"]}, {**data(lengths=LENGTHS)}]
+    small = lastax.reconstruct(model, pruned, batches, steps=1)
+    assert lastax.state_counts(small) == lastax.state_counts(pruned)

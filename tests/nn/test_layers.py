@@ -456,3 +456,15 @@ def test_parameter_group_of_state_space_parameters():
     assert ssm == {
         "Lambda_re", "Lambda_im", "log_step", "log_decay", "nu_log", "theta_log", "gamma_log", "B",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["s5", "lru", "s4d"])
+def test_gradients_of_float32_parameters_on_float64_inputs_are_float32(kind):
+    config = lastax.ModelConfig(layer=kind, layers=1, channels=4, states=4)
+    model = lastax.build_network(config, input_size=3, classes=2, key=jax.random.key(0))
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 200, 3)))
+        assert x.dtype == jnp.float64
+        gradient = eqx.filter_grad(lambda one: jnp.sum(lastax.predict(one, {"x": x})))(model)
+    for array in jax.tree.leaves(eqx.filter(gradient, eqx.is_inexact_array)):
+        assert array.dtype == jnp.float32

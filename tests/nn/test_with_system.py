@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -147,3 +148,28 @@ def test_a_layer_without_states_takes_its_own_system(getkey, kind):
     empty = layer.keep(np.zeros(layer.system().states, bool))
     written = empty.with_system(dataclasses.replace(empty.system(), D=2 * empty.D))
     np.testing.assert_allclose(written.D, 2 * layer.D)
+
+
+@pytest.mark.parametrize("kind", ["lru", "s4d"])
+def test_an_unchanged_eigenvalue_may_round_to_the_unit_circle(kind):
+    """In float32, `exp(-exp(-19))` is 1."""
+    if kind == "lru":
+        layer = lastax.LRU.initialize(3, 4, key=jax.random.key(0))
+        layer = dataclasses.replace(layer, nu_log=layer.nu_log.at[0].set(-19))
+    else:
+        layer = lastax.S4D.initialize(3, 4, key=jax.random.key(0))
+        layer = dataclasses.replace(layer, log_decay=layer.log_decay.at[0].set(-17))
+    system = layer.system()
+    assert abs(np.asarray(system.lam)).max() >= 1
+    written = layer.with_system(dataclasses.replace(system, D=2 * system.D, C=0.5 * system.C))
+    for name in ("nu_log", "theta_log") if kind == "lru" else ("log_decay", "Lambda_im"):
+        np.testing.assert_array_equal(getattr(written, name), getattr(layer, name))
+    np.testing.assert_allclose(written.system().C, 0.5 * system.C, rtol=1e-6)
+
+
+def test_an_lru_holds_an_eigenvalue_of_zero():
+    layer = lastax.LRU.initialize(3, 4, key=jax.random.key(0))
+    system = layer.system()
+    written = layer.with_system(dataclasses.replace(system, lam=system.lam.at[0].set(0)))
+    assert abs(written.system().lam[0]) < 1e-20
+    assert np.isfinite(written(jnp.ones((5, 3)))).all()

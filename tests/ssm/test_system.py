@@ -28,6 +28,13 @@ def on_device(system):
     return jax.tree.map(jnp.asarray, system)
 
 
+def test_arrays_of_numpy_are_called_like_those_of_jax():
+    system = random_channels(0, counts=(2, 0, 3))
+    u = inputs(0).astype(np.float32)
+    host = jax.tree.map(np.asarray, system)
+    np.testing.assert_allclose(host(u), on_device(system)(jnp.asarray(u)), rtol=1e-5, atol=1e-6)
+
+
 @variants
 @few
 @given(seed=seeds)

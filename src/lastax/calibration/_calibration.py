@@ -37,8 +37,9 @@ class Calibration:
 
     Attributes:
         data: the model, its block-wise forward pass and the calibration data.
-        moments: moments of each block's layer. Inputs and targets are those of the original model.
-        unstable: one mask per block: states with `|lam| >= 1`.
+        moments: moments of each block's layer, in the order of the forward pass. Inputs and targets
+            are those of the original model. `layer_moments` has the order of the layers.
+        unstable: one mask per block, in the same order: states with `|lam| >= 1`.
         outputs: outputs of the original model, shape `(records, m)`.
         dense_feedthrough: whether refits fit a dense `D`.
         divergence: distance between original and reduced outputs.
@@ -73,6 +74,14 @@ class Calibration:
         """For each block the index of its layer in `find_layers(model)`."""
         layers = [layer_identity(layer) for layer in find_layers(self.model)]
         return [layers.index(layer_identity(layer_of(block))) for block in self.data.blocks]
+
+    @functools.cached_property
+    def layer_moments(self) -> list[Moments]:
+        """Moments of each layer in the order of `find_layers`, over all blocks that hold it."""
+        by_layer: dict[int, Moments] = {}
+        for number, moments in zip(self.layer_numbers, self.moments, strict=True):
+            by_layer[number] = by_layer[number] + moments if number in by_layer else moments
+        return [by_layer[number] for number in sorted(by_layer)]
 
     @functools.cached_property
     def systems(self) -> list[RegressionSystem]:

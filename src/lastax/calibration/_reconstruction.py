@@ -105,8 +105,8 @@ def reconstruct(
 
 
 def _stacked(entries: Sequence[HiddenStates]) -> list[HiddenStates]:
-    """Stack consecutive entries of one shape on a new first axis."""
-    groups = itertools.groupby(entries, key=lambda states: states.hidden.shape)
+    """Stack consecutive entries of one shape, all with or all without a mask."""
+    groups = itertools.groupby(entries, key=lambda one: (one.hidden.shape, one.mask is None))
 
     def stack(*parts: AnyArray) -> AnyArray:
         # Arrays that are divided among devices stay divided.

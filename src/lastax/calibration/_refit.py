@@ -1,6 +1,8 @@
 """Pruning with a closed-form refit."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -14,6 +16,7 @@ from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.surgery._counts import Ratio, checked_count, requested_count
+from lastax.surgery._layers import find_layers
 from lastax.surgery._states import writable_layers
 
 
@@ -48,10 +51,11 @@ def refit(
             sequences are enough for the layers, the head benefits from some hundreds.
         ratio: share of all states to remove, in [0, 1).
         states: or the number of states to keep in total.
-        keep: or one mask per layer, to refit states that were chosen otherwise (`plan_pruning`).
+        keep: or one mask per layer, in the order of `find_layers`, to refit states that were chosen
+            otherwise (`plan_pruning`).
         budget: how the states are distributed over the layers: a name in `BUDGETS`, or a function
             of a `BudgetContext`.
-        minimum: least number of states per layer, or one number for all layers.
+        minimum: least number of states per layer, in the same order, or one number for all layers.
         maximum: largest number of states per layer. A layer with equal minimum and maximum is
             fixed.
         linear_maps: whether to refit the linear maps of the gates and the head too.
@@ -101,19 +105,50 @@ def refit(
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
     check_untied("refit", calibration.data)
     writable_layers("refit", calibration.data.blocks)
+    numbers = _checked_numbers(calibration)
+    blocks = np.argsort(numbers)
     sizes = calibration.sizes
     choices: Sequence[Choice]
     if keep is not None:
-        choices = _checked_masks(keep, sizes)
+        masks = _checked_masks(keep, [sizes[block] for block in blocks])
+        choices = [masks[number] for number in numbers]
     else:
         if states is None:
             total = requested_count("refit", sum(sizes), len(sizes), ratio, None)
         else:
             total = checked_count("refit", states)
         choices = distribute_states(
-            calibration, total, budget=budget, minimum=minimum, maximum=maximum
+            calibration,
+            total,
+            budget=budget,
+            minimum=_by_block(minimum, numbers),
+            maximum=_by_block(maximum, numbers),
         )
-    return cut_and_refit(calibration, choices, linear_maps=linear_maps, poles=poles)
+    small, report = cut_and_refit(calibration, choices, linear_maps=linear_maps, poles=poles)
+    layers = [report.layers[block] for block in blocks]
+    return small, dataclasses.replace(report, layers=layers)
+
+
+def _checked_numbers(calibration: Calibration) -> list[int]:
+    """For each block the index of its layer in `find_layers(model)`; all layers are there."""
+    numbers = calibration.layer_numbers
+    missing = sorted(set(range(len(find_layers(calibration.model)))) - set(numbers))
+    if missing:
+        raise ValueError(
+            f"refit: forward.blocks leaves out layers {missing} of lastax.find_layers(model); "
+            "return every block that holds a layer"
+        )
+    return numbers
+
+
+Limit = TypeVar("Limit")
+
+
+def _by_block(limits: Limit, numbers: list[int]) -> Limit | list[int]:
+    """Limits per layer in the order of the blocks; `distribute_states` checks their number."""
+    if not isinstance(limits, Sequence) or len(limits) != len(numbers):
+        return limits
+    return [limits[number] for number in numbers]
 
 
 def _checked_masks(

@@ -38,7 +38,7 @@ class RefitReport:
     """What `refit` did.
 
     Attributes:
-        layers: one report per layer.
+        layers: one report per layer, in the order of `find_layers`.
         divergence: distance of the outputs from the original ones on the calibration data. By
             default the mean of `KL(original || reduced)` in nats.
         sequences: number of calibration records.
@@ -52,7 +52,7 @@ class RefitReport:
 
     @property
     def keep(self) -> list[Bool[np.ndarray, " _"]]:
-        """One mask per layer."""
+        """One mask per layer, in the order of `find_layers`."""
         return [layer.keep for layer in self.layers]
 
     @property

@@ -20,7 +20,7 @@ from lastax.ssm._precision import at_least_float32, in_dtype_of, in_float64
 from lastax.ssm._step_sizes import StepSizes, check_step_rescale
 
 # Stands for an eigenvalue of zero, which no continuous eigenvalue has.
-_SMALLEST_LAM = 1e-30
+SMALLEST_LAM = 1e-30
 # An eigenvalue that moved by less than this is that of the same state.
 _SMALL_MOVE = 0.1
 
@@ -278,7 +278,7 @@ def continuous_parameters(
     with jax.enable_x64(True):
         if discretize is discretize_zoh:
             # Zero has no logarithm.
-            lam = np.where(lam == 0, _SMALLEST_LAM, lam)
+            lam = np.where(lam == 0, SMALLEST_LAM, lam)
         inverse = inverse_of(discretize)(*map(jnp.asarray, (lam, B, step)))
         Lambda, continuous_B = map(np.asarray, inverse)
         own_lam = np.asarray(discretize(*map(jnp.asarray, (kept, column, own_step)))[0])

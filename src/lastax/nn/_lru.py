@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from lastax._typing import Array, PRNGKeyArray, Scalar
 from lastax.nn._checks import check_sizes
-from lastax.nn._diagonal_layer import DiagonalLayer, check_stable
+from lastax.nn._diagonal_layer import SMALLEST_LAM, DiagonalLayer, check_stable
 from lastax.nn._initialization import as_complex
 from lastax.ssm._replacement import check_replacement, unchanged_states, update_changed
 from lastax.ssm._scan_methods import ScanMethod
@@ -183,10 +183,12 @@ class LRU(DiagonalLayer):
         """
         own = self.system()
         check_replacement("LRU.with_system", own, system)
-        lam = np.asarray(system.lam, complex)
+        exact = self._exact_system()
+        same_lam, same_B = unchanged_states(own, exact, system)
+        # In float32, an eigenvalue of the layer may have rounded to the unit circle.
+        lam = np.where(same_lam, exact.lam, np.asarray(system.lam, complex))
         check_stable("LRU.with_system", lam)
-        same_lam, same_B = unchanged_states(own, self._exact_system(), system)
-        modulus = np.abs(lam)
+        modulus = np.maximum(np.abs(lam), SMALLEST_LAM)
         # The logarithm needs a positive angle.
         angle = np.angle(lam) % (2 * np.pi)
         angle = np.where(angle == 0, 2 * np.pi, angle)

@@ -201,9 +201,11 @@ class S4D(DiagonalLayer):
                 f"S4D.with_system: the layer has {self.counts} states per channel, but the system "
                 f"has {system.counts}"
             )
-        lam = np.asarray(system.lam, complex)
+        exact = self._exact_system()
+        same_lam, same_B = unchanged_states(before, exact, system)
+        # In float32, an eigenvalue of the layer may have rounded to the unit circle.
+        lam = np.where(same_lam, exact.lam, np.asarray(system.lam, complex))
         check_stable("S4D.with_system", lam)
-        same_lam, same_B = unchanged_states(before, self._exact_system(), system)
         step = np.exp(np.asarray(self.log_step, float))[system.channel]
         column = np.asarray(system.B, complex)[:, None]
         own = self._checked()._continuous(1.0)[0]

@@ -66,7 +66,7 @@ def score_states(
         length: number of steps of the task's sequences, for finite-horizon methods.
         key: random key, for random pruning; each layer gets its own key from it.
         moments: one per layer, for methods that use calibration data
-            (`calibrate(model, batches).moments`).
+            (`calibrate(model, batches).layer_moments`).
 
     Raises:
         ValueError: if the method is unknown, has no scores, or lacks an argument that it needs; if
@@ -102,7 +102,7 @@ def plan_pruning(
         length: number of steps of the task's sequences, for finite-horizon methods.
         key: random key, for random pruning.
         moments: one per layer, for methods that use calibration data
-            (`calibrate(model, batches).moments`).
+            (`calibrate(model, batches).layer_moments`).
 
     Raises:
         ValueError: unless exactly one of `ratio` and `states` is given and possible, or if the

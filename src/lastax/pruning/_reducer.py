@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,7 +154,10 @@ class Reducer:
 
     def reconstruct(self, reduction: Reduction, steps: int) -> Reduction:
         """The reduction after `steps` of block-wise reconstruction (`lastax.reconstruct`)."""
-        data = self.calibration.batches if isinstance(self._data, Calibration) else self._data
+        data, forward = self._data, self.forward
+        if isinstance(data, Calibration):
+            forward = data.data.forward
+            data = data.batches
         if data is None:
             raise ValueError(f"{self.function}: this needs calibration data: pass calibration=")
         small = reconstruct(
@@ -163,7 +165,7 @@ class Reducer:
             reduction.model,
             data,
             steps=steps,
-            forward=self.forward,
+            forward=forward,
             on_progress=self.on_progress,
         )
         return dataclasses.replace(reduction, model=small)
@@ -179,8 +181,7 @@ class Reducer:
                     "for the dense feedthrough matrices, and every layer needs one more; keep "
                     "more states, or leave D diagonal"
                 )
-            masks = self._plan(method, remaining).keep
-            return self._refitted(keep=[masks[number] for number in self.calibration.layer_numbers])
+            return self._refitted(keep=self._plan(method, remaining).keep)
         decided = self._plan(method, count)
         return Reduction(decided.apply(self.model), decided.scores, decided.keep, decided.unstable)
 
@@ -201,12 +202,8 @@ class Reducer:
         return blocks
 
     def _moments(self) -> list[Moments]:
-        """Moments of each layer, over all blocks that hold it."""
-        moments = self.calibration.moments
-        return [
-            functools.reduce(operator.add, [moments[block] for block in blocks])
-            for blocks in self._blocks_of_layers
-        ]
+        assert self._blocks_of_layers  # No layer is missing.
+        return self.calibration.layer_moments
 
     def _plan(self, method: Method, count: int) -> PruningPlan:
         if method.reduce is not None:
@@ -220,11 +217,10 @@ class Reducer:
         check_untied(self.function, self.calibration.data)
         blocks = [held[0] for held in self._blocks_of_layers]
         small, report = refit(self.model, self.calibration, **amount)
-        layers = [report.layers[block] for block in blocks]
         return Reduction(
             small,
-            [_elimination_ranks(layer) for layer in layers],
-            [layer.keep for layer in layers],
+            [_elimination_ranks(layer) for layer in report.layers],
+            report.keep,
             [self.calibration.unstable[block] for block in blocks],
             report,
         )

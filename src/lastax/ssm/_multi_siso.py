@@ -103,7 +103,7 @@ class MultiSISO(eqx.Module):
         With a symbolic length, as in `jax.export`, it is computed in pieces.
         """
         active = np.flatnonzero(self.counts)
-        own, u = u, at_least_float32(u)
+        own, u = u, at_least_float32(jnp.asarray(u))
         y = self.D[None, :] * u
         if is_symbolic_dim(u.shape[0]):
             y = y + self._in_pieces(u, self.C)
@@ -154,7 +154,7 @@ class MultiSISO(eqx.Module):
         Returns:
             The output, shape `(L, H)`, and the last state, shape `(S,)`.
         """
-        own, u = u, at_least_float32(u)
+        own, u = u, at_least_float32(jnp.asarray(u))
         states, last = diagonal_scan(
             jnp.asarray(self.lam), self._drive(u), initial=initial, method=self.scan_method
         )

@@ -125,6 +125,8 @@ def scan_split(
         ValueError: if `method` is unknown.
     """
     b = jnp.asarray(b, jnp.result_type(b, lam.real))
+    # The gradients of both have the precision of the states.
+    lam = jnp.asarray(lam, jnp.result_type(lam, b))
     method = _checked_method(method, b.shape[0])
     if b.size == 0:
         return (b,) * len(directions)
@@ -158,6 +160,7 @@ def scan_output(
     """
     dtype = jnp.result_type(b, lam.real, *weights)
     b, *weights = (jnp.asarray(x, dtype) for x in (b, *weights))
+    lam = jnp.asarray(lam, jnp.result_type(lam, dtype))
     method = _checked_method(method, b.shape[0])
     if b.size == 0:
         return jnp.zeros((b.shape[0], weights[0].shape[1]), dtype)
