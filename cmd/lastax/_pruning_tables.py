@@ -60,10 +60,12 @@ def print_pruning(
     for split in SPLITS:
         effect = results[split]
         before, after = effect["before"], effect["after"]
+        divergence = effect["kl_divergence"]
+        nats = "not finite" if divergence is None else f"{divergence:.3f} nats"
         out.print(
             f"{split + ':':<11} {percent(before)} before, {percent(after)} after "
             f"({100 * (after - before):+.2f} pp); same prediction as before: "
-            f"{percent(effect['agreement'])}; KL divergence: {effect['kl_divergence']:.3f} nats"
+            f"{percent(effect['agreement'])}; KL divergence: {nats}"
         )
     for other, reached in results["compared"].items():
         accuracies = ", ".join(f"{split} {percent(reached[split])}" for split in SPLITS)

@@ -104,3 +104,19 @@ def test_a_method_that_fails_on_a_run_is_compared_with_the_others():
 def test_cells_may_be_read_once():
     cells = [with_run("one", 0.5, **pack_correct(np.ones(4, bool)))]
     assert paired_differences(iter(cells), "calibrated") == paired_differences(cells, "calibrated")
+
+
+def test_losses_are_relative_to_the_unpruned_network_on_the_same_records():
+    unpruned = {"method": "unpruned", "ratio": 0.0}
+    cells = [
+        {**cell(0.90), **unpruned},
+        {**cell(1.00, limit=10), **unpruned},
+        cell(0.89),
+        cell(1.00, limit=10),
+    ]
+    (curves,) = sweep_groups(cells).values()
+    losses = {name: points[0.8] for name, points in curves.test_losses.items()}
+    assert losses == {
+        "calibrated": pytest.approx(0.01),
+        "calibrated (limit 10)": pytest.approx(0),
+    }

@@ -259,3 +259,22 @@ def test_results_of_an_earlier_version_have_the_present_names(tmp_path):
     assert results["compared"] == {"aire": {"test": 0.7}}
     assert results["certificates"][0]["hinf_original"] == 9.0
     assert results["layers"] == old["layers"]
+
+
+def test_a_folder_without_a_run_is_not_resumed(config, data, tmp_path):
+    with pytest.raises(RunError, match=r"is no run to resume: there is no config\.json"):
+        training.train(config, data, tmp_path / "missing", resume=True)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_results(run, tmp_path):
+    found = run[0]._replace(test=run[0].test._replace(loss=float("nan")))
+    training.save_results(tmp_path, found.summary())
+    assert training.load_results(tmp_path)["test"]["loss"] is None
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "{"])
+def test_damaged_results_are_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(RunError, match=r"results\.json is missing or damaged"):
+        training.load_results(tmp_path)

@@ -443,3 +443,10 @@ def test_several_devices_compute_the_same(tmp_path):
         assert eqx.tree_equal(*states, rtol=1e-4, atol=1e-6)
     """
     run_on_devices(program, 4, str(tmp_path))
+
+
+def test_rows_that_only_fill_a_batch_are_refused(getkey):
+    state = lastax.training.TrainState.initialize(small_network(getkey()), OPTIMIZER)
+    batch = {**Waves().batch(0), "weight": np.ones(8, np.float32)}
+    with pytest.raises(ValueError, match="train_step: the batch has a weight"):
+        lastax.training.train_step(state, batch, optimizer=OPTIMIZER, key=getkey())

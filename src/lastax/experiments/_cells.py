@@ -1,6 +1,7 @@
 """The cells of a sweep: one pruned network each, and the file that keeps them."""
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -83,7 +84,6 @@ class Grid:
 
     def identity(self, run: Path, cell: Cell) -> Record:
         """What distinguishes a cell. A run that was trained again has other cells."""
-        weights = run / MODEL_FILE
         method = METHODS.get(cell.method)
         reconstructed = method is not None and self.calibration.reconstruct > 0
         calibrated = (
@@ -106,13 +106,19 @@ class Grid:
             settings["finetune_rate"] = self.finetune_rate
         return {
             "run": str(run),
-            "weights": _digest(weights, weights.stat().st_mtime_ns),
+            "weights": weights_digest(run),
             "method": cell.method,
             "ratio": cell.ratio,
             "post_processing": str(cell.post_processing),
             "finetune": self.finetune if cell.post_processing.trains else 0,
             "settings": settings,
         }
+
+
+def weights_digest(run: Path) -> str:
+    """A digest of the weights of a run."""
+    weights = run / MODEL_FILE
+    return _digest(weights, weights.stat().st_mtime_ns)
 
 
 def run_settings(config: RunConfig) -> Record:
@@ -151,11 +157,13 @@ def read_cells(folder: str | Path) -> list[Record]:
         return []
     cells = []
     for number, line in enumerate(lines, 1):
-        try:
-            cells.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(f"{path}, line {number} is damaged: remove the line") from error
+        with contextlib.suppress(ValueError):
+            cell = json.loads(line)
+            if isinstance(cell, dict):
+                cells.append(cell)
+                continue
+        if number < len(lines):
+            raise RunError(f"{path}, line {number} is damaged: remove the line")
     return cells
 
 

@@ -17,7 +17,7 @@ from lastax.pruning._methods import METHODS
 from lastax.pruning._reducer import Reduction
 from lastax.surgery._layers import state_counts
 from lastax.training._evaluation import Fidelity
-from lastax.training._runs import layer_sizes
+from lastax.training._runs import json_number, layer_sizes
 
 
 def size_results(
@@ -27,7 +27,7 @@ def size_results(
     errors: list[Record] = [{} for _ in reduction.unstable]
     if batch is not None:
         errors = [
-            {"output_error": _json_number(error)} for error in layer_errors(original, pruned, batch)
+            {"output_error": json_number(error)} for error in layer_errors(original, pruned, batch)
         ]
     before, after = (
         [(states, *sizes) for states, sizes in zip(state_counts(m), layer_sizes(m), strict=True)]
@@ -53,20 +53,20 @@ def score_results(
 ) -> Record:
     """The score of each state, and the norms of each layer's error."""
     return {
-        "scores": [[_json_number(score) for score in layer] for layer in scores],
+        "scores": [[json_number(score) for score in layer] for layer in scores],
         "certificates": [
-            {name: _json_number(norm) for name, norm in certificate._asdict().items()}
+            {name: json_number(norm) for name, norm in certificate._asdict().items()}
             for certificate in certificates
         ],
     }
 
 
-def fidelity_results(fidelity: Fidelity) -> dict[str, float]:
+def fidelity_results(fidelity: Fidelity) -> dict[str, float | None]:
     """Accuracy before and after, and how close the outputs are."""
     return {
         "before": fidelity.original_accuracy,
         "after": fidelity.other_accuracy,
-        "kl_divergence": fidelity.kl_divergence,
+        "kl_divergence": json_number(fidelity.kl_divergence),
         "agreement": fidelity.agreement,
     }
 
@@ -92,8 +92,3 @@ def pruning_record(
         names = ("finetune", "finetune_rate", "distill")
         record |= {name: getattr(options, name) for name in names}
     return record
-
-
-def _json_number(value: float) -> float | None:
-    """JSON has no infinity; null stands for it."""
-    return float(value) if np.isfinite(value) else None

@@ -47,7 +47,8 @@ from lastax.training._runs import RESULTS_FILE, load_run, save_results
 
 SPLITS = ("validation", "test")
 # Pictures that `lastax.plots.save_pruning_figures` adds to a pruned run.
-FIGURES = ("poles.png", "states.png")
+# What commands add to a pruned run.
+_ADDED = ("poles.png", "states.png", "report.html")
 
 
 class PrunedRun(NamedTuple):
@@ -179,7 +180,7 @@ def prune_run(
         smaller = dataclasses.replace(
             keep_in_config(config, reduction.keep),
             dense_feedthrough=config.dense_feedthrough or calibration.dense_feedthrough,
-            parent=os.path.relpath(run, target),
+            parent=os.path.relpath(run.resolve(), target.resolve()),
             pruning=pruning_record(options, calibration, method),
         )
         save_config(fresh, smaller)
@@ -194,7 +195,12 @@ def _target(
     """Where the pruned run is written, and whether it replaces an earlier one there."""
     target = run.with_name(f"{run.name}-{options.label}") if folder is None else Path(folder)
     replace = _is_pruned_from(target, run)
-    if target.exists() and not (overwrite and replace):
+    if target.exists() and overwrite and not replace:
+        raise RunError(
+            f"{target} already exists, and is not only an earlier pruning of {run}: remove it, or "
+            "choose another folder"
+        )
+    if target.exists() and not overwrite:
         remedy = (
             "pass --overwrite (overwrite=True) to replace it, or" if replace else "remove it, or"
         )
@@ -270,7 +276,7 @@ def _accuracies(model: Network, accuracy: Callable[[Network, str], float]) -> di
 
 def _is_pruned_from(target: Path, run: Path) -> bool:
     """Whether a folder holds an earlier pruning of the same run and nothing else."""
-    written = {CONFIG_FILE, MODEL_FILE, STRUCTURE_FILE, RESULTS_FILE, *FIGURES}
+    written = {CONFIG_FILE, MODEL_FILE, STRUCTURE_FILE, RESULTS_FILE, *_ADDED}
     if target.is_dir() and not {path.name for path in target.iterdir()} <= written:
         return False
     try:

@@ -161,16 +161,27 @@ def _mean_losses(
 ) -> dict[str, dict[float, float]]:
     """For each row and ratio, the mean loss of accuracy within runs."""
     measured = [cell for cell in cells if cell[accuracy] is not None]
-    unpruned = {cell["run"]: cell[accuracy] for cell in measured if cell["method"] == UNPRUNED}
+    unpruned: dict[Any, float] = {}
+    for cell in measured:
+        if cell["method"] == UNPRUNED:
+            unpruned[_network(cell)] = cell[accuracy]
+            # Cells of older versions say less.
+            unpruned.setdefault(cell["run"], cell[accuracy])
     losses: dict[str, dict[float, list[float]]] = {}
     for cell in measured:
-        if cell["method"] != UNPRUNED and cell["run"] in unpruned:
+        before = unpruned.get(_network(cell), unpruned.get(cell["run"]))
+        if cell["method"] != UNPRUNED and before is not None:
             points = losses.setdefault(label(cell), {})
-            points.setdefault(cell["ratio"], []).append(unpruned[cell["run"]] - cell[accuracy])
+            points.setdefault(cell["ratio"], []).append(before - cell[accuracy])
     return {
         name: {ratio: float(np.mean(found)) for ratio, found in points.items()}
         for name, points in losses.items()
     }
+
+
+def _network(cell: Cell) -> tuple[str, str | None, int | None]:
+    """What a cell shares with the cell of its unpruned network: run, weights and records."""
+    return cell["run"], cell.get("weights"), cell.get("settings", {}).get("limit")
 
 
 def compressible_ratio(curves: SweepCurves, method: str, *, most: float = 1.0) -> float:

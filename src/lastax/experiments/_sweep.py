@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from lastax._errors import RunError
+from lastax._errors import RunError, TrainingDivergedError
 from lastax._typing import Record
 from lastax.calibration._batch_norm import recalibrate_batch_norm
 from lastax.experiments._cells import (
@@ -254,12 +254,14 @@ class _Measurement:
         try:
             reduction = self._reduce(cell.method, total)
         except ValueError as error:
-            missing = {f"{split}_accuracy": None for split in SPLITS}
-            return {"states": total, "layers": [], **missing, "error": str(error)}
+            return _failed(total, [], error)
         if cell.post_processing is PostProcessing.RECONSTRUCTED:
             reduction = self._reducer.reconstruct(reduction, RECONSTRUCTION_STEPS)
         if cell.post_processing.trains:
-            model = self._trained(reduction.model, cell.post_processing)
+            try:
+                model = self._trained(reduction.model, cell.post_processing)
+            except TrainingDivergedError as error:
+                return _failed(total, list(reduction.states_after), error)
         else:
             # At the original size one compiled program serves all cells of a run.
             model = expand_to_original(self._model, reduction.model, reduction.keep)
@@ -293,3 +295,9 @@ class _Measurement:
             "error": None,
             **pack_correct(test),
         }
+
+
+def _failed(states: int, layers: list[int], error: Exception) -> Record:
+    """The record of a cell without accuracies."""
+    missing = {f"{split}_accuracy": None for split in SPLITS}
+    return {"states": states, "layers": layers, **missing, "error": str(error)}

@@ -9,7 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lastax.experiments._summary import AccuracyCurve, SweepCurves
-from lastax.plots._style import MethodStyle, method_styles, new_figure, simplify
+from lastax.plots._style import (
+    MethodStyle,
+    method_styles,
+    new_figure,
+    show_plain_text,
+    simplify,
+)
 
 # Characters of legend text that fit into three columns of one panel.
 _THREE_COLUMNS = 60
@@ -36,7 +42,7 @@ def draw_learning(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     axis.set_xlabel("epoch")
     axis.set_ylabel("accuracy, %")
     simplify(axis)
-    axis.legend(frameon=False, fontsize=8)
+    show_plain_text(axis.legend(frameon=False, fontsize=8))
     return figure
 
 
@@ -72,13 +78,13 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
         axis.set_ylabel("test accuracy, %")
         axis.set_xlim(left=0)
         simplify(axis)
-        axis.set_title(textwrap.fill(name, 60), fontsize=11)
+        axis.set_title(textwrap.fill(name, 60), fontsize=11, parse_math=False)
     # One legend for all panels: a method has the same color in each.
     entries: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(
+    legend = figure.legend(
         list(entries.values()),
         list(entries),
         frameon=False,
@@ -86,6 +92,7 @@ def draw_sweep(groups: Mapping[str, SweepCurves]) -> Figure:
         ncols=legend_columns if single else 1,
         loc="outside lower center" if single else "outside right upper",
     )
+    show_plain_text(legend)
     return figure
 
 
@@ -160,7 +167,7 @@ def draw_sizes(series: Mapping[str, AccuracyCurve], *, xlabel: str) -> Figure:
     axis.set_ylabel("test accuracy, %")
     axis.set_xlim(left=0)
     simplify(axis)
-    axis.legend(frameon=False, fontsize=8)
+    show_plain_text(axis.legend(frameon=False, fontsize=8))
     return figure
 
 

@@ -69,7 +69,7 @@ def draw_poles(
     _add_color_bar(figure, list(axes.flat), norm, pad=0.02, aspect=25.0 * rows)
     shown = "one eigenvalue of each conjugate pair" if conj_sym else "all eigenvalues"
     removed = "" if all(mask.all() for mask in keep) else "; crosses: removed states"
-    figure.suptitle(f"{title}: {shown}{removed}", fontsize=11)
+    figure.suptitle(f"{title}: {shown}{removed}", fontsize=11, parse_math=False)
     return figure
 
 
@@ -92,7 +92,8 @@ def draw_states(before: Sequence[int], after: Sequence[int], *, title: str) -> F
     axis.set_ylim(0, 1.15 * max(before))
     figure.legend(frameon=False, ncols=2, loc="outside lower center")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(f"{title}: {sum(after)} of {sum(before)} states remain", fontsize=11)
+    heading = f"{title}: {sum(after)} of {sum(before)} states remain"
+    axis.set_title(heading, fontsize=11, parse_math=False)
     return figure
 
 
@@ -128,7 +129,7 @@ def draw_layout(
         axis.add_patch(Rectangle((0, 0), width, rows, fill=False, edgecolor="0.5", linewidth=0.6))
         axis.set_title(f"layer {index}: {mask.sum()} of {len(mask)}", fontsize=9, loc="left")
     _add_color_bar(figure, list(axes), norm)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 

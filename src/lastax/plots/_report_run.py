@@ -31,7 +31,7 @@ from lastax.pruning._plan import score_states
 from lastax.surgery._layers import systems
 from lastax.training._presets import TASKS
 from lastax.training._run_config import RunConfig, kept_masks, load_config, untrained_counts
-from lastax.training._runs import layer_sizes, load_results, load_run
+from lastax.training._runs import RESULTS_FILE, layer_sizes, load_results, load_run
 
 _SPLITS = ("validation", "test")
 # Steps of all sequences in the batch that is timed.
@@ -94,6 +94,8 @@ def run_report(folder: Path, *, time_forward: bool, on_warning: OnProgress) -> s
     run = LoadedRun.load(folder, on_warning)
     config, parent = run.config, run.parent
     results = load_results(folder)
+    if not set(_SPLITS) <= results.keys():
+        raise RunError(f"{folder / RESULTS_FILE} has no accuracies: train the run again")
     method = (config.pruning or {}).get("method", "last")
     lead = f"{config.task}, {len(config.states)} {config.model.layer} layers, seed {config.seed}"
     parts = [html_numbers(_numbers(run, results))]
@@ -140,7 +142,9 @@ def _comparison_section(
         effect = results[split]
         rows.append([f"{split} accuracy", percent(effect["before"]), percent(effect["after"])])
         rows.append([f"{split}, same prediction as before", "", percent(effect["agreement"])])
-        rows.append([f"{split}, KL divergence", "", f"{effect['kl_divergence']:.3f} nats"])
+        divergence = effect["kl_divergence"]
+        nats = "not finite" if divergence is None else f"{divergence:.3f} nats"
+        rows.append([f"{split}, KL divergence", "", nats])
     caption = "Parameters and bytes of the state-space layers."
     if time_forward:
         times = _forward_seconds(parent.config, (parent.model, run.model))

@@ -25,8 +25,10 @@ def learning_section(runs: Mapping[str, Path], on_warning: OnProgress) -> list[s
             continue
         try:
             records[name] = [json.loads(line) for line in path.read_text().splitlines()]
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            for record in records[name]:
+                [record[field] for field in ("epoch", "train_accuracy", "validation_accuracy")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged: {error!r}") from error
     if not any(records.values()):
         return []
     caption = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from lastax._errors import RunError
 from lastax._typing import OnProgress
+from lastax.experiments._cells import weights_digest
 from lastax.experiments._summary import SweepCurves, sweep_groups, sweep_summary
 from lastax.experiments._sweep import SWEEP_RESULTS
 from lastax.plots._curves import draw_sweep
@@ -47,7 +48,15 @@ def sweep_report(folders: Sequence[Path], *, on_warning: OnProgress) -> str:
     if failed:
         parts.append(html_heading("Methods that do not apply"))
         parts += [html_text(f"{method}: {error}") for method, error in failed.items()]
-    parts += learning_section({f"{run.parent.name}/{run.name}": run for run in runs}, on_warning)
+    digests = {cell["run"]: cell.get("weights") for cell in cells}
+    measured = {}
+    for run in runs:
+        name = f"{run.parent.name}/{run.name}"
+        if _has_weights(run, digests.get(str(run))):
+            measured[name] = run
+        else:
+            on_warning(f"no learning curve of {name}: {run} is missing, or was trained again")
+    parts += learning_section(measured, on_warning)
     commands = "\n".join(" ".join(sweep["command"]) for sweep in sweeps)
     parts += reproduction_section(commands, sweeps[-1]["versions"])
     tasks = ", ".join(dict.fromkeys(cell["task"] for cell in cells))
@@ -55,12 +64,20 @@ def sweep_report(folders: Sequence[Path], *, on_warning: OnProgress) -> str:
     return html_page(title, f"pruning methods and ratios on {tasks}", parts)
 
 
+def _has_weights(run: Path, digest: str | None) -> bool:
+    """Whether a folder holds the run that a sweep measured, and not another one of this name."""
+    try:
+        return digest in (None, weights_digest(run))
+    except OSError:
+        return False
+
+
 def _read_sweep(folder: Path) -> Mapping[str, Any]:
     path = folder / SWEEP_RESULTS
     try:
         sweep = json.loads(path.read_text())
         sweep_summary(sweep["cells"])
-        [*sweep["runs"], *sweep["command"], *sweep["versions"].items()]
+        " ".join([*sweep["runs"], *sweep["command"], *sweep["versions"]])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error!r}") from error
     return sweep

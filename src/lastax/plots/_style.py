@@ -7,6 +7,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 
 from lastax.pruning._methods import METHODS
 
@@ -78,3 +79,9 @@ def simplify(axis: Axes) -> None:
     """Draw a grid, and no lines at the top and on the right."""
     axis.grid(color="0.5", alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def show_plain_text(legend: Legend) -> None:
+    """Show labels as they are: a dollar sign in a name does not begin a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -7,6 +7,7 @@ run like any other.
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,12 @@ def load_results(folder: str | Path) -> Record:
     """
     path = Path(folder) / RESULTS_FILE
     try:
-        return _migrated(json.loads(path.read_text()))
+        results = json.loads(path.read_text())
+        if not isinstance(results, dict):
+            raise ValueError("it holds no JSON object")
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is missing or damaged: {error}") from error
+    return _migrated(results)
 
 
 def _migrated(results: Record) -> Record:
@@ -117,6 +121,11 @@ def _migrated(results: Record) -> Record:
         return [rename(part) for part in value] if isinstance(value, list) else value
 
     return {name: rename(value) for name, value in renamed.items()}
+
+
+def json_number(value: float) -> float | None:
+    """A number for a JSON file, which has neither infinity nor NaN; null stands for them."""
+    return float(value) if math.isfinite(value) else None
 
 
 def save_results(folder: str | Path, results: Mapping[str, Any]) -> None:

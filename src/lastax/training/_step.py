@@ -1,7 +1,7 @@
 """One training step: a pure function of a state and a batch.
 
-A batch is a mapping of arrays with a leading batch axis: `x`, `label`, and where they apply
-`length` (number of steps that are not padding) and `weight` (0 for rows that only fill the batch).
+A batch is a mapping of arrays with a leading batch axis: `x`, `label`, and `length` (number of
+steps that are not padding) if sequences are padded.
 """
 
 from __future__ import annotations
@@ -81,7 +81,16 @@ def train_step(
 
     Returns:
         The state after, and the metrics of the batch.
+
+    Raises:
+        ValueError: if the batch has a `weight`, as evaluation batches have. Rows that only fill a
+            batch would take part in the batch statistics.
     """
+    if "weight" in batch:
+        raise ValueError(
+            "train_step: the batch has a weight, which only evaluation uses; leave it out, and the "
+            "rows that only fill the batch"
+        )
     parameters, rest = split_trainable(state.model)
     label = jnp.asarray(batch["label"])
     keys = jax.random.split(jax.random.fold_in(key, state.step), label.shape[0])

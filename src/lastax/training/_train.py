@@ -22,13 +22,14 @@ from lastax.training._lock import lock_run
 from lastax.training._placement import Placement
 from lastax.training._reduction import Masks
 from lastax.training._run_config import (
+    CONFIG_FILE,
     RunConfig,
     build_from_config,
     installed_versions,
     keep_in_config,
     save_config,
 )
-from lastax.training._runs import save_results
+from lastax.training._runs import json_number, save_results
 
 # In a run, the network that training started from, if it was not drawn, or if states are removed
 # during training: `config.json` then has the remaining ones.
@@ -57,9 +58,13 @@ class TrainedRun(NamedTuple):
         return {
             "run": str(self.folder),
             "best_epoch": self.best_epoch,
-            "validation": self.validation._asdict(),
-            "test": self.test._asdict(),
+            "validation": _as_record(self.validation),
+            "test": _as_record(self.test),
         }
+
+
+def _as_record(evaluation: Evaluation) -> Record:
+    return evaluation._asdict() | {"loss": json_number(evaluation.loss)}
 
 
 def train(
@@ -118,6 +123,8 @@ def train(
         raise RunError(
             f"{folder} already exists: resume the run, remove it, or choose another folder"
         )
+    if resume and not (folder / CONFIG_FILE).is_file():
+        raise RunError(f"{folder} is no run to resume: there is no {CONFIG_FILE}")
     writes = jax.process_index() == 0
     reduces = config.training.reduce_during_training > 0
     network = build_from_config(config) if start is None else start
