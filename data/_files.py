@@ -84,9 +84,12 @@ def read_numbers(path: Path, *, size: int) -> Float32[np.ndarray, "n L d"]:
     try:
         loaded = np.load(path, allow_pickle=False)
         values = loaded if isinstance(loaded, np.ndarray) else loaded["x"]
+        if not isinstance(values, np.ndarray):
+            raise ValueError("x is no array")
     except OSError as error:
         raise unreadable(path, error) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: an encrypted member, or a compression that Python does not know.
+    except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is neither a .npy file nor a .npz file with x ({error})") from None
     values = _as_sequences(values, size)
     if (

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lastax.data._cache import cache_folder
+from lastax._cache_folder import cache_folder, with_home
 from lastax.data._errors import DataError
 
 # Folders below the root that may hold a data set. The Long Range Arena release is nested twice.
@@ -16,9 +16,9 @@ def data_folder(root: Path | None = None) -> Path:
     `root` if given, else the environment variable LASTAX_DATA, else `data` in the cache folder.
     """
     if root is not None:
-        return root.expanduser()
+        return with_home(root)
     named = os.environ.get("LASTAX_DATA")
-    return Path(named).expanduser() if named else cache_folder() / "data"
+    return with_home(named) if named else cache_folder() / "data"
 
 
 def find(root: Path, *candidates: str, is_file: bool = False) -> Path | None:

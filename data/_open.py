@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lastax._cache_folder import with_home
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
 from lastax.data._folders import data_folder
@@ -99,7 +100,7 @@ def data_settings(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         listed = ", ".join(known) or "none of its own"
         raise ValueError(f"{key} is not a setting of {name}, which has {listed}")
     if "data" in given:
-        given["data"] = str(Path(given["data"]).expanduser().resolve())
+        given["data"] = str(with_home(given["data"]).resolve())
     return given
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, Int64, Integer, Shaped
 
+from lastax._cache_folder import with_home
 from lastax.data._data_set import Data, DataSet
 from lastax.data._files import padded_record, read_numbers
 from lastax.data._npz import Npz
@@ -52,7 +53,7 @@ def open_arrays(root: Path | None = None, *, data: str | Path, skip_bad: bool = 
             numeric, or a row is bad; with `skip_bad`, only if no row of a split is good.
     """
     del root
-    file = Npz(Path(data).expanduser())
+    file = Npz(with_home(data))
     identity = {"version": VERSION, "file": fingerprint([file.path]), "skip_bad": skip_bad}
     ready = prepared("arrays", identity, functools.partial(_build, file=file, skip=skip_bad))
     about = load_about(ready)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from lastax._cache_folder import with_home
 from lastax.data._clip_splits import LISTS, check_classes, hold_out, read_lists
 from lastax.data._data_set import Data, DataSet
 from lastax.data._errors import DataError
@@ -81,7 +82,7 @@ def open_audio_folder(
         )
     if not SLOWEST <= rate <= FASTEST:
         raise DataError(f"open_audio_folder: rate must be in {SLOWEST}..{FASTEST} Hz; got {rate}")
-    folder = Path(data).expanduser()
+    folder = with_home(data)
     found = _clips(folder)
     ready = _prepared(folder, found.clips, features=features, rate=rate, skip_bad=skip_bad)
     about = load_about(ready)

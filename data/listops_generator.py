@@ -66,6 +66,11 @@ class Shape:
         ):
             if value < least:
                 raise DataError(f"ListOps: {name} must be at least {least}; got {value}")
+        if self.max_args > self.max_length:
+            raise DataError(
+                f"ListOps: max_args must be at most max_length, {self.max_length}; got "
+                f"{self.max_args}"
+            )
         longest = depth = 1
         while depth < self.max_depth and longest < self.min_length:
             longest, depth = 2 + self.max_args * longest, depth + 1

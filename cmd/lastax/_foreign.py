@@ -73,7 +73,7 @@ def import_checkpoint(
     with err.status(f"opening {config.name}") as status:
         return lastax.interop.import_run(
             imported,
-            folder or RUNS / task / file.stem,
+            folder or RUNS / task / file.resolve().stem,
             lastax.data.open_data(config, root),
             task=task,
             data_config=config,

@@ -25,12 +25,17 @@ def import_named_modules() -> None:
     """Import the named modules, from the current folder or where they are installed.
 
     Raises:
-        click.UsageError: if there is no such module.
+        click.UsageError: if there is no such module, or if it cannot be imported.
     """
     for module in named_modules():
+        if module.startswith(".") or "/" in module:
+            raise click.UsageError(f"--import {module}: pass a name as in Python, such as a.b")
         if "" not in sys.path:
             sys.path.insert(0, "")
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise click.UsageError(f"--import {module}: {error}") from error
+        except Exception as error:  # Whatever the code of the user raises.
+            reason = f"{type(error).__name__}: {error}"
+            raise click.UsageError(f"--import {module}: {reason}") from error

@@ -55,7 +55,7 @@ def devices_to_resume_on(wanted: int | None, config: RunConfig) -> int:
 
 
 def check_settings_of_run(config: RunConfig, given: Mapping[str, Any]) -> None:
-    """A resumed run is the same run: flags may repeat its settings, not change them.
+    """Check that flags repeat the settings of a run, and do not change them.
 
     Args:
         config: the configuration of the run.
@@ -69,7 +69,7 @@ def check_settings_of_run(config: RunConfig, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name != "data" and value not in (None, recorded[name]):
             raise click.UsageError(
-                f"--{name.replace('_', '-')} {value}: the run to resume has {recorded[name]}; "
+                f"--{name.replace('_', '-')} {value}: the run has {recorded[name]}; "
                 "leave the flag out, or start a new run"
             )
 

@@ -62,4 +62,5 @@ def trained_runs(
 def _train(command: list[str], folder: Path) -> int:
     err.print(f"lastax {shlex.join(command)}")
     program = [sys.executable, "-m", "lastax.cmd.main"]
-    return subprocess.run([*program, *command], cwd=folder, check=False).returncode
+    # The results of the sweep alone go to the standard output.
+    return subprocess.run([*program, *command], cwd=folder, stdout=2, check=False).returncode

@@ -22,8 +22,20 @@ def train_with_progress(
     resume: bool,
     workers: int,
     root: Path | None,
+    moved: str | None,
 ) -> dict[str, Any]:
-    """Train a run, and return its results. If it is interrupted, say how to resume it."""
+    """Train a run, and return its results. If it is interrupted, say how to resume it.
+
+    Args:
+        config: the configuration of the run.
+        data: its data.
+        folder: the run.
+        start: the network that a new run starts from; one with new weights if None.
+        resume: whether the run was interrupted before.
+        workers: number of processes that prepare batches.
+        root: folder of all data sets, if it was given.
+        moved: where the data of the run are now, if this was given.
+    """
     with Counter("training") as counter:
 
         def begin(steps: int) -> None:
@@ -65,6 +77,7 @@ def train_with_progress(
             words = ["lastax", *(f"--import={module}" for module in named_modules())]
             words += ["train", "--task", config.task, "--out", str(folder), "--resume"]
             words += [] if root is None else ["--data-dir", str(root)]
+            words += [] if moved is None else ["--data", moved]
             raise click.Abort(f"resume the run with: {shlex.join(words)}") from error
     return run.summary()
 

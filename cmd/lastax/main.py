@@ -59,9 +59,9 @@ def main() -> None:
 
     Exit status 0, 1 (a failure, explained in one line), 2 (wrong usage) or 130 (interrupted).
     """
-    keep_compiled_programs()
     keep_interrupts()
     try:
+        keep_compiled_programs()
         # A number if a command ended by `Exit`: it printed a result that reports a problem.
         status = cli(standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:

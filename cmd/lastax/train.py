@@ -25,6 +25,7 @@ from lastax.cmd._flags import (
 )
 from lastax.cmd._options import Name, debug_option, json_option, root_option
 from lastax.cmd._resume import (
+    check_settings_of_run,
     newest_unfinished,
     runs_of,
 )
@@ -142,9 +143,9 @@ def train(
     chosen |= chosen_data_settings(TASKS[task].data.name, chosen)
     given = {"task": task, "size": size, "seed": seed, **chosen}
     if if_missing:
-        of_task = {"task": task, "size": size}
-        finished = [folder] if folder is not None else runs_of(of_task, finished=True)
+        finished = [folder] if folder is not None else runs_of(given, finished=True)
         if finished and has_finished(finished[-1]):
+            check_settings_of_run(load_config(finished[-1]), given)
             if as_json:
                 emit(load_results(finished[-1]))
             return
@@ -177,12 +178,20 @@ def train(
             )
         folder = folder or unused_folder(config)
         if source is not None:
-            config = dataclasses.replace(config, start=os.path.relpath(source, folder))
+            start_run = os.path.relpath(source.resolve(), folder.resolve())
+            config = dataclasses.replace(config, start=start_run)
         if folder.exists():
             raise RunError(f"{folder} already exists: pass --resume to resume it, or another --out")
     with contextlib.nullcontext() if distributed is None else distributed.explain_losses():
         result = train_with_progress(
-            config, data, folder, start=start, resume=resume, workers=workers, root=root
+            config,
+            data,
+            folder,
+            start=start,
+            resume=resume,
+            workers=workers,
+            root=root,
+            moved=chosen.get("data") if resume else None,
         )
     if jax.process_index() > 0:
         return

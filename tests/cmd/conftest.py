@@ -49,6 +49,8 @@ def cli(
 ) -> Callable[..., Ended]:
     """Call the program with arguments, in an empty folder of the test."""
     monkeypatch.setenv("LASTAX_CACHE", str(cache))
+    # The program sets this variable; it has its earlier value after the test.
+    monkeypatch.setenv("LASTAX_IMPORT", "")
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Ended:

@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import json
 import shutil
+import sys
 
 import pytest
 
 import lastax.data
 import lastax.data._open
+import lastax.training
 from lastax.data import speech
 
 
@@ -54,6 +56,13 @@ from lastax.data import speech
         (["sweep", "RUN", "--ratios", "0.1,1.5"], 2, ["1.5", "below 1"]),
         (["sweep", "RUN", "--ratios", "a"], 2, ["'a'", "0.1,0.3"]),
         (["reconstruct"], 2, ["reconstruct"]),
+        (["data", "list", "--data-dir", "~no-such-user/x"], 1, ["~no-such-user/x", "home folder"]),
+        (["--import", "./own.py", "data", "list"], 2, ["--import ./own.py", "a name as in Python"]),
+        (
+            ["train", "--task", "speech", "--out", "RUN", "--if-missing", "--seed", "7"],
+            2,
+            ["--seed 7", "the run has 0"],
+        ),
         (["prune", "RUN", "--rate", "1"], 2, ["--rat"]),
         (["prune", "RUN", "--seed", "9" * 30], 2, ["--seed"]),
         (["prune", "RUN", "--finetune-rate", "1"], 2, ["--finetune-rate", "without --finetune"]),
@@ -255,8 +264,38 @@ def test_a_folder_that_pruning_did_not_write_is_not_replaced(cli, trained, tmp_p
     assert (other / "model.safetensors").stat() == written
     assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 0
     assert (other / "model.safetensors").stat() != written
+    (other / "report.html").touch()  # As `lastax report` writes it.
+    assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 0
     (other / "sweep").mkdir()
-    assert cli("prune", copy, "--ratio", 0.5, "--overwrite").status == 1
+    ended = cli("prune", copy, "--ratio", 0.5, "--overwrite")
+    assert ended.status == 1
+    assert "is not only an earlier pruning" in ended.stderr
+
+
+def test_a_module_that_fails_is_named(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "failing_module.py").write_text("undefined\n")
+    ended = cli("--import", "failing_module", "data", "list")
+    assert ended.status == 2
+    assert "--import failing_module: NameError" in ended.stderr
+
+
+def test_a_run_below_a_link_finds_its_parent(cli, trained, tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    small = tmp_path / "link" / "small"
+    assert cli("prune", trained, "--ratio", 0.5, "--out", small).status == 0
+    parent = lastax.training.load_config(small).parent
+    assert (small.resolve() / parent).resolve() == trained.resolve()
+    assert cli("prune", trained, "--ratio", 0.5, "--out", small, "--overwrite").status == 0
+
+
+def test_names_with_dollar_signs_are_no_formulas(cli, trained, tmp_path):
+    folder = tmp_path / "a$^$b"
+    shutil.copytree(trained, folder)
+    assert cli("prune", folder, "--ratio", 0.5).status == 0
+    assert (tmp_path / "a$^$b-last-50" / "states.png").is_file()
+    assert cli("report", folder, "--no-speed").status == 0
 
 
 def test_a_level_that_is_there_is_named(cli, tmp_path):

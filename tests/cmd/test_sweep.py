@@ -377,8 +377,10 @@ def test_missing_presets_are_trained(cli, tmp_path, monkeypatch):
     """Only the call of `lastax train`, and the report of its failure."""
     called = []
 
-    def run(command, cwd, check):
+    def run(command, cwd, stdout, check):
         assert cwd == Path.cwd()
+        # Only the results of the sweep go to the standard output.
+        assert stdout == 2
         called.append(command[3:])
         return type("Done", (), {"returncode": 3})()
 

@@ -79,7 +79,7 @@ def test_killed_and_resumed_is_bit_identical(cli, trained, start, tmp_path, mome
 def test_resume_refuses_other_settings(cli, trained):
     ended = cli("train", "--task", "speech", "--out", trained, "--resume", "--channels", 16)
     assert ended.status == 2
-    assert "--channels 16: the run to resume has 8" in ended.stderr
+    assert "--channels 16: the run has 8" in ended.stderr
 
 
 def test_a_finished_run_is_not_resumed(cli, trained):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import optax
 import pytest
 
 import lastax
-from lastax.serialization import RunError, folder_written_at_once
+from lastax.serialization import RunError, folder_written_at_once, write_atomically
 
 
 def network(**settings):
@@ -247,3 +248,35 @@ def test_an_old_folder_survives_a_failed_replacement(tmp_path, monkeypatch, mome
         (fresh / "new").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_a_file_is_written_where_a_link_points(tmp_path):
+    target, link = tmp_path / "real.html", tmp_path / "link.html"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target.name)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.html", "real.html"]
+
+
+def test_a_new_file_has_the_permissions_of_the_user(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomically(tmp_path / "new", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(tmp_path / "pipe", b"content")
+        assert os.read(reader, 100) == b"content"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-5
 _MARGIN = 3e-4
 _CANDIDATES = 16
 # Headers that the written files include.
-_RESERVED = {"float", "math", "stdint", "stdio"}
+_RESERVED = {"features", "float", "math", "stdint", "stdio"}
 
 
 def to_c(

@@ -102,6 +102,8 @@ class Scope:
         return np.stack([array.real, array.imag], axis=-1)
 
     def _finite(self, full: str, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind in "SUOMm" or array.dtype.itemsize > np.dtype(np.complex128).itemsize:
+            raise RunError(f"{full} has values of type {array.dtype}, which lastax cannot read")
         kind = np.complex64 if np.iscomplexobj(array) else np.float32
         # Numbers of 16 bits become float32 without loss; double precision stays.
         array = np.asarray(array, np.result_type(kind, array.dtype.newbyteorder("=")))

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +13,25 @@ from lastax._errors import RunError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path`, which holds either all of it or its earlier content."""
+    """Write `content` to `path`, which holds either all of it or its earlier content.
+
+    A link is followed, and an existing file keeps its permissions. Pipes and devices are written to
+    directly.
+    """
     path, temporary = Path(path), None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        temporary.replace(target)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     finally:
