@@ -39,6 +39,7 @@ _TREES = 4096  # trees per draw
 _FRUITLESS = 2**20  # trees without a new row after which the search stops
 _NAMES = np.array([list(name.ljust(3).encode()) for name in OPERATORS], np.uint8)
 _NAME_LENGTHS = np.array([len(name) for name in OPERATORS])
+_MOST_ARGS = 2**31  # `_below` draws from 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +67,9 @@ class Shape:
         ):
             if value < least:
                 raise DataError(f"ListOps: {name} must be at least {least}; got {value}")
-        if self.max_args > self.max_length:
+        if self.max_args > _MOST_ARGS:
             raise DataError(
-                f"ListOps: max_args must be at most max_length, {self.max_length}; got "
-                f"{self.max_args}"
+                f"ListOps: max_args must be at most {_MOST_ARGS:,}; got {self.max_args}"
             )
         longest = depth = 1
         while depth < self.max_depth and longest < self.min_length:

@@ -463,6 +463,7 @@ def test_other_data_is_not_overwritten(tmp_path, change):
         ({"train": -5}, "train must be at least 0; got -5"),
         ({"workers": 0}, "workers must be 1 or more; got 0"),
         ({"max_args": 1}, "max_args must be at least 2; got 1"),
+        ({"max_args": 10**20}, "max_args must be at most 2,147,483,648; got 10"),
         ({"max_depth": 0}, "max_depth must be at least 1; got 0"),
         ({"min_length": 0}, "min_length must be at least 1; got 0"),
         ({"max_length": 500}, "max_length must be at least 501; got 500"),
