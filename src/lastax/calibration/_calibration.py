@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import warnings
 
 import numpy as np
@@ -75,13 +76,32 @@ class Calibration:
         layers = [layer_identity(layer) for layer in find_layers(self.model)]
         return [layers.index(layer_identity(layer_of(block))) for block in self.data.blocks]
 
-    @functools.cached_property
+    def blocks_of_layers(self, function: str) -> list[list[int]]:
+        """For each layer, in the order of `find_layers`, the blocks that hold it; several if tied.
+
+        Raises:
+            ValueError: if no block holds a layer. The message begins with `function`.
+        """
+        numbers = self.layer_numbers
+        blocks = [
+            [block for block, number in enumerate(numbers) if number == layer]
+            for layer in range(len(find_layers(self.model)))
+        ]
+        missing = [layer for layer, held in enumerate(blocks) if not held]
+        if missing:
+            raise ValueError(
+                f"{function}: forward.blocks leaves out layers {missing} of "
+                "lastax.find_layers(model); return every block that holds a layer"
+            )
+        return blocks
+
+    @property
     def layer_moments(self) -> list[Moments]:
         """Moments of each layer in the order of `find_layers`, over all blocks that hold it."""
-        by_layer: dict[int, Moments] = {}
-        for number, moments in zip(self.layer_numbers, self.moments, strict=True):
-            by_layer[number] = by_layer[number] + moments if number in by_layer else moments
-        return [by_layer[number] for number in sorted(by_layer)]
+        return [
+            functools.reduce(operator.add, [self.moments[block] for block in blocks])
+            for blocks in self.blocks_of_layers("Calibration.layer_moments")
+        ]
 
     @functools.cached_property
     def systems(self) -> list[RegressionSystem]:

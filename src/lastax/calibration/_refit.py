@@ -16,7 +16,6 @@ from lastax.calibration._refit_pass import Choice, cut_and_refit
 from lastax.calibration._report import Divergence, RefitReport, mean_kl_divergence
 from lastax.nn._blockwise import BlockwiseForward
 from lastax.surgery._counts import Ratio, checked_count, requested_count
-from lastax.surgery._layers import find_layers
 from lastax.surgery._states import writable_layers
 
 
@@ -105,8 +104,8 @@ def refit(
         raise ValueError("refit: the Calibration is of another model; call calibrate for this one")
     check_untied("refit", calibration.data)
     writable_layers("refit", calibration.data.blocks)
-    numbers = _checked_numbers(calibration)
-    blocks = np.argsort(numbers)
+    blocks = [held[0] for held in calibration.blocks_of_layers("refit")]
+    numbers = calibration.layer_numbers
     sizes = calibration.sizes
     choices: Sequence[Choice]
     if keep is not None:
@@ -127,18 +126,6 @@ def refit(
     small, report = cut_and_refit(calibration, choices, linear_maps=linear_maps, poles=poles)
     layers = [report.layers[block] for block in blocks]
     return small, dataclasses.replace(report, layers=layers)
-
-
-def _checked_numbers(calibration: Calibration) -> list[int]:
-    """For each block the index of its layer in `find_layers(model)`; all layers are there."""
-    numbers = calibration.layer_numbers
-    missing = sorted(set(range(len(find_layers(calibration.model)))) - set(numbers))
-    if missing:
-        raise ValueError(
-            f"refit: forward.blocks leaves out layers {missing} of lastax.find_layers(model); "
-            "return every block that holds a layer"
-        )
-    return numbers
 
 
 Limit = TypeVar("Limit")

@@ -185,24 +185,8 @@ class Reducer:
         decided = self._plan(method, count)
         return Reduction(decided.apply(self.model), decided.scores, decided.keep, decided.unstable)
 
-    @functools.cached_property
-    def _blocks_of_layers(self) -> list[list[int]]:
-        """The blocks that hold each layer; the forward pass may have another order, or ties."""
-        numbers = self.calibration.layer_numbers
-        blocks = [
-            [block for block, number in enumerate(numbers) if number == layer]
-            for layer in range(len(self.systems))
-        ]
-        missing = [layer for layer, held in enumerate(blocks) if not held]
-        if missing:
-            raise ValueError(
-                f"{self.function}: forward.blocks leaves out layers {missing} of "
-                "lastax.find_layers(model); return every block that holds a layer"
-            )
-        return blocks
-
     def _moments(self) -> list[Moments]:
-        assert self._blocks_of_layers  # No layer is missing.
+        self.calibration.blocks_of_layers(self.function)  # Errors name the function of the caller.
         return self.calibration.layer_moments
 
     def _plan(self, method: Method, count: int) -> PruningPlan:
@@ -215,7 +199,7 @@ class Reducer:
     def _refitted(self, **amount: Any) -> Reduction:
         writable_layers(self.function, self.model)
         check_untied(self.function, self.calibration.data)
-        blocks = [held[0] for held in self._blocks_of_layers]
+        blocks = [held[0] for held in self.calibration.blocks_of_layers(self.function)]
         small, report = refit(self.model, self.calibration, **amount)
         return Reduction(
             small,
