@@ -62,6 +62,12 @@ report: $(INSTALLED) ## write an HTML page about a run or a sweep: RUN= (default
 
 # The parts of the studies share these options. A sweep that was interrupted resumes.
 STUDY := --seeds 0,1,2 --jobs $(JOBS)
+# Train those of the runs in $(1) that are not finished, for the task speech and with the options in $(2).
+define TRAIN_MISSING
+	for run in $(1); do resume=$$(test ! -d $$run || echo --resume); \
+		test -f $$run/results.json || $(LASTAX) train --task speech $(2) \
+			--seed $${run##*seed} --out $$run $$resume || exit 1; done
+endef
 
 study: $(INSTALLED) ## all methods, four kinds of layers, three tasks; two hours: docs/study.md
 	$(LASTAX) sweep --task speech --layer s5,s5-unidirectional,s4d,lru $(STUDY) \
@@ -72,38 +78,15 @@ study: $(INSTALLED) ## all methods, four kinds of layers, three tasks; two hours
 		--ratios 0.1,0.3,0.5,0.7,0.9 --limit 1000 --out runs/study/text $(ARGS)
 	$(LASTAX) report runs/study/speech runs/study/smnist runs/study/text --out runs/study/report.html
 
-REFIT := runs/study-refit
+S5_RUNS := $(foreach seed,0 1 2,runs/speech/s5-seed$(seed))
+S4D_RUNS := $(foreach seed,0 1 2,runs/speech/s4d-seed$(seed))
 
 study-refit: $(INSTALLED) ## refitting, reconstruction and distillation; an hour and a half: docs/refit.md
-	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last,calibrated --ratios 0.8,0.9 \
-		--finetune 3 --distill --out $(REFIT)/training $(ARGS)
-	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --out $(REFIT)/s4d \
-		--methods last,aire,uniform-magnitude,empirical-energy,empirical-balanced,calibrated $(ARGS)
-	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --ratios 0.6,0.7,0.8,0.9 --calibration 256 \
-		--methods last,empirical-balanced,calibrated --reconstruct last,empirical-balanced,calibrated \
-		--out $(REFIT)/reconstructed $(ARGS)
-	$(LASTAX) sweep --task speech --layer s4d $(STUDY) --ratios 0.9,0.95 --calibration 256 \
-		--methods calibrated --reconstruct calibrated --out $(REFIT)/reconstructed-s4d $(ARGS)
-	for model in s5-0.8 s5-0.9 s4d-0.95; do layer=$${model%-*}; ratio=$${model#*-}; \
-		for seed in 0 1 2; do for tuning in 3-0.1 30-0.3; do \
-		out=$(REFIT)/distilled-$$model-$$tuning-seed$$seed; \
-		test -d $$out || $(LASTAX) prune runs/speech/$$layer-seed$$seed --method calibrated \
-			--ratio $$ratio --calibration 256 --reconstruct 100 --finetune $${tuning%-*} \
-			--finetune-rate $${tuning#*-} --distill --out $$out || exit 1; done; done; done
-	$(LASTAX) sweep --task speech --layer s5 $(STUDY) --methods last --ratios 0.8,0.9 \
-		--finetune 30 --finetune-rate 0.3 --distill --out $(REFIT)/training-long $(ARGS)
-	for seed in 0 1 2; do for ratio in 0.5 0.6; do \
-		out=$(REFIT)/dense-feedthrough$$ratio-seed$$seed; \
-		test -d $$out || $(LASTAX) prune runs/speech/s5-seed$$seed --method calibrated --ratio $$ratio \
-			--fast --dense-feedthrough --out $$out || exit 1; done; done
-	for seed in 0 1 2; do for states in 6 3; do \
-		$(LASTAX) train --task speech --states $$states --seed $$seed --if-missing \
-			--out $(REFIT)/small$$states-seed$$seed || exit 1; done; done
-	$(BIN)/python examples/calibration_drift.py runs/speech/s5-seed0 runs/speech/s5-seed1 \
-		runs/speech/s5-seed2 | tee $(REFIT)/drift.txt
+	$(call TRAIN_MISSING,$(S5_RUNS),--layer s5)
+	$(call TRAIN_MISSING,$(S4D_RUNS),--layer s4d)
+	$(BIN)/python examples/study_refit.py $(S5_RUNS) $(S4D_RUNS) --jobs $(JOBS) $(ARGS)
+	$(BIN)/python examples/calibration_drift.py $(S5_RUNS)
 	$(LASTAX) bench refit
-	$(LASTAX) report $(REFIT)/training $(REFIT)/s4d $(REFIT)/reconstructed $(REFIT)/reconstructed-s4d \
-		--out $(REFIT)/report.html
 
 study-training: $(INSTALLED) ## penalties, reduction in training, small networks; an hour: docs/training-small.md
 	$(BIN)/python examples/study_training.py $(ARGS)
@@ -118,9 +101,7 @@ study-import: $(INSTALLED) ## prune other people's networks: CHECKPOINTS="a.pth 
 DEVICE_RUNS := $(foreach seed,0 1 2,runs/speech/s5-unidirectional-seed$(seed))
 
 study-device: $(INSTALLED) ## networks as C code, and checks of all runtimes; half an hour: docs/device.md
-	for run in $(DEVICE_RUNS); do resume=$$(test ! -d $$run || echo --resume); \
-		test -f $$run/results.json || $(LASTAX) train --task speech --no-bidirectional \
-			--seed $${run##*seed} --out $$run $$resume || exit 1; done
+	$(call TRAIN_MISSING,$(DEVICE_RUNS),--no-bidirectional)
 	$(BIN)/python examples/study_device.py $(DEVICE_RUNS) $(ARGS)
 
 # The ratios depend on the number of cores, so they are measured on one where the system can do that.

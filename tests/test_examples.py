@@ -159,11 +159,58 @@ def test_drift_is_measured_on_runs(capsys, monkeypatch, folder):
     untrained_run(folder, lastax.ModelConfig(layers=2, channels=8, states=4))
     monkeypatch.setattr(sys, "argv", ["calibration_drift.py", str(folder)])
     runpy.run_path(str(ROOT / "examples/calibration_drift.py"))
-    title, *rows = capsys.readouterr().out.splitlines()
-    assert title.split() == ["removed", "70", "%", "90", "%"]
+    title, _, *rows = capsys.readouterr().out.splitlines()
+    columns = ["calibrated on", "70 % removed", "difference", "90 % removed", "difference"]
+    assert title.strip("| ").split(" | ") == columns
     assert len(rows) == 9
-    for row in rows:
-        assert all(0 <= float(value) <= 100 for value in row.split()[-2:])
+    reference, *others = (row.strip("|").split("|") for row in rows)
+    assert reference[2].strip() == reference[4].strip() == ""
+    for row in others:
+        for accuracy, shown in ((1, 2), (3, 4)):
+            difference, low, high = map(float, re.findall(r"-?\d+\.\d", row[shown]))
+            assert low <= difference <= high
+            expected = float(row[accuracy]) - float(reference[accuracy])
+            assert difference == pytest.approx(expected, abs=0.11)
+
+
+def test_study_refit_measures_what_is_missing_and_prints_differences(folder, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.savez("own.npz", x_train=rng.normal(size=(200, 9, 1)), y_train=np.arange(200) % 2)
+    data = lastax.training.DataConfig("arrays", data="own.npz")
+    model = lastax.ModelConfig(layer="s4d", layers=1, channels=4, states=8)
+    sizes = {"input_size": 1, "classes": 2, "length": 9, "labels": ("0", "1")}
+    for run in ("one", "other"):
+        untrained_run(folder / run, model, task="arrays", data=data, **sizes)
+    study = runpy.run_path(str(ROOT / "examples/study_refit.py"))
+    grid = lastax.experiments.Grid
+    study["PARTS"].clear()
+    study["PARTS"]["s5"] = ("s5", [grid(("last",), (0.5,))])
+    few, more = (
+        grid(("calibrated",), (0.5, 0.75), calibration=lastax.experiments.CalibrationOptions(count))
+        for count in (4, 8)
+    )
+    study["PARTS"]["s4d"] = ("s4d", [few, more])
+    arguments = ["one", "other", "--parts=s5,s4d", "--out=study"]
+    shown = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
+    title, _, unpruned, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in shown.splitlines()
+        if line.startswith("|")
+    )
+    assert title == ["", "50 % removed", "75 % removed"]
+    assert [row[0] for row in rows] == ["calibrated (sequences 4)", "calibrated (sequences 8)"]
+    number = r"-?\d+\.\d"
+    before = float(re.match(number, unpruned[1]).group())
+    for cell in itertools.chain.from_iterable(row[1:] for row in rows):
+        accuracy, _, difference, low, high = map(float, re.findall(number, cell))
+        assert low <= difference <= high
+        assert difference == pytest.approx(accuracy - before, abs=0.11)
+    # Another run measures nothing again. No network has S5 layers.
+    lines = Path("study/s4d/cells.jsonl").read_text()
+    again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
+    assert again == shown[shown.index("\ns4d\n") :]
+    assert Path("study/s4d/cells.jsonl").read_text() == lines
+    assert not Path("study/s5").exists()
 
 
 def test_study_import_skips_resumes_and_prints_tables(folder):

@@ -48,8 +48,9 @@ from lastax.cmd._sweep_values import (
     ratio,
 )
 
-# `lastax.experiments` has the same value; loading it takes seconds.
+# `lastax.experiments` has the same values; loading it takes seconds.
 RECONSTRUCTION_STEPS = 100
+UNPRUNED = "unpruned"
 
 
 @click.command()
@@ -115,7 +116,12 @@ RECONSTRUCTION_STEPS = 100
 @click.option(
     "--paired",
     is_flag=True,
-    help="Also print paired differences to the first method, with intervals.",
+    help="Also print paired differences to --baseline, with intervals.",
+)
+@click.option(
+    "--baseline",
+    metavar="METHOD",
+    help=f"One of --methods, or {UNPRUNED}.  [default: the first method]",
 )
 @limit_option
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Worker processes on this machine.")
@@ -150,6 +156,7 @@ def sweep(
     finetune_rate: float,
     distill: bool,
     paired: bool,
+    baseline: str | None,
     limit: int | None,
     jobs: int,
     scheduler: str | None,
@@ -171,9 +178,13 @@ def sweep(
         require_flag(names, "--task")
     if not finetune:
         require_flag({"finetune_rate": "--finetune-rate", "distill": "--distill"}, "--finetune")
-    _check_methods(methods or list(lastax.METHODS), recalibrate, reconstruct)
+    methods = methods or list(lastax.METHODS)
+    _check_methods(methods, recalibrate, reconstruct)
+    if not paired:
+        require_flag({"baseline": "--baseline"}, "--paired")
+    baseline = _checked_baseline(baseline or methods[0], methods)
     grid = lastax.experiments.Grid(
-        methods=tuple(methods or lastax.METHODS),
+        methods=tuple(methods),
         ratios=tuple(ratios),
         recalibrate=tuple(recalibrate),
         reconstruct=tuple(reconstruct),
@@ -199,7 +210,7 @@ def sweep(
         cells = _measure(chosen, grid, folder, location, executor)
     results = lastax.experiments.sweep_results(chosen, cells, ["lastax", *sys.argv[1:]])
     if paired:
-        results["paired"] = lastax.experiments.paired_differences(cells, grid.methods[0])
+        results["paired"] = lastax.experiments.paired_differences(cells, baseline)
     lastax.experiments.save_sweep(folder, results)
     groups = lastax.experiments.sweep_groups(cells)
     _draw(folder, groups)
@@ -224,6 +235,13 @@ def _check_methods(methods: list[str], recalibrate: list[str], reconstruct: list
     followed = {*recalibrate, *reconstruct} & set(methods)
     if not followed and not any(lastax.METHODS[name].needs_calibration for name in methods):
         require_flag({"sequences": "--calibration"}, "a method that uses calibration data")
+
+
+def _checked_baseline(baseline: str, methods: list[str]) -> str:
+    known = (UNPRUNED, *methods)
+    if baseline not in known:
+        raise click.UsageError(f"--baseline {baseline}: choose one of {', '.join(known)}")
+    return baseline
 
 
 def _warn_of_unstable_states(run: Path) -> None:

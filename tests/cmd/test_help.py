@@ -94,6 +94,7 @@ def test_help_texts_say_what_the_library_has():
     assert prune.AUTO == lastax.experiments.AUTO
     assert prune.DEFAULT_MAX_LOSS == lastax.experiments.DEFAULT_MAX_LOSS
     assert sweep.RECONSTRUCTION_STEPS == lastax.experiments.RECONSTRUCTION_STEPS
+    assert sweep.UNPRUNED == lastax.experiments.UNPRUNED
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -63,11 +63,19 @@ def test_paired_differences_are_those_of_the_accuracies(cli, trained, tmp_path):
         assert row["difference"] == pytest.approx(difference, abs=1e-6)
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["examples"] == answer["cells"][0]["test_examples"] > 0
+    (gained,) = (
+        row for row in answer["paired"] if (row["ratio"], row["method"]) == (0.75, "unpruned")
+    )
     (row,) = (row for row in answer["paired"] if (row["ratio"], row["method"]) == (0.75, "random"))
     shown = cli("sweep", trained, *options).stdout
     interval = f"{100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
     assert f"{100 * row['difference']:+.2f}" in shown
     assert interval in shown
+    # The other way round, the differences have the opposite sign.
+    lost = cli("sweep", trained, *options, "--baseline", "unpruned", "--json").result["paired"]
+    (other,) = (row for row in lost if (row["ratio"], row["method"]) == (0.75, "lamp"))
+    assert (other["baseline"], other["examples"]) == ("unpruned", row["examples"])
+    assert other["difference"] == pytest.approx(-gained["difference"])
     # Cells of older versions have no single examples.
     path = tmp_path / "cells.jsonl"
     cells = [json.loads(line) for line in path.read_text().splitlines()]

@@ -89,7 +89,7 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
     Args:
         cells: measured cells.
         baseline: the row to compare with: the method, with what followed it, as in
-            `SweepCurves.test`.
+            `SweepCurves.test`, or `UNPRUNED`.
 
     Returns:
         One record per group of runs, ratio and row, the unpruned networks included: the fields of
@@ -114,10 +114,13 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
         if len({len(bits) for row in correct.values() for bits in row.values()}) > 1:
             raise RunError(f"{group}: the runs have test splits of different sizes")
         labels = dict.fromkeys(label for label, _ in correct if label != baseline)
-        for ratio in dict.fromkeys(ratio for label, ratio in correct if label == baseline):
-            reference = correct[baseline, ratio]
-            for label in labels:
-                row = correct.get((label, 0.0 if label == UNPRUNED else ratio), {})
+        # Unpruned networks belong to all ratios.
+        unpruned = correct.get((UNPRUNED, 0.0), {})
+        for ratio in dict.fromkeys(ratio for label, ratio in correct if label != UNPRUNED):
+            at_ratio = {label: correct.get((label, ratio), {}) for label in (baseline, *labels)}
+            at_ratio |= {UNPRUNED: unpruned} if UNPRUNED in at_ratio else {}
+            reference = at_ratio.pop(baseline)
+            for label, row in at_ratio.items():
                 common = [run for run in reference if run in row]
                 if not common:
                     continue
