@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,11 +208,22 @@ def calibration_options(sequences: int | None) -> Callable[[Command], Command]:
     return add
 
 
+class FiniteRange(click.FloatRange):
+    """Numbers in a range. `click.FloatRange` also accepts NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or an error that says what is wrong."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 def finetune_rate_option(command: Command) -> Command:
     """`--finetune-rate`, which belongs to `--finetune`."""
     return click.option(
         "--finetune-rate",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         default=0.1,
         help="Learning rates of these epochs, relative to the run's.",
     )(command)

@@ -77,7 +77,7 @@ def _compare(
     as_json: bool,
 ) -> None:
     names = [
-        name for name, one in lastax.METHODS.items() if one.scores_parameters and name != "random"
+        name for name, one in lastax.METHODS.items() if one.scores_parameters and not one.uses_key
     ]
     if method not in names:
         raise click.UsageError(f"--method {method} with --compare: choose of {', '.join(names)}")

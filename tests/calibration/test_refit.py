@@ -400,6 +400,16 @@ def test_token_sequences():
             {"ratio": 0.5},
             r"records \[2, 4\] have a length outside 1 to 30",
         ),
+        (
+            {**data(), "weight": np.ones(5)},
+            {"ratio": 0.5},
+            r"refit: weight has shape \(5,\), but x has 6 sequences",
+        ),
+        (
+            {**data(), "length": np.int64(7)},
+            {"ratio": 0.5},
+            r"refit: length has shape \(\), but x has 6 sequences",
+        ),
         (data(), {"states": 1}, "cannot keep 1 states: 2 layers"),
         (data(), {"states": 11}, "cannot keep 11 states: 2 layers"),
         (data(), {"ratio": 1.0}, r"refit: ratio must be in \[0, 1\), got 1.0"),

@@ -1,11 +1,16 @@
 """The registry of methods: every name works in `prune`, and users add their own."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
 import lastax
 from lastax.pruning import Reducer
+
+from ..runs import untrained_run
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 LENGTH = 12
@@ -35,6 +40,29 @@ def own_method():
     method = lastax.Method(lambda system, _: abs(system.lam), "slowest states first")
     yield lastax.register_method("slowest", method)
     del _methods._METHODS["slowest"]
+
+
+@pytest.mark.parametrize("method", sorted(lastax.METHODS))
+def test_methods_say_whether_they_use_the_key(model, calibration, method):
+    entry = lastax.METHODS[method]
+    data = calibration if entry.needs_calibration else None
+    one, other = (
+        lastax.prune(model, states=5, method=method, length=LENGTH, key=key, calibration=data)
+        for key in KEYS[1:3]
+    )
+    assert eqx.tree_equal(one, other) is not entry.uses_key
+
+
+@pytest.mark.parametrize("uses_key", [False, True])
+def test_sweeps_tell_seeds_of_methods_that_use_the_key_apart(own_method, tmp_path, uses_key):
+    from lastax.pruning import _methods
+
+    untrained_run(tmp_path, lastax.ModelConfig(layers=1, channels=4, states=4))
+    _methods._METHODS["slowest"] = dataclasses.replace(own_method, uses_key=uses_key)
+    grids = [lastax.experiments.Grid(methods=("slowest",), seed=seed) for seed in range(2)]
+    (_, cell, *_) = grids[0].cells()
+    one, other = (grid.identity(tmp_path, cell) for grid in grids)
+    assert (one != other) is uses_key
 
 
 @pytest.mark.parametrize("method", sorted(lastax.METHODS))

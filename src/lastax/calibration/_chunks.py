@@ -66,14 +66,15 @@ def calibration_chunks(
 
     Raises:
         ValueError: if a batch is neither a mapping with `x` nor an array, if batches have different
-            numbers of axes, if there is no record, if a value is not finite, or if a length is out
-            of range.
+            numbers of axes, if there is no record, if a value is not finite, if a length is out of
+            range, or if `length` or `weight` has another number of rows than `x`.
     """
     shapes: dict[tuple[object, ...], list[_Records]] = {}
     count, sharding = 0, None
     for batch in _each_batch(function, batches):
         sharding = sharding or _sharding_of_rows(batch["x"])
         x = np.asarray(batch["x"])
+        _check_entries(function, batch, len(x))
         real = np.asarray(batch.get("weight", np.ones(len(x)))) > 0
         length = None if "length" not in batch else np.asarray(batch["length"])[real]
         x = x[real]
@@ -121,6 +122,15 @@ def _each_batch(function: str, batches: CalibrationBatches) -> Iterator[Batch]:
             raise ValueError(
                 f"{function}: calibration data must be {_EXPECTED}; got a batch that is a "
                 f"{type(batch).__name__}{keys}"
+            )
+
+
+def _check_entries(function: str, batch: Batch, records: int) -> None:
+    for name in ("length", "weight"):
+        if name in batch and np.shape(batch[name])[:1] != (records,):
+            raise ValueError(
+                f"{function}: {name} has shape {np.shape(batch[name])}, but x has {records} "
+                "sequences; pass one entry per sequence"
             )
 
 

@@ -92,7 +92,7 @@ class Grid:
             or (method is not None and method.needs_calibration)
         )
         settings: Record = {} if self.limit is None else {"limit": self.limit}
-        if cell.method == "random" or calibrated:
+        if calibrated or (method is not None and method.uses_key):
             settings["pruning_seed"] = self.seed
         if calibrated:
             settings["sequences"] = self.calibration.sequences

@@ -127,7 +127,8 @@ class PruneOptions:
             parts.append(f"{'distilled' if self.distill else 'tuned'}{self.finetune}")
             usual = self.finetune_rate == type(self).finetune_rate
             parts += [] if usual else [f"rate{self.finetune_rate:g}"]
-        seeded = self.method == "random" or (self.needs_calibration and self.seed != 0)
+        uses_key = self.method in METHODS and METHODS[self.method].uses_key
+        seeded = uses_key or (self.needs_calibration and self.seed != 0)
         parts += [f"seed{self.seed}"] if seeded else []
         return "-".join(parts)
 

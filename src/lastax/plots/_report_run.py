@@ -259,10 +259,11 @@ def _makes_new_states(method: str) -> bool:
 
 def _needs_only_parameters(method: str) -> bool:
     """Whether a method scores the original states without data and without a key."""
-    if method not in METHODS or method == "random":
+    if method not in METHODS:
         return False
     entry = METHODS[method]
-    return entry.score is not None and entry.reduce is None and not entry.uses_moments
+    needs_more = entry.uses_moments or entry.uses_key
+    return entry.score is not None and entry.reduce is None and not needs_more
 
 
 def _certificates_section(results: Mapping[str, Any]) -> list[str]:

@@ -63,6 +63,8 @@ class Method:
             channels.
         refit: whether the output maps of the remaining states are fitted to calibration data.
         uses_moments: whether `score` or `reduce` reads `ScoreContext.moments`.
+        uses_key: whether `score` or `reduce` reads `ScoreContext.key`. Pruned runs and sweeps
+            then depend on their seed.
     """
 
     score: Score | None
@@ -71,6 +73,7 @@ class Method:
     reduce: Reduce | None = None
     refit: bool = False
     uses_moments: bool = False
+    uses_key: bool = False
 
     def __post_init__(self) -> None:
         """Reject combinations that mean nothing."""
@@ -184,7 +187,7 @@ _LAST = Method(
 )
 
 _METHODS: dict[str, Method] = {
-    "random": Method(_random, "uniform random numbers"),
+    "random": Method(_random, "uniform random numbers", uses_key=True),
     "uniform-magnitude": Method(
         lambda system, _: magnitudes(system),
         "|lam| ||B|| ||C||, the same share of every layer",
