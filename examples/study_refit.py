@@ -108,10 +108,9 @@ def main(runs, parts, jobs, out):
         for part in parts.split(","):
             layer, grids = PARTS[part]
             chosen = [run for run in runs if layers[run] == layer]
-            cells = [
-                cell
-                for grid in (grids if chosen else [])
-                for cell in lastax.experiments.sweep(
+            cells = []
+            for grid in grids if chosen else []:
+                measured = lastax.experiments.sweep(
                     chosen,
                     grid,
                     out / part,
@@ -119,7 +118,8 @@ def main(runs, parts, jobs, out):
                     executor=executor,
                     on_cell=show,
                 )
-            ]
+                # All grids have the cells of the unpruned networks.
+                cells += [cell for cell in measured if cell not in cells]
             if cells:
                 print(f"\n{part}\n")
                 print("\n".join(f"| {' | '.join(line)} |" for line in table(cells)), flush=True)

@@ -200,7 +200,11 @@ def test_study_refit_measures_what_is_missing_and_prints_differences(folder, mon
     assert title == ["", "50 % removed", "75 % removed"]
     assert [row[0] for row in rows] == ["calibrated (sequences 4)", "calibrated (sequences 8)"]
     number = r"-?\d+\.\d"
-    before = float(re.match(number, unpruned[1]).group())
+    before, spread = map(float, re.findall(number, unpruned[1]))
+    cells = map(json.loads, Path("study/s4d/cells.jsonl").read_text().splitlines())
+    accuracies = [100 * cell["test_accuracy"] for cell in cells if cell["method"] == "unpruned"]
+    assert len(accuracies) == 2
+    assert spread == pytest.approx(np.std(accuracies, ddof=1), abs=0.051)
     for cell in itertools.chain.from_iterable(row[1:] for row in rows):
         accuracy, _, difference, low, high = map(float, re.findall(number, cell))
         assert low <= difference <= high
