@@ -41,7 +41,7 @@ def calibration_sets(train, rng):
     yield "noise with the mean and spread of the clips", {**clips, "x": noise}
 
 
-def correct_predictions(folder):
+def outcomes(folder):
     """Calibration sets by name, and which test clips are classified correctly at each ratio."""
     config, model = lastax.training.load_run(folder)
     speech = lastax.data.open_data(config.data)
@@ -60,7 +60,7 @@ def correct_predictions(folder):
 
 
 def main(folders):
-    of_runs = [dict(correct_predictions(folder)) for folder in folders]
+    of_runs = [dict(outcomes(folder)) for folder in folders]
     columns = [f"{100 * ratio:g} % removed" for ratio in RATIOS]
     print("| calibrated on |", " | ".join(f"{name} | difference" for name in columns), "|")
     print("| --- |" + " --- |" * 2 * len(RATIOS))

@@ -125,7 +125,7 @@ def measure(model, calibration, x, label):
 
 
 def show(ratio, of_runs):
-    """One line per case: means over runs, and the difference to the unrounded networks."""
+    """One line per case: means over runs, the largest change of all, and differences."""
     unrounded = np.stack([correct for correct, _ in of_runs[NOTHING]])
     for name, found in of_runs.items():
         correct = np.stack([one for one, _ in found])
@@ -152,7 +152,7 @@ def main(runs):
             small = reducer.reduce("calibrated", ratio=ratio).model if ratio else model
             for name, *measured in measure(small, np.asarray(batch["x"]), x, label):
                 of_runs.setdefault(name, []).append(measured)
-    columns = ("removed", "rounded to 8 bits", "accuracy, %", "difference", "mean change")
+    columns = ("removed", "rounded to 8 bits", "accuracy, %", "difference", "RMS change")
     print("|", " | ".join([*columns, "largest change"]), "|")
     print("|" + " --- |" * (1 + len(columns)))
     for ratio, of_runs in found.items():

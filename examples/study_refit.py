@@ -1,11 +1,11 @@
 """Compare refits, reconstruction and training after pruning, on trained networks.
 
-Usage: python study_refit.py RUN... [--out FOLDER] [--jobs 2]
+Usage: python study_refit.py RUN... [--parts s5,s4d] [--out FOLDER] [--jobs 2]
 
-Each RUN is a folder of a network with S5 or S4D layers; docs/refit.md has three of each, trained
-for the task `speech`. The script prints test accuracies, and differences to the unpruned networks
-with intervals of a paired bootstrap. A study that was interrupted resumes. `make study-refit`
-trains the networks and runs this script.
+Each RUN is a folder of a network with S5 or S4D layers. The networks of docs/refit.md are three of
+each, trained for the task `speech`. The script prints test accuracies, and differences to the
+unpruned networks with intervals of a paired bootstrap. A study that was interrupted resumes.
+`make study-refit` trains the networks and runs this script.
 """
 
 import contextlib
@@ -63,29 +63,33 @@ PARTS = {
 
 
 def show(cell):
-    names = ("run", "method", "post_processing", "finetune", "ratio", "test_accuracy", "seconds")
+    names = ("run", "method", "settings", "post_processing", "finetune", "ratio", "seconds")
+    names += ("test_accuracy",) if cell["error"] is None else ("error",)
     print({name: cell[name] for name in names}, flush=True)
 
 
-def table(cells):
-    """Accuracies and differences to the unpruned networks, as Markdown."""
-    ((_, curves),) = lastax.experiments.sweep_groups(cells).items()
+def tables(cells):
+    """Accuracies and differences to the unpruned networks, one Markdown table per group of runs."""
     differences = {
-        (row["method"], row["ratio"]): lastax.experiments.PairedDifference(
+        (row["group"], row["method"], row["ratio"]): lastax.experiments.PairedDifference(
             *(row[name] for name in lastax.experiments.PairedDifference._fields)
         )
         for row in lastax.experiments.paired_differences(cells, UNPRUNED)
     }
-    ratios = sorted({ratio for points in curves.test.values() for ratio in points})
-    yield ["", *(f"{100 * ratio:g} % removed" for ratio in ratios)]
-    yield ["---"] * (1 + len(ratios))
-    yield [UNPRUNED, accuracy(curves.unpruned), *[""] * (len(ratios) - 1)]
-    for name, points in curves.test.items():
-        shown = [
-            f"{accuracy(points[ratio])}; {differences[name, ratio]}" if ratio in points else ""
-            for ratio in ratios
-        ]
-        yield [name, *shown]
+    for group, curves in lastax.experiments.sweep_groups(cells).items():
+        ratios = sorted({ratio for points in curves.test.values() for ratio in points})
+        lines = [[group, "0 %", *(f"{100 * ratio:g} % removed" for ratio in ratios)]]
+        lines.append(["---"] * (2 + len(ratios)))
+        lines.append([UNPRUNED, accuracy(curves.unpruned), *[""] * len(ratios)])
+        for name, points in curves.test.items():
+            shown = (
+                f"{accuracy(points[ratio])}; {differences[group, name, ratio]}"
+                if ratio in points
+                else ""
+                for ratio in ratios
+            )
+            lines.append([name, "", *shown])
+        yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def accuracy(values):
@@ -95,21 +99,37 @@ def accuracy(values):
     return f"{statistics.mean(percent):.1f}{spread}"
 
 
+def chosen_parts(context, option, text):
+    names = [name.strip() for name in text.split(",")]
+    return [click.Choice(list(PARTS)).convert(name, option, context) for name in names]
+
+
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--parts", default=",".join(PARTS), show_default=True, help="What to measure.")
-@click.option("--jobs", default=1, show_default=True, help="Worker processes.")
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option(
+    "--parts", default=",".join(PARTS), show_default=True, callback=chosen_parts,
+    help="What to measure.",
+)  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study-refit"))
 def main(runs, parts, jobs, out):
     """Measure what is missing, and print the tables."""
-    layers = {run: lastax.training.load_config(run).model.layer for run in runs}
+    try:
+        layers = {run: lastax.training.load_config(run).model.layer for run in runs}
+    except lastax.serialization.RunError as error:
+        raise click.ClickException(str(error)) from error
     workers = lastax.experiments.local_cluster(jobs) if jobs > 1 else contextlib.nullcontext()
     with workers as executor:
-        for part in parts.split(","):
+        for part in parts:
             layer, grids = PARTS[part]
             chosen = [run for run in runs if layers[run] == layer]
+            if not chosen:
+                print(f"skipped: {part} needs networks with {layer} layers")
+                continue
             cells = []
-            for grid in grids if chosen else []:
+            for grid in grids:
                 measured = lastax.experiments.sweep(
                     chosen,
                     grid,
@@ -120,9 +140,8 @@ def main(runs, parts, jobs, out):
                 )
                 # All grids have the cells of the unpruned networks.
                 cells += [cell for cell in measured if cell not in cells]
-            if cells:
-                print(f"\n{part}\n")
-                print("\n".join(f"| {' | '.join(line)} |" for line in table(cells)), flush=True)
+            print(f"\n{part}\n")
+            print(*tables(cells), sep="\n\n", flush=True)
 
 
 if __name__ == "__main__":

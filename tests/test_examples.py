@@ -197,7 +197,7 @@ def test_study_refit_measures_what_is_missing_and_prints_differences(folder, mon
         for line in shown.splitlines()
         if line.startswith("|")
     )
-    assert title == ["", "50 % removed", "75 % removed"]
+    assert title == ["arrays, s4d, bidirectional", "0 %", "50 % removed", "75 % removed"]
     assert [row[0] for row in rows] == ["calibrated (sequences 4)", "calibrated (sequences 8)"]
     number = r"-?\d+\.\d"
     before, spread = map(float, re.findall(number, unpruned[1]))
@@ -205,16 +205,20 @@ def test_study_refit_measures_what_is_missing_and_prints_differences(folder, mon
     accuracies = [100 * cell["test_accuracy"] for cell in cells if cell["method"] == "unpruned"]
     assert len(accuracies) == 2
     assert spread == pytest.approx(np.std(accuracies, ddof=1), abs=0.051)
-    for cell in itertools.chain.from_iterable(row[1:] for row in rows):
+    for cell in itertools.chain.from_iterable(row[2:] for row in rows):
         accuracy, _, difference, low, high = map(float, re.findall(number, cell))
         assert low <= difference <= high
         assert difference == pytest.approx(accuracy - before, abs=0.11)
-    # Another run measures nothing again. No network has S5 layers.
+    assert "skipped: s5 needs networks with s5 layers" in shown
+    # Another run measures nothing again.
     lines = Path("study/s4d/cells.jsonl").read_text()
     again = CliRunner().invoke(study["main"], arguments, catch_exceptions=False).output
-    assert again == shown[shown.index("\ns4d\n") :]
+    assert again.splitlines()[1:] == shown[shown.index("\ns4d\n") :].splitlines()
     assert Path("study/s4d/cells.jsonl").read_text() == lines
     assert not Path("study/s5").exists()
+    refused = CliRunner().invoke(study["main"], ["one", "--parts=s4d,lru"])
+    assert refused.exit_code == 2
+    assert "'lru' is not one of 's5', 's4d'" in refused.output
 
 
 def test_study_import_skips_resumes_and_prints_tables(folder):

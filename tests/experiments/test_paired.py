@@ -58,6 +58,11 @@ def test_equal_networks_are_within_noise():
 
 def test_text_is_in_percentage_points():
     assert str(PairedDifference(-0.0004, -0.012, 0.0234, 1000, 3)) == "0.0 (-1.2 to 2.3)"
+    # Ends near 0 show on which side of it they are.
+    assert str(PairedDifference(-0.01, -0.02, 0.0002, 1000, 3)) == "-1.0 (-2.0 to 0.0)"
+    assert str(PairedDifference(-0.01, -0.02, -0.0002, 1000, 3)) == "-1.0 (-2.0 to -0.02)"
+    assert str(PairedDifference(0.01, 0.0004, 0.02, 1000, 3)) == "1.0 (0.04 to 2.0)"
+    assert str(PairedDifference(0.01, 0.0, 0.02, 1000, 3)) == "1.0 (0.0 to 2.0)"
 
 
 @pytest.mark.parametrize("examples", [1, 8, 13])

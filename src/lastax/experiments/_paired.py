@@ -15,7 +15,8 @@ from lastax.experiments._summary import Cell, cells_by_group, row_labels
 class PairedDifference(NamedTuple):
     """Difference of two accuracies on the same examples, from -1 to 1.
 
-    `str` gives percentage points and the interval, for example `-1.2 (-2.3 to -0.1)`.
+    `str` gives percentage points and the interval, for example `-1.2 (-2.3 to -0.1)`. An end of 0.0
+    belongs to an interval that contains 0; other ends near 0 have more digits.
 
     Attributes:
         difference: accuracy of the second network minus that of the first one.
@@ -38,8 +39,13 @@ class PairedDifference(NamedTuple):
 
     def __str__(self) -> str:
         # Adding 0 turns -0.0 into 0.0.
-        points = (round(100 * value, 1) + 0.0 for value in (self.difference, self.low, self.high))
-        return "{:.1f} ({:.1f} to {:.1f})".format(*points)
+        points = f"{round(100 * self.difference, 1) + 0.0:.1f}"
+        return f"{points} ({self._end(self.low)} to {self._end(self.high)})"
+
+    def _end(self, value: float) -> str:
+        """An end in percentage points. It rounds to 0 only if the interval contains 0."""
+        digit = round(100 * value, 1) + 0.0
+        return f"{digit:.1f}" if digit or self.within_noise else f"{100 * value:.1g}"
 
 
 def paired_bootstrap(
@@ -92,8 +98,9 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
             `SweepCurves.test`, or `UNPRUNED`.
 
     Returns:
-        One record per group of runs, ratio and row, the unpruned networks included: the fields of
-        `PairedDifference`, and `within_noise`. Runs without the row or the baseline are left out.
+        One record per group of runs, ratio and row, the unpruned networks included unless they are
+        the baseline: the fields of `PairedDifference`, and `within_noise`. Runs without the row
+        or the baseline are left out.
 
     Raises:
         RunError: if no cell belongs to the baseline, if a cell does not say which test examples are
