@@ -173,7 +173,7 @@ def test_drift_is_measured_on_runs(capsys, monkeypatch, folder):
             assert difference == pytest.approx(expected, abs=0.11)
 
 
-def test_study_refit_measures_what_is_missing_and_prints_differences(folder, monkeypatch):
+def test_study_refit_measures_what_is_missing_and_prints_differences(folder):
     rng = np.random.default_rng(0)
     np.savez("own.npz", x_train=rng.normal(size=(200, 9, 1)), y_train=np.arange(200) % 2)
     data = lastax.training.DataConfig("arrays", data="own.npz")

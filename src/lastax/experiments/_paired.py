@@ -121,11 +121,12 @@ def paired_differences(cells: Iterable[Cell], baseline: str) -> list[Record]:
         if len({len(bits) for row in correct.values() for bits in row.values()}) > 1:
             raise RunError(f"{group}: the runs have test splits of different sizes")
         labels = dict.fromkeys(label for label, _ in correct if label != baseline)
-        # Unpruned networks belong to all ratios.
-        unpruned = correct.get((UNPRUNED, 0.0), {})
         for ratio in dict.fromkeys(ratio for label, ratio in correct if label != UNPRUNED):
-            at_ratio = {label: correct.get((label, ratio), {}) for label in (baseline, *labels)}
-            at_ratio |= {UNPRUNED: unpruned} if UNPRUNED in at_ratio else {}
+            # Unpruned networks are compared at all ratios.
+            at_ratio = {
+                label: correct.get((label, 0.0 if label == UNPRUNED else ratio), {})
+                for label in (baseline, *labels)
+            }
             reference = at_ratio.pop(baseline)
             for label, row in at_ratio.items():
                 common = [run for run in reference if run in row]
